@@ -1,0 +1,23 @@
+"""Find defects in large archives of unlabeled industrial images: images of one product score each other (MuSc)."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["score_features", "rescore", "__version__"]
+
+if TYPE_CHECKING:
+    from musc_ray.core.rscin import rescore
+    from musc_ray.core.scoring import score_features
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and faiss only when a function that needs them is used: `musc-ray --help` stays quick."""
+    if name == "score_features":
+        from musc_ray.core.scoring import score_features
+
+        return score_features
+    if name == "rescore":
+        from musc_ray.core.rscin import rescore
+
+        return rescore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

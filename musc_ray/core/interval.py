@@ -1,0 +1,35 @@
+"""Interval average: from a patch's distances to all other images to its anomaly score (MuSc, section 3.3)."""
+
+import torch
+from torch import Tensor
+
+
+def interval_bounds(references: int, interval: tuple[float, float]) -> tuple[int, int]:
+    """Half-open range of ranks, in ascending order of distance, that the interval [lo, hi] selects.
+
+    At least one value is always selected: hi = 0.3 of 3 references means the nearest one,
+    `max(1, int(0.3 * (N - 1)))` of MuSc, eq. 5.
+
+    Args:
+        references: number of other images, N - 1.
+        interval: fractions 0 <= lo < hi <= 1.
+    """
+    start = min(int(interval[0] * references), references - 1)
+    return start, max(start + 1, int(interval[1] * references))
+
+
+def interval_average(minima: Tensor, references: int, interval: tuple[float, float] = (0.0, 0.3)) -> Tensor:
+    """Mean of the selected smallest distances along the last axis (MuSc, eq. 5).
+
+    Args:
+        minima: (..., N) distances of a patch to its nearest patch in every image, any float dtype; entries that do
+            not count (the image itself) are +inf and sort behind the `references` that do.
+        references: how many of the N entries count.
+        interval: which share of the sorted distances is averaged.
+
+    Returns:
+        (...) float32.
+    """
+    start, stop = interval_bounds(references, interval)
+    nearest = torch.topk(minima, stop, dim=-1, largest=False, sorted=start > 0).values
+    return nearest[..., start:].float().mean(dim=-1)

@@ -1,0 +1,92 @@
+"""The whole of MuSc's scoring for one group that fits in memory: the Python API, and the reference for the stages."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from musc_ray.core.interval import interval_average
+from musc_ray.core.mutual import prepare, tile_minima
+from musc_ray.core.precision import resolve_precision
+
+
+def score_features(
+    features: Sequence[Any],
+    grid: tuple[int, int],
+    *,
+    degrees: Sequence[int] = (1, 3, 5),
+    interval: tuple[float, float] = (0.0, 0.3),
+    precision: str = "auto",
+    device: str | torch.device | None = None,
+) -> Tensor:
+    """Patch anomaly scores of N images of one product that score each other (MuSc: LNAMD, MSM, interval average).
+
+    Holds N * N * h * w float32 distances (one layer and degree at a time): for archives use `musc-ray run`.
+
+    Args:
+        features: one entry a layer, each (N, h*w, C) raw patch tokens without class token, row-major; tensors or
+            arrays of any float dtype, C may differ between layers.
+        grid: (h, w).
+        degrees: odd neighbourhood sizes r of LNAMD.
+        interval: which share of the sorted distances is averaged.
+        precision: `float32` (exact), `bfloat16`, `float16`, or `auto` (the fastest that the device has).
+        device: where to compute; None means the GPU where there is one, else the CPU.
+
+    Returns:
+        (N, h*w) float32 on the CPU: the patch map of each image, mean over layers and degrees.
+
+    Raises:
+        ValueError: shapes that do not fit, fewer than 2 images, NaN or infinite features, unusable settings.
+    """
+    layers = [_as_tensor(layer) for layer in features]
+    images = check_inputs(layers, grid, degrees, interval)
+    target = torch.device(device) if device is not None else default_device()
+    dtype = resolve_precision(precision, target)
+    total = torch.zeros(images, grid[0] * grid[1], dtype=torch.float64)
+    for tokens in layers:
+        for degree in degrees:
+            shard = prepare(tokens.to(target), grid, (degree,), dtype)
+            minima, _ = tile_minima(shard, shard)
+            total += interval_average(minima[0], images - 1, interval)
+    return (total / (len(layers) * len(degrees))).float()
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _as_tensor(layer: Any) -> Tensor:
+    return layer if isinstance(layer, Tensor) else torch.from_numpy(np.ascontiguousarray(layer))
+
+
+def check_inputs(
+    layers: Sequence[Tensor], grid: tuple[int, int], degrees: Sequence[int], interval: tuple[float, float]
+) -> int:
+    """Check what the formulas take for granted; returns the number of images.
+
+    Raises:
+        ValueError: one sentence that says what does not fit.
+    """
+    if not layers:
+        raise ValueError("features must hold at least one layer.")
+    if not degrees or any(degree < 1 or degree % 2 == 0 for degree in degrees):
+        raise ValueError(f"degrees must be odd numbers of at least 1, got {list(degrees)}.")
+    if not 0.0 <= interval[0] < interval[1] <= 1.0:
+        raise ValueError(f"interval must satisfy 0 <= low < high <= 1, got {tuple(interval)}.")
+    images = layers[0].shape[0]
+    for number, tokens in enumerate(layers):
+        if tokens.ndim != 3 or tokens.shape[1] != grid[0] * grid[1] or tokens.shape[0] != images:
+            raise ValueError(
+                f"features[{number}] must be (N, h*w, C) = ({images}, {grid[0] * grid[1]}, C) for grid {tuple(grid)}, "
+                f"got {tuple(tokens.shape)}."
+            )
+        if not tokens.dtype.is_floating_point:
+            raise ValueError(f"features[{number}] must be of a float dtype, got {tokens.dtype}.")
+        if not torch.isfinite(tokens).all():
+            raise ValueError(f"features[{number}] holds NaN or infinite values.")
+    if images < 2:
+        raise ValueError(f"at least 2 images are needed to score each other, got {images}.")
+    return images

@@ -1,0 +1,9 @@
+"""Errors a user can act on: each is one readable sentence that names the thing and the way out."""
+
+
+class MuscRayError(Exception):
+    """The job cannot go on (exit code 1). The message is shown to the user as it is."""
+
+
+class SettingsError(MuscRayError):
+    """The settings or the command line cannot be used (exit code 2)."""

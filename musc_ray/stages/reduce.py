@@ -1,0 +1,41 @@
+"""Stage 4, bands -> patch maps: mean over layers, then the raw image score at pixel resolution."""
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from musc_ray.core.pixel import image_scores
+from musc_ray.stages.mutual import GroupImages, read_band
+from musc_ray.storage.features import FeaturesMeta, read_meta
+from musc_ray.storage.layout import Layout
+from musc_ray.storage.parquet import write_table
+from musc_ray.storage.schemas import MAPS
+
+
+def combine_shard(layout: Layout, run_id: str, images: GroupImages, shard: int, meta: FeaturesMeta) -> None:
+    """Average a shard's bands over layers and store its images' patch maps and raw scores.
+
+    The mean over degrees is already taken; both means commute (MuSc, eq. 6).
+    """
+    bands = [read_band(layout, layout.band(run_id, images.group, layer, shard)) for layer in meta.layers]
+    patch_maps = np.mean(bands, axis=0, dtype=np.float64).astype(np.float32)
+    grids = torch.from_numpy(patch_maps).view(-1, *meta.grid)
+    uri_of = {
+        i.image_id: i.uri for i in read_meta(layout.fs, layout.shard(meta.features_id, images.group, shard)).images
+    }
+    table = pa.table(
+        {
+            "image_id": list(images.shards[shard]),
+            "uri": [uri_of[image_id] for image_id in images.shards[shard]],
+            "score_raw": image_scores(grids, meta.image_size).numpy(),
+            "patch_map": list_rows(patch_maps),
+        },
+        schema=MAPS,
+    )
+    write_table(layout.fs, layout.maps(run_id, images.group, shard), table)
+
+
+def list_rows(array: np.ndarray) -> pa.Array:
+    """Rows of a (A, L) float32 array as a list<float32> column."""
+    offsets = pa.array(np.arange(len(array) + 1, dtype=np.int32) * array.shape[1])
+    return pa.ListArray.from_arrays(offsets, pa.array(array.reshape(-1)))

@@ -1,0 +1,63 @@
+"""The scoring actor: does the work of stages 3 to 5 on shards, keeping prepared ones at hand."""
+
+from collections import OrderedDict
+from datetime import datetime
+
+import numpy as np
+import torch
+
+from musc_ray.config import Settings
+from musc_ray.core.mutual import PreparedShard, prepare, tile_minima
+from musc_ray.core.precision import resolve_precision
+from musc_ray.stages.cluster import ActorPlan, use_threads
+from musc_ray.stages.mutual import GroupImages, TileTask, reduce_band, write_band
+from musc_ray.stages.publish import publish_group
+from musc_ray.stages.reduce import combine_shard
+from musc_ray.storage.features import FeaturesMeta, read_layer
+from musc_ray.storage.layout import Layout
+
+
+class Scorer:
+    """An actor: multiplies tiles, reduces bands, combines layers, publishes groups."""
+
+    def __init__(self, settings: Settings, out: str, run_id: str, meta: FeaturesMeta, plan: ActorPlan) -> None:
+        use_threads(plan.threads)
+        self.settings, self.run_id, self.meta = settings, run_id, meta
+        self.layout = Layout.at(out)
+        self.device = torch.device(plan.device)
+        self.dtype = resolve_precision(settings.precision, self.device)
+        self.exchange_dtype = torch.float32 if self.dtype == torch.float32 else torch.float16
+        self.cache: OrderedDict[tuple[str, int, int], PreparedShard] = OrderedDict()
+
+    def tile(self, task: TileTask) -> tuple[np.ndarray, np.ndarray]:
+        """Minima of a tile in both directions: (D, A, L, B) for shard a and (D, B, L, A) for shard b."""
+        a = self._prepared(task.images, task.layer, task.a)
+        b = self._prepared(task.images, task.layer, task.b)
+        rows, columns = tile_minima(a, b, self.exchange_dtype)
+        return rows.numpy(), columns.numpy()
+
+    def band(self, images: GroupImages, layer: int, shard: int, *parts: np.ndarray) -> None:
+        """Reduce and write one shard's patch scores for one layer."""
+        scores = reduce_band(parts, images.images - 1, self.settings.interval)
+        write_band(self.layout, self.layout.band(self.run_id, images.group, layer, shard), scores)
+
+    def combine(self, images: GroupImages, shard: int) -> None:
+        """Mean over layers, patch maps and raw scores of one shard."""
+        combine_shard(self.layout, self.run_id, images, shard, self.meta)
+
+    def publish(self, images: GroupImages, scored_at: datetime) -> None:
+        """RsCIN over a group, and its part of the scores table."""
+        publish_group(self.layout, self.run_id, images, self.meta, self.settings.k_list, scored_at)
+
+    def _prepared(self, images: GroupImages, layer: int, shard: int) -> PreparedShard:
+        """A shard's layer ready to multiply, from the cache of the most recently used ones."""
+        key = (images.group, layer, shard)
+        if key not in self.cache:
+            path = self.layout.shard(self.meta.features_id, images.group, shard)
+            tokens = torch.from_numpy(read_layer(self.layout.fs, path, layer, images.shards[shard]))
+            self.cache[key] = prepare(tokens.to(self.device), self.meta.grid, self.settings.degrees, self.dtype)
+            limit = self.settings.cache_mb * 2**20
+            while len(self.cache) > 2 and sum(shard.nbytes for shard in self.cache.values()) > limit:
+                self.cache.popitem(last=False)
+        self.cache.move_to_end(key)
+        return self.cache[key]

@@ -1,0 +1,78 @@
+"""Which image lies in which shard: written shards are the truth, images that are new or changed form new ones."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from musc_ray.stages.catalog import CatalogImage
+from musc_ray.storage.features import FeaturesMeta, ShardImage, read_meta
+from musc_ray.storage.layout import Layout
+
+FOOTERS_AT_ONCE = 32
+
+
+@dataclass
+class GroupShards:
+    """A group's images by shard number.
+
+    `done` holds those that already have features, `missing` those that stage 2 will extract, `failed` those that an
+    earlier extraction found to be broken in this very version.
+    """
+
+    done: dict[int, list[CatalogImage]] = field(default_factory=dict)
+    missing: dict[int, list[CatalogImage]] = field(default_factory=dict)
+    failed: list[ShardImage] = field(default_factory=list)
+
+    @property
+    def all(self) -> dict[int, list[CatalogImage]]:
+        """All images, extracted or not, by shard number."""
+        return dict(sorted({**self.done, **self.missing}.items()))
+
+
+def existing_shards(layout: Layout, features_id: str, group: str) -> dict[int, FeaturesMeta]:
+    """The shards of a group that are written, by number, from their footers."""
+    folder = layout.features(features_id, group)
+    if not layout.fs.exists(folder):
+        return {}
+    layout.fs.invalidate_cache(folder)
+    paths = sorted(path for path in layout.fs.ls(folder, detail=False) if PurePosixPath(path).match("shard-*.parquet"))
+    numbers = [int(PurePosixPath(path).stem.removeprefix("shard-")) for path in paths]
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+        return dict(zip(numbers, pool.map(lambda path: read_meta(layout.fs, path), paths), strict=True))
+
+
+def assign_shards(images: Sequence[CatalogImage], existing: Mapping[int, FeaturesMeta], shard_size: int) -> GroupShards:
+    """Find each image's shard; images without one fill new shards in the order of their hashed ids.
+
+    Old shards stay untouched. An image whose file changed counts as new: its old row is no longer read.
+
+    Args:
+        images: a group's images, sorted.
+        existing: what is written, by shard number.
+        shard_size: images of a new shard.
+    """
+    wanted = {(image.image_id, image.version): image for image in images}
+    result = GroupShards()
+    for number, meta in sorted(existing.items()):
+        found = [wanted.pop((i.image_id, i.version), None) if i.error is None else None for i in meta.images]
+        extracted = [image for image in found if image is not None]
+        if extracted:
+            result.done[number] = extracted
+        for broken in meta.images:
+            if broken.error is not None and wanted.pop((broken.image_id, broken.version), None) is not None:
+                result.failed.append(broken)
+    new = sorted(wanted.values())
+    chunks = [new[start : start + shard_size] for start in range(0, len(new), shard_size)]
+    result.missing = dict(zip(_free_numbers(existing), chunks, strict=False))
+    return result
+
+
+def _free_numbers(existing: Iterable[int]) -> Iterable[int]:
+    """Shard numbers that are not taken, gaps of an interrupted run first."""
+    taken = set(existing)
+    number = 0
+    while True:
+        if number not in taken:
+            yield number
+        number += 1

@@ -1,0 +1,114 @@
+"""Files on any fsspec filesystem, and writes that are either whole or not there."""
+
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from musc_ray.errors import MuscRayError
+
+
+def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a path or URI, and the path within it (absolute for local ones, no trailing slash).
+
+    Credentials and endpoints come from the environment, as fsspec and the cloud SDKs read them.
+
+    Raises:
+        MuscRayError: a protocol that is unknown or whose driver is not installed.
+    """
+    try:
+        fs, path = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError) as error:
+        raise MuscRayError(f"Cannot open {uri!r}: {error}") from error
+    return fs, path.rstrip("/") or "/"
+
+
+def is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    """Whether paths of this filesystem can be used as they are by the operating system."""
+    return isinstance(fs, LocalFileSystem)
+
+
+@contextmanager
+def atomic_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Path]:
+    """Yield a local file to write; it appears at `path` whole when the block ends, or not at all if it fails.
+
+    Local: a hidden neighbour, synced and renamed. Object storage: a temporary file, uploaded at the end; a store
+    shows an object only once its upload is complete.
+    """
+    if is_local(fs):
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    else:
+        handle, name = tempfile.mkstemp(prefix="musc-ray-")
+        os.close(handle)
+        partial = Path(name)
+    try:
+        yield partial
+        if is_local(fs):
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
+            partial.replace(path)
+        else:
+            fs.put_file(str(partial), path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(fs: fsspec.AbstractFileSystem, path: str, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with atomic_file(fs, path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(fs: fsspec.AbstractFileSystem, path: str, content: dict[str, Any]) -> None:
+    """Write a JSON object atomically, indented for people."""
+    write_text(fs, path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
+    """Read a JSON object; None when the file is not there.
+
+    Raises:
+        MuscRayError: the file is no JSON object.
+    """
+    try:
+        content = json.loads(fs.cat_file(path))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise MuscRayError(f"{path} is not valid JSON ({error}): delete it and run again.") from error
+    if not isinstance(content, dict):
+        raise MuscRayError(f"{path} does not hold a JSON object: delete it and run again.")
+    return content
+
+
+def check_writable(fs: fsspec.AbstractFileSystem, folder: str) -> None:
+    """Write and delete a small file in `folder`, so that a job fails before its work and not after.
+
+    Raises:
+        MuscRayError: the folder cannot be written.
+    """
+    probe = f"{folder}/.musc-ray-write-check-{uuid.uuid4().hex}"
+    try:
+        write_text(fs, probe, "")
+        fs.rm_file(probe)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise MuscRayError(
+            f"Cannot write to {folder}: {reason}; choose another OUT or change its permissions."
+        ) from error
+
+
+def remove_tree(fs: fsspec.AbstractFileSystem, folder: str) -> None:
+    """Delete a folder and all below it; nothing happens when it is not there."""
+    if fs.exists(folder):
+        fs.rm(folder, recursive=True)
+        fs.invalidate_cache(folder)

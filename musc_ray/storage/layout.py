@@ -1,0 +1,90 @@
+"""Every path below OUT, in one place."""
+
+import hashlib
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import fsspec
+
+from musc_ray.storage.filesystem import is_local, open_filesystem
+
+LONGEST_NAME = 180
+"""Longer escaped group names are cut and made unique by a hash: file systems allow 255 bytes a name."""
+
+
+def escape_group(group: str) -> str:
+    """A group's name as one path segment: percent-encoded, so that `/`, `..`, spaces and newlines are harmless."""
+    escaped = quote(group, safe="")
+    if len(escaped) > LONGEST_NAME:
+        escaped = f"{escaped[:LONGEST_NAME]}-{hashlib.sha256(group.encode()).hexdigest()[:16]}"
+    return escaped
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths below an OUT folder or prefix on its filesystem."""
+
+    fs: fsspec.AbstractFileSystem
+    root: str
+
+    @classmethod
+    def at(cls, out: str) -> "Layout":
+        """The layout of an OUT given as a path or URI."""
+        return cls(*open_filesystem(out))
+
+    def features(self, features_id: str, group: str) -> str:
+        """Folder of a group's feature shards."""
+        return f"{self.root}/features/{features_id}/group={escape_group(group)}"
+
+    def shard(self, features_id: str, group: str, shard: int) -> str:
+        """A feature shard."""
+        return f"{self.features(features_id, group)}/shard-{shard:05d}.parquet"
+
+    @property
+    def runs(self) -> str:
+        """Folder of all runs."""
+        return f"{self.root}/runs"
+
+    def run(self, run_id: str) -> str:
+        """Folder of a run."""
+        return f"{self.runs}/{run_id}"
+
+    def run_json(self, run_id: str) -> str:
+        """What a complete run did; written last."""
+        return f"{self.run(run_id)}/run.json"
+
+    def started_json(self, run_id: str) -> str:
+        """What a run is going to do; written first, so that `status` can tell how far it is."""
+        return f"{self.run(run_id)}/started.json"
+
+    def catalog(self, run_id: str) -> str:
+        """The run's images."""
+        return f"{self.run(run_id)}/catalog.parquet"
+
+    def scores(self, run_id: str, group: str) -> str:
+        """Folder of a group's part of the scores table."""
+        return f"{self.run(run_id)}/scores/group={escape_group(group)}"
+
+    def errors(self, run_id: str) -> str:
+        """Folder of the errors table."""
+        return f"{self.run(run_id)}/errors"
+
+    def work(self, run_id: str) -> str:
+        """Folder of a run's intermediate results; removed when the run is complete."""
+        return f"{self.run(run_id)}/work"
+
+    def band(self, run_id: str, group: str, layer: int, shard: int) -> str:
+        """Patch scores of one shard's images for one layer: the unit of resume of the mutual stage."""
+        return f"{self.work(run_id)}/bands/group={escape_group(group)}/layer-{layer:02d}/shard-{shard:05d}.npy"
+
+    def maps(self, run_id: str, group: str, shard: int) -> str:
+        """Patch maps and raw scores of one shard's images."""
+        return f"{self.work(run_id)}/maps/group={escape_group(group)}/shard-{shard:05d}.parquet"
+
+    def report(self, run_id: str) -> str:
+        """The report's first page."""
+        return f"{self.run(run_id)}/report/index.html"
+
+    def uri(self, path: str) -> str:
+        """A path of this layout as a user would type it: plain when local, with its protocol otherwise."""
+        return path if is_local(self.fs) else str(self.fs.unstrip_protocol(path))
