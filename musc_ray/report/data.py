@@ -31,8 +31,8 @@ class WorstImage:
 class GroupReport:
     """One group: the scores of all its N images and its worst images.
 
-    `scores` (after RsCIN) and `score_raw` are (N,) float32. `map_low` and `map_high` are the range of the patch-map
-    values of the whole group, so that all its heat maps share one scale.
+    `scores` (after RsCIN) and `score_raw` are (N,) float32. `map_low` and `map_high` are the ends of the
+    one scale, in patch scores of the whole group, that all its heat maps share.
     """
 
     name: str

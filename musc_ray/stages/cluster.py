@@ -41,7 +41,6 @@ class ActorPlan:
             "num_gpus": self.gpus,
             "max_restarts": ACTOR_RETRIES,
             "max_task_retries": ACTOR_RETRIES,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.threads)}},
         }
 
 
@@ -95,6 +94,12 @@ def plan_actors(settings: Settings, tasks: int) -> ActorPlan:
         most, plan_cpus, plan_gpus, device = max(1, cpus // threads), threads, 0.0, "cpu"
     actors = max(1, min(settings.workers or most, most, tasks))
     return ActorPlan(actors, plan_cpus, plan_gpus, threads, device)
+
+
+def start_actors(actor: type, plan: ActorPlan, *arguments: Any) -> list[ActorHandle]:
+    """The actors of a plan, each made with the same arguments."""
+    remote: Any = ray.remote(actor).options(**plan.options())
+    return [remote.remote(*arguments) for _ in range(plan.actors)]
 
 
 def use_threads(threads: int) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import fsspec
 import numpy as np
@@ -11,18 +12,26 @@ import numpy.typing as npt
 import ray
 import torch
 
-from musc_ray.backbones import BackboneInfo, load_backbone
+from musc_ray.backbones import Backbone, BackboneInfo, load_backbone
 from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.weights import fetch_weights
 from musc_ray.config import Settings
+from musc_ray.core.precision import resolve_precision
 from musc_ray.images import ImageError, decode_image
 from musc_ray.stages.catalog import CatalogImage
-from musc_ray.stages.cluster import ActorPlan, plan_actors, run_on_actors, use_threads
+from musc_ray.stages.cluster import ActorPlan, plan_actors, run_on_actors, start_actors, use_threads
 from musc_ray.storage.features import FeaturesMeta, ShardImage, write_shard
 from musc_ray.storage.layout import Layout
 
 BATCHES_AHEAD = 2
 """Batches decoded ahead of the model: enough to keep it busy, little enough to bound memory."""
+
+
+Decoded = tuple[ShardImage, npt.NDArray[np.uint8] | None]
+"""An image and its pixels (H, W, 3), or what is wrong with it and None."""
+
+Features = tuple[npt.NDArray[np.float32], list[npt.NDArray[np.float16]]]
+"""Class tokens (A, class_channels) and, a layer each, tokens (A, h*w, C)."""
 
 
 @dataclass(frozen=True)
@@ -71,54 +80,66 @@ class Extractor:
 
     def __init__(self, settings: Settings, out: str, meta: FeaturesMeta, plan: ActorPlan) -> None:
         use_threads(plan.threads)
-        weights = fetch_weights(resolve_backbone(settings.backbone), settings.weights)
-        self.backbone = load_backbone(
-            settings.backbone,
-            image_size=meta.image_size,
-            layers=meta.layers,
-            weights=weights,
-            device=plan.device,
-            precision=model_precision(settings, plan.device),
-        )
         self.settings, self.meta, self.plan = settings, meta, plan
         self.layout = Layout.at(out)
         self.readers = ThreadPoolExecutor(max(2, plan.threads))
 
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The model; loaded by the first call, so that what is wrong with its weights reaches the user as it is."""
+        return load_backbone(
+            self.settings.backbone,
+            image_size=self.meta.image_size,
+            layers=self.meta.layers,
+            weights=fetch_weights(resolve_backbone(self.settings.backbone), self.settings.weights),
+            device=self.plan.device,
+            precision=model_precision(self.settings, self.plan.device),
+        )
+
     def extract(self, task: ShardTask) -> ExtractStats:
         """Extract and write one shard; images that cannot be read become `failed` entries."""
         stats = ExtractStats(shards=1, images=len(task.images))
-        grid = self.meta.grid
-        layers = [
-            np.empty((len(task.images), grid[0] * grid[1], self.meta.channels), np.float16) for _ in self.meta.layers
-        ]
-        class_tokens = np.empty((len(task.images), self.meta.class_channels), np.float32)
         outcome: list[ShardImage] = []
-        row = 0
+        parts: list[Features] = []
         for batch in self._batches(task.images, stats):
-            outcome += [image for image, _ in batch]
-            pictures = [picture for _, picture in batch if picture is not None]
-            if not pictures:
-                continue
             started = time.perf_counter()
-            tokens = self.backbone.forward(torch.from_numpy(np.stack(pictures)))
-            for target, source in zip(layers, tokens.layers, strict=True):
-                target[row : row + len(pictures)] = source.half().cpu().numpy()
-            class_tokens[row : row + len(pictures)] = tokens.class_tokens.float().cpu().numpy()
-            row += len(pictures)
+            images, features = self._embed(batch)
+            outcome += images
+            parts.append(features)
             stats.seconds_in_model += time.perf_counter() - started
         started = time.perf_counter()
-        meta = replace(self.meta, images=outcome)
-        path = self.layout.shard(meta.features_id, task.group, task.shard)
+        path = self.layout.shard(self.meta.features_id, task.group, task.shard)
+        class_tokens = np.concatenate([part[0] for part in parts])
+        layers = [np.concatenate([part[1][n] for part in parts]) for n in range(len(self.meta.layers))]
         stats.bytes_written = write_shard(
-            self.layout.fs, path, meta, class_tokens[:row], [tokens[:row] for tokens in layers]
+            self.layout.fs, path, replace(self.meta, images=outcome), class_tokens, layers
         )
         stats.seconds_writing = time.perf_counter() - started
         stats.failed = [(task.group, image) for image in outcome if image.error is not None]
         return stats
 
-    def _batches(
-        self, images: Sequence[CatalogImage], stats: ExtractStats
-    ) -> Iterator[list[tuple[ShardImage, npt.NDArray[np.uint8] | None]]]:
+    def _embed(self, batch: Sequence[Decoded]) -> tuple[list[ShardImage], Features]:
+        """Run the model on a batch's readable images; an image with infinite or NaN features fails alone."""
+        pictures = [picture for _, picture in batch if picture is not None]
+        if not pictures:
+            return [image for image, _ in batch], self._no_features()
+        tokens = self.backbone.forward(torch.from_numpy(np.stack(pictures)))
+        layers = [layer.half().cpu().numpy() for layer in tokens.layers]
+        class_tokens = tokens.class_tokens.float().cpu().numpy()
+        finite = np.isfinite(class_tokens).all(axis=1)
+        for layer in layers:
+            finite &= np.isfinite(layer).all(axis=(1, 2))
+        verdicts = iter(finite)
+        images = [image if picture is None or next(verdicts) else _not_finite(image) for image, picture in batch]
+        return images, (class_tokens[finite], [layer[finite] for layer in layers])
+
+    def _no_features(self) -> Features:
+        shape = (0, self.meta.grid[0] * self.meta.grid[1], self.meta.channels)
+        return np.empty((0, self.meta.class_channels), np.float32), [np.empty(shape, np.float16)] * len(
+            self.meta.layers
+        )
+
+    def _batches(self, images: Sequence[CatalogImage], stats: ExtractStats) -> Iterator[list[Decoded]]:
         """Read and decode ahead of the model, in order."""
         size = self.settings.batch_size
         ahead = size * (BATCHES_AHEAD + 1)
@@ -132,7 +153,7 @@ class Extractor:
             ]
             yield batch
 
-    def _read(self, image: CatalogImage) -> tuple[ShardImage, npt.NDArray[np.uint8] | None]:
+    def _read(self, image: CatalogImage) -> Decoded:
         """Read and decode one image; what is wrong with it is data, not an exception."""
         done = ShardImage(image.image_id, image.uri, image.version)
         try:
@@ -143,11 +164,16 @@ class Extractor:
             return replace(done, error=type(error).__name__, message=str(error)), None
 
 
+def _not_finite(image: ShardImage) -> ShardImage:
+    message = "The model gives infinite or NaN features for this image."
+    return replace(image, error="FeatureError", message=message)
+
+
 def model_precision(settings: Settings, device: str) -> str:
-    """The model's autocast type: `auto` is float16 on a GPU and float32 on a CPU."""
+    """The model's arithmetic; `auto` is what the tile product's `auto` is on this device."""
     if settings.model_precision != "auto":
         return settings.model_precision
-    return "float16" if device == "cuda" else "float32"
+    return str(resolve_precision("auto", torch.device(device))).removeprefix("torch.")
 
 
 def extract(
@@ -157,8 +183,7 @@ def extract(
     if not tasks:
         return
     plan = plan_actors(settings, len(tasks))
-    actor_class = ray.remote(Extractor).options(**plan.options())
-    actors = [actor_class.remote(settings, layout.uri(layout.root), meta, plan) for _ in range(plan.actors)]
+    actors = start_actors(Extractor, plan, settings, layout.uri(layout.root), meta, plan)
     for _, reference in run_on_actors(actors, tasks, lambda actor, task: actor.extract.remote(task)):
         yield ray.get(reference)
     for actor in actors:

@@ -25,6 +25,11 @@ class GroupShards:
     failed: list[ShardImage] = field(default_factory=list)
 
     @property
+    def images(self) -> int:
+        """Images listed, broken ones included."""
+        return sum(map(len, self.done.values())) + sum(map(len, self.missing.values())) + len(self.failed)
+
+    @property
     def all(self) -> dict[int, list[CatalogImage]]:
         """All images, extracted or not, by shard number."""
         return dict(sorted({**self.done, **self.missing}.items()))

@@ -169,7 +169,8 @@ def test_nothing_overflows_and_heat_maps_lie_on_their_pictures(driver: Any, addr
                 return [box.x, box.y, box.width, box.height, image.naturalWidth, image.naturalHeight,
                         getComputedStyle(image).objectFit];
             };
-            return [...document.querySelectorAll(".heat")].map(heat => [place(heat.previousElementSibling), place(heat)]);
+            const heats = [...document.querySelectorAll(".heat")];
+            return heats.map(heat => [place(heat.previousElementSibling), place(heat)]);
         """)
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -50,15 +50,22 @@ def test_neighbouring_floats_are_still_told_apart() -> None:
     assert [bar.count for bar in histogram(scores).bars] == [1, 1]
 
 
-def test_many_images_go_to_a_log_scale_where_a_single_one_is_still_seen() -> None:
+def test_a_single_image_is_still_seen_beside_a_tall_bar() -> None:
+    plot = histogram(np.array([0.1] * 900 + [0.9]))
+    check_inside(plot)
+    assert not plot.log_scale
+    assert [(bar.count, bar.height >= 2.0) for bar in plot.bars] == [(900, True), (1, True)]
+
+
+def test_many_images_go_to_a_log_scale() -> None:
     scores = np.concatenate([np.random.default_rng(2).random(100_000) * 0.3, [1.0]])
     plot = histogram(scores)
     check_inside(plot)
     assert plot.log_scale
     assert [tick.label for tick in plot.y_ticks] == ["0", "10", "100", "1k"]
-    last = plot.bars[-1]
+    tallest, last = max(plot.bars, key=lambda bar: bar.count), plot.bars[-1]
     assert last.count == 1
-    assert last.height >= 2.0
+    assert last.height / tallest.height == pytest.approx(math.log(2) / math.log1p(tallest.count))
 
 
 def test_cut_stands_at_its_score() -> None:

@@ -1,0 +1,39 @@
+# Everything runs in .venv, made on first use with whatever python3 (3.11 or newer) is there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+SOURCES := pyproject.toml constraints.txt
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.demo  ## find the defects in real solar cells
+	$(BIN)/musc-ray demo $(ARGS)
+
+test: $(VENV)/.test lint  ## lint, types and the whole suite
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test  ## every figure of the README, measured on this machine
+	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) musc-ray-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.uv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "musc_ray needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.uv $(SOURCES)
+	$(INSTALL) --editable '.[demo]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.uv $(SOURCES)
+	$(INSTALL) --editable '.[test]'
+	touch $@

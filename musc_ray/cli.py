@@ -1,0 +1,207 @@
+"""The command line: one verb a thing a user wants, settings from YAML and options, errors as one sentence."""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from musc_ray.config import Settings, load_settings
+from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.progress import Progress
+
+app = typer.Typer(
+    name="musc-ray",
+    help="Find defects in large archives of unlabeled industrial images: images of one product score each other.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+Source = Annotated[
+    str | None, typer.Argument(help="Folder, URI prefix, glob, or a Parquet/CSV table with a `uri` column.")
+]
+Out = Annotated[str | None, typer.Argument(help="Folder or URI where features, scores and reports go.")]
+Config = Annotated[str | None, typer.Option("--config", help="YAML file with settings.")]
+Backbone = Annotated[str | None, typer.Option(help="`open_clip:MODEL/TAG`, `timm:MODEL` or an alias.")]
+Weights = Annotated[str | None, typer.Option(help="safetensors or pth file, path or URI; without it the model hub.")]
+ImageSize = Annotated[str | None, typer.Option(help="Model input in pixels: 518, or H,W.")]
+Layers = Annotated[str | None, typer.Option(help="0-based layers, such as 5,11,17,23.")]
+Degrees = Annotated[str | None, typer.Option(help="Neighbourhood sizes, such as 1,3,5.")]
+References = Annotated[str | None, typer.Option(help="`all`, or how many images each is scored against.")]
+GroupBy = Annotated[str | None, typer.Option(help="Path template `{group}/**` or a regular expression.")]
+ShardSize = Annotated[str | None, typer.Option(help="Images a shard.")]
+Precision = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster; without it one is started for the command.")]
+RunId = Annotated[str | None, typer.Option(help="Name of the run; otherwise made from settings and images.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Compute again what is already done.")]
+SetOptions = Annotated[list[str] | None, typer.Option("--set", help="Any setting as key=value; may be repeated.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+
+
+def _readable_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors a user can act on into one sentence and the right exit code."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except MuscRayError as error:
+            cause = getattr(error, "cause", error)  # raised in an actor, Ray wraps it and adds a traceback
+            typer.echo(f"Error: {cause}", err=True)
+            raise typer.Exit(2 if isinstance(cause, SettingsError) else 1) from error
+
+    return wrapped
+
+
+def _settings(config: str | None, set_options: list[str] | None, overwrite: bool, **options: str | None) -> Settings:
+    given: dict[str, object] = {name: value for name, value in options.items() if value is not None}
+    if overwrite:
+        given["overwrite"] = True
+    return load_settings(config, given, set_options or ())
+
+
+@app.command()
+@_readable_errors
+def run(
+    source: Source = None,
+    out: Out = None,
+    config: Config = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
+    layers: Layers = None,
+    degrees: Degrees = None,
+    references: References = None,
+    group_by: GroupBy = None,
+    shard_size: ShardSize = None,
+    precision: Precision = None,
+    device: Device = None,
+    address: Address = None,
+    run_id: RunId = None,
+    overwrite: Overwrite = False,
+    set_options: SetOptions = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score every image of SOURCE and write scores and a report to OUT. Running it again resumes.
+
+    Example: `musc-ray run photos/ results/ --backbone dinov2-vit-s-14 --weights vit_s.safetensors --image-size 224`
+    """
+    settings = _settings(
+        config,
+        set_options,
+        overwrite,
+        source=source,
+        out=out,
+        backbone=backbone,
+        weights=weights,
+        image_size=image_size,
+        layers=layers,
+        degrees=degrees,
+        references=references,
+        group_by=group_by,
+        shard_size=shard_size,
+        precision=precision,
+        device=device,
+        address=address,
+        run_id=run_id,
+    )
+    from musc_ray.stages.run import run_archive
+    from musc_ray.summary import print_result
+
+    result = run_archive(settings, Progress(quiet=quiet))
+    print_result(result, Console())
+    if result.run["failed_groups"]:
+        raise MuscRayError(" ".join(result.run["failed_groups"].values()))
+
+
+@app.command()
+@_readable_errors
+def plan(
+    source: Source = None,
+    config: Config = None,
+    backbone: Backbone = None,
+    image_size: ImageSize = None,
+    layers: Layers = None,
+    degrees: Degrees = None,
+    group_by: GroupBy = None,
+    shard_size: ShardSize = None,
+    precision: Precision = None,
+    set_options: SetOptions = None,
+) -> None:
+    """Say what a job on SOURCE will cost, before anything is read.
+
+    Example: `musc-ray plan photos/ --backbone dinov2-vit-s-14 --image-size 224`
+    """
+    settings = _settings(
+        config,
+        set_options,
+        False,
+        source=source,
+        backbone=backbone,
+        image_size=image_size,
+        layers=layers,
+        degrees=degrees,
+        group_by=group_by,
+        shard_size=shard_size,
+        precision=precision,
+    )
+    from musc_ray.stages.plan import plan_archive
+    from musc_ray.summary import print_plan
+
+    print_plan(plan_archive(settings), Console())
+
+
+@app.command()
+@_readable_errors
+def status(out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")]) -> None:
+    """Say how far the runs in OUT are; also works while one is going on.
+
+    Example: `musc-ray status results/`
+    """
+    from musc_ray.status import read_status
+
+    table = Table("run", "started", "images", "features", "bands", "state")
+    for run_status in read_status(out):
+        state = "complete" if run_status.complete else "not complete: the same command resumes it"
+        table.add_row(
+            run_status.run_id,
+            run_status.started_at[:19].replace("T", " "),
+            f"{run_status.images:,}",
+            f"{run_status.shards_done:,} of {run_status.shards:,} shards",
+            f"{run_status.bands_done:,} of {run_status.bands:,}",
+            state,
+        )
+    Console().print(table)
+
+
+@app.command()
+@_readable_errors
+def demo(
+    out: Annotated[str, typer.Argument(help="Folder for features, scores and the report.")] = "musc-ray-demo",
+    images: Annotated[str, typer.Option(help="How many solar cells: a number, or `all` mono cells.")] = "240",
+    overwrite: Overwrite = False,
+    set_options: SetOptions = None,
+    quiet: Quiet = False,
+) -> None:
+    """Find the defective ones among real solar cells (ELPV) with real weights (DINOv2), all from the `demo` extra.
+
+    Example: `musc-ray demo --images all`
+    """
+    from musc_ray.demo.run import run_demo
+
+    run_demo(out, images, overwrite, set_options or (), Progress(quiet=quiet), Console())
+
+
+def main() -> None:
+    """Entry point of the `musc-ray` command."""
+    sys.exit(app())
+
+
+if __name__ == "__main__":
+    main()

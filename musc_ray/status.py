@@ -1,0 +1,71 @@
+"""How far the runs of an OUT are, seen from outside the job by what is written."""
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from musc_ray.errors import MuscRayError
+from musc_ray.storage.filesystem import read_json
+from musc_ray.storage.layout import Layout
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run: complete, or how many shards and bands of how many are written."""
+
+    run_id: str
+    started_at: str
+    complete: bool
+    images: int
+    groups: int
+    shards_done: int
+    shards: int
+    bands_done: int
+    bands: int
+    scored: int
+    failed: int
+
+
+def read_status(out: str) -> list[RunStatus]:
+    """The runs of an OUT, oldest first.
+
+    Raises:
+        MuscRayError: there is no run.
+    """
+    layout = Layout.at(out)
+    folders = layout.fs.ls(layout.runs, detail=False) if layout.fs.exists(layout.runs) else []
+    runs = [status for folder in folders if (status := _run_status(layout, PurePosixPath(folder).name)) is not None]
+    if not runs:
+        raise MuscRayError(f"There is no run in {out}: start one with `musc-ray run SOURCE {out}`.")
+    return sorted(runs, key=lambda run: run.started_at)
+
+
+def _run_status(layout: Layout, run_id: str) -> RunStatus | None:
+    started = read_json(layout.fs, layout.started_json(run_id))
+    if started is None:
+        return None
+    run = read_json(layout.fs, layout.run_json(run_id))
+    groups = started["groups"]
+    shards = {(name, shard) for name, group in groups.items() for shard in group["shards"]}
+    bands = len(shards) * len(started["layers"])
+    if run is not None:
+        shards_done, bands_done = len(shards), bands
+    else:
+        shards_done = sum(layout.fs.exists(layout.shard(started["features_id"], name, shard)) for name, shard in shards)
+        bands_done = sum(
+            layout.fs.exists(layout.band(run_id, name, layer, shard))
+            for name, shard in shards
+            for layer in started["layers"]
+        )
+    return RunStatus(
+        run_id=run_id,
+        started_at=started["started_at"],
+        complete=run is not None,
+        images=sum(group["images"] for group in groups.values()),
+        groups=len(groups),
+        shards_done=shards_done,
+        shards=len(shards),
+        bands_done=bands_done,
+        bands=bands,
+        scored=run["counts"]["scored"] if run else 0,
+        failed=run["counts"]["failed"] if run else 0,
+    )

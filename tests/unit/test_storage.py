@@ -1,0 +1,130 @@
+"""Feature shards come back as they were written, and half-written files are never visible."""
+
+import json
+
+import fsspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from musc_ray.errors import MuscRayError
+from musc_ray.storage.features import (
+    FeaturesMeta,
+    ShardImage,
+    layer_column,
+    read_class_tokens,
+    read_layer,
+    read_meta,
+    write_shard,
+)
+from musc_ray.storage.filesystem import atomic_file, check_writable, read_json, write_json
+from musc_ray.storage.layout import Layout, escape_group
+
+GRID, LAYERS, CHANNELS = (2, 3), (5, 11), 4
+
+
+@pytest.fixture(params=["file", "memory"])
+def fs_and_folder(request, tmp_path):
+    if request.param == "file":
+        yield fsspec.filesystem("file"), str(tmp_path)
+    else:
+        memory = fsspec.filesystem("memory")
+        yield memory, "/musc"
+        memory.rm("/musc", recursive=True)
+
+
+def shard_of(images: int):
+    generator = np.random.default_rng(0)
+    meta = FeaturesMeta(
+        GRID, LAYERS, CHANNELS, 3, (28, 42), "timm:x", "0" * 64, "f" * 16,
+        images=[ShardImage(f"id{i}", f"file:///{i}.png", "v") for i in range(images)]
+        + [ShardImage("bad", "file:///bad.png", "v", "ImageError", "is no image")],
+    )  # fmt: skip
+    layers = [generator.standard_normal((images, 6, CHANNELS)).astype(np.float16) for _ in LAYERS]
+    return meta, generator.standard_normal((images, 3)).astype(np.float32), layers
+
+
+def test_a_shard_comes_back_bit_for_bit(fs_and_folder):
+    fs, folder = fs_and_folder
+    path = f"{folder}/shard-00000.parquet"
+    meta, class_tokens, layers = shard_of(5)
+    write_shard(fs, path, meta, class_tokens, layers)
+    assert read_meta(fs, path) == meta
+    some = ["id3", "id0"]
+    for layer, tokens in zip(LAYERS, layers, strict=True):
+        np.testing.assert_array_equal(read_layer(fs, path, layer, some), tokens[[3, 0]])
+    np.testing.assert_array_equal(read_class_tokens(fs, path, some), class_tokens[[3, 0]])
+
+
+def test_the_table_is_the_contract(tmp_path):
+    path = tmp_path / "shard-00000.parquet"
+    meta, class_tokens, layers = shard_of(2)
+    write_shard(fsspec.filesystem("file"), str(path), meta, class_tokens, layers)
+    table = pq.read_table(path)
+    assert [(f.name, str(f.type)) for f in table.schema] == [
+        ("image_id", "string"), ("uri", "string"), ("class_token", "binary"), ("layer_05", "binary"),
+        ("layer_11", "binary"),
+    ]  # fmt: skip
+    stored = json.loads(table.schema.metadata[b"musc_ray"])
+    assert stored["grid"] == [2, 3]
+    assert stored["layers"] == [5, 11]
+    assert stored["channels"] == CHANNELS
+    assert stored["class_channels"] == 3
+    assert stored["dtype"] == "float16"
+    assert stored["image_size"] == [28, 42]
+    assert {"backbone", "weights_sha256", "features_id"} <= set(stored)
+    raw = table[layer_column(11)][1].as_py()
+    np.testing.assert_array_equal(np.frombuffer(raw, "<f2").reshape(6, CHANNELS), layers[1][1])
+
+
+def test_a_shard_without_readable_images_can_be_written(tmp_path):
+    meta, class_tokens, layers = shard_of(0)
+    path = str(tmp_path / "shard-00000.parquet")
+    write_shard(fsspec.filesystem("file"), path, meta, class_tokens, layers)
+    assert read_meta(fsspec.filesystem("file"), path).extracted == []
+    assert len(pq.read_table(path)) == 0
+
+
+def test_a_failed_write_leaves_nothing_and_keeps_what_was_there(fs_and_folder):
+    fs, folder = fs_and_folder
+    path = f"{folder}/a.json"
+    write_json(fs, path, {"old": 1})
+
+    def broken_write():
+        with atomic_file(fs, path) as partial:
+            partial.write_text("half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        broken_write()
+    assert read_json(fs, path) == {"old": 1}
+    assert [name.rsplit("/", 1)[1] for name in fs.find(folder)] == ["a.json"]
+
+
+def test_files_that_are_not_shards_are_named(tmp_path):
+    fs = fsspec.filesystem("file")
+    path = tmp_path / "shard-00000.parquet"
+    path.write_bytes(b"PAR1 but no more")
+    with pytest.raises(MuscRayError, match="shard-00000"):
+        read_meta(fs, str(path))
+
+
+def test_an_unwritable_folder_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MuscRayError, match="Cannot write to") as error:
+        check_writable(fsspec.filesystem("file"), str(tmp_path / "file" / "below"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("group", ["..", "a/b", "a b", "a=b", "line\nbreak", "ünï", "x" * 1000, "%2e%2e", ""])
+def test_group_names_stay_one_path_segment(group, tmp_path):
+    segment = escape_group(group)
+    assert "/" not in segment
+    assert "\n" not in segment
+    assert len(segment) < 220
+    folder = Layout.at(str(tmp_path)).scores("run", group)
+    assert folder.startswith(f"{tmp_path}/runs/run/scores/group=")
+
+
+def test_different_long_groups_do_not_meet():
+    assert escape_group("x" * 1000) != escape_group("x" * 1001)
