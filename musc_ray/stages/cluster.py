@@ -10,7 +10,6 @@ from typing import Any
 
 import ray
 import torch
-from ray.actor import ActorHandle
 
 from musc_ray.config import Settings
 from musc_ray.errors import MuscRayError
@@ -22,6 +21,9 @@ TASKS_PER_ACTOR = 2
 """One running, one waiting: an actor never idles for the driver, and little is in flight when something dies."""
 
 ACTOR_RETRIES = 3
+
+Actor = Any
+"""Handle of a Ray actor: its methods are made at run time, so no type describes them."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,14 @@ def _usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _resources() -> dict[str, float]:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources
+
+
 def plan_actors(settings: Settings, tasks: int) -> ActorPlan:
     """Actors for a stage of so many tasks: one a GPU where the cluster has some, else one a `threads` CPUs."""
-    resources = ray.cluster_resources()
+    resources = _resources()
     cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
     if settings.device == "cuda" and gpus == 0:
         raise MuscRayError("device is 'cuda' but the cluster has no GPU: use --device cpu or add GPU nodes.")
@@ -96,7 +103,7 @@ def plan_actors(settings: Settings, tasks: int) -> ActorPlan:
     return ActorPlan(actors, plan_cpus, plan_gpus, threads, device)
 
 
-def start_actors(actor: type, plan: ActorPlan, *arguments: Any) -> list[ActorHandle]:
+def start_actors(actor: type, plan: ActorPlan, *arguments: Any) -> list[Actor]:
     """The actors of a plan, each made with the same arguments."""
     remote: Any = ray.remote(actor).options(**plan.options())
     return [remote.remote(*arguments) for _ in range(plan.actors)]
@@ -108,7 +115,7 @@ def use_threads(threads: int) -> None:
 
 
 def run_on_actors(
-    actors: Sequence[ActorHandle], tasks: Iterable[Any], submit: Callable[[ActorHandle, Any], Any]
+    actors: Sequence[Actor], tasks: Iterable[Any], submit: Callable[[Actor, Any], Any]
 ) -> Iterator[tuple[Any, Any]]:
     """Feed tasks to actors with bounded work in flight; yields (task, ready reference) as they finish.
 
@@ -120,7 +127,7 @@ def run_on_actors(
     """
     waiting = iter(tasks)
     room = deque(actor for _ in range(TASKS_PER_ACTOR) for actor in actors)
-    running: dict[Any, tuple[ActorHandle, Any, Any]] = {}
+    running: dict[Any, tuple[Actor, Any, Any]] = {}
     while True:
         while room:
             task = next(waiting, _NO_TASK)

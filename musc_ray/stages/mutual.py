@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import ray
 import torch
-from ray.actor import ActorHandle
 
 from musc_ray.core.interval import interval_average
-from musc_ray.stages.cluster import run_on_actors
+from musc_ray.stages.cluster import Actor, run_on_actors
 from musc_ray.storage.filesystem import atomic_file
 from musc_ray.storage.layout import Layout
+
+FloatArray = npt.NDArray[np.floating]
 
 BAND_VALUES_AT_ONCE = 2**26
 """Distances sorted at a time when a band is reduced."""
@@ -73,7 +75,7 @@ def finished_bands(layout: Layout, run_id: str, images: GroupImages, layer: int)
     return {shard for shard in images.shards if layout.fs.exists(layout.band(run_id, images.group, layer, shard))}
 
 
-def reduce_band(parts: Sequence[np.ndarray], references: int, interval: tuple[float, float]) -> np.ndarray:
+def reduce_band(parts: Sequence[FloatArray], references: int, interval: tuple[float, float]) -> FloatArray:
     """Interval average of one shard's rows, mean over degrees.
 
     Args:
@@ -92,24 +94,25 @@ def reduce_band(parts: Sequence[np.ndarray], references: int, interval: tuple[fl
         for start in range(0, images, step):
             rows = np.concatenate([part[d, start : start + step] for part in parts], axis=2)
             total[start : start + step] += interval_average(torch.from_numpy(rows), references, interval)
-    return (total / degrees).float().numpy()
+    band: FloatArray = (total / degrees).float().numpy()
+    return band
 
 
-def write_band(layout: Layout, path: str, scores: np.ndarray) -> None:
+def write_band(layout: Layout, path: str, scores: FloatArray) -> None:
     """Store a band's patch scores atomically."""
     with atomic_file(layout.fs, path) as partial, partial.open("wb") as file:
         np.save(file, scores, allow_pickle=False)
 
 
-def read_band(layout: Layout, path: str) -> np.ndarray:
+def read_band(layout: Layout, path: str) -> FloatArray:
     """Patch scores (A, L) float32 of a band."""
     with layout.fs.open(path, "rb") as file:
-        scores: np.ndarray = np.load(file, allow_pickle=False)
+        scores: FloatArray = np.load(file, allow_pickle=False)
     return scores
 
 
 def mutual(
-    layout: Layout, run_id: str, images: GroupImages, layers: Sequence[int], actors: Sequence[ActorHandle]
+    layout: Layout, run_id: str, images: GroupImages, layers: Sequence[int], actors: Sequence[Actor]
 ) -> Iterator[int]:
     """Compute all bands of a group, one layer after the other; yields 1 for every tile done.
 
@@ -121,7 +124,7 @@ def mutual(
         bands = {shard: Band(set(images.shards)) for shard in unfinished}
         reducing: list[Any] = []
 
-        def submit(actor: ActorHandle, task: TileTask) -> list[Any]:
+        def submit(actor: Actor, task: TileTask) -> list[Any]:
             refs: list[Any] = actor.tile.options(num_returns=2).remote(task)
             return refs
 

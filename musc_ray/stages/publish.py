@@ -1,7 +1,8 @@
 """Stage 5, patch maps -> scores: RsCIN over the group, ranks, and the scores table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ def publish_group(
     ]
     ids = np.array([image_id for shard in shards for image_id in images.shards[shard]])
     score = rescore(np.concatenate(raw), np.concatenate(tokens), k_list)
-    columns = {"score": score, "rank": ranks(score, ids), "percentile": percentiles(score)}
+    columns: dict[str, npt.NDArray[Any]] = {"score": score, "rank": ranks(score, ids), "percentile": percentiles(score)}
     start = 0
     for shard in shards:
         stop = start + len(images.shards[shard])
@@ -59,7 +60,7 @@ def _scores_table(
     shard: int,
     grid: tuple[int, int],
     scored_at: datetime,
-    columns: dict[str, npt.NDArray[np.generic]],
+    columns: Mapping[str, npt.NDArray[Any]],
 ) -> pa.Table:
     """The rows of one shard's images, in the contract's column order and types."""
     maps = read_table(layout.fs, layout.maps(run_id, group, shard))

@@ -18,7 +18,7 @@ def combine_shard(layout: Layout, run_id: str, images: GroupImages, shard: int, 
     The mean over degrees is already taken; both means commute (MuSc, eq. 6).
     """
     bands = [read_band(layout, layout.band(run_id, images.group, layer, shard)) for layer in meta.layers]
-    patch_maps = np.mean(bands, axis=0, dtype=np.float64).astype(np.float32)
+    patch_maps = np.stack(bands).mean(axis=0, dtype=np.float64).astype(np.float32)
     grids = torch.from_numpy(patch_maps).view(-1, *meta.grid)
     uri_of = {
         i.image_id: i.uri for i in read_meta(layout.fs, layout.shard(meta.features_id, images.group, shard)).images

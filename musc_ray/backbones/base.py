@@ -1,0 +1,120 @@
+"""What extraction sees of a vision transformer: images in, raw tokens of the asked layers and class tokens out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from musc_ray.errors import SettingsError
+
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+DEFAULT_SIDE = 518
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """The shape of a backbone at an image size; known without its weights."""
+
+    name: str
+    image_size: tuple[int, int]
+    patch_size: int
+    grid: tuple[int, int]
+    depth: int
+    layers: tuple[int, ...]
+    channels: int
+    class_channels: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of B images: one (B, h*w, C) float tensor a layer, and (B, class_channels), not normalised."""
+
+    layers: list[Tensor]
+    class_tokens: Tensor
+
+
+class TokenModel(Protocol):
+    """A model of one of the families, already at the asked image size."""
+
+    module: Any
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def tokens(self, images: Tensor, layers: Sequence[int]) -> Tokens:
+        """Tokens of normalised images (B, 3, H, W), without class and register tokens."""
+        ...
+
+
+class Backbone:
+    """A vision transformer with its weights on a device.
+
+    Attributes:
+        info: its shape.
+        weights_sha256: hash of the weights file.
+    """
+
+    def __init__(self, model: TokenModel, info: BackboneInfo, weights_sha256: str, device: str, precision: str) -> None:
+        self.info, self.weights_sha256 = info, weights_sha256
+        self.device, self.precision = torch.device(device), precision
+        self._model = model
+        self._model.module.to(self.device).eval().requires_grad_(False)
+        self._mean = torch.tensor(model.mean, device=self.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(model.std, device=self.device).view(1, 3, 1, 1)
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Tokens:
+        """Embed images.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB of the info's image size.
+
+        Returns:
+            one (B, h*w, C) float32 tensor for each of info.layers, raw patch tokens, and class tokens
+            (B, class_channels) float32, all on the device.
+        """
+        pixels = images.to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        with torch.autocast(self.device.type, AUTOCAST.get(self.precision), enabled=self.precision in AUTOCAST):
+            tokens = self._model.tokens((pixels - self._mean) / self._std, self.info.layers)
+        return Tokens([layer.float() for layer in tokens.layers], tokens.class_tokens.float())
+
+
+def default_layers(depth: int) -> tuple[int, ...]:
+    """Ends of the four quarters of a transformer, 0-based: 24 blocks -> 5, 11, 17, 23 (MuSc, section 4.1)."""
+    return tuple(sorted({max(1, depth * quarter // 4) - 1 for quarter in (1, 2, 3, 4)}))
+
+
+def check_layers(layers: Sequence[int] | None, depth: int, name: str) -> tuple[int, ...]:
+    """The asked layers, or the default ones.
+
+    Raises:
+        SettingsError: a layer that the model does not have.
+    """
+    if layers is None:
+        return default_layers(depth)
+    for layer in layers:
+        if not 0 <= layer < depth:
+            raise SettingsError(
+                f"Setting 'layers' holds {layer}, but {name} has layers 0 to {depth - 1}: "
+                f"try {','.join(map(str, default_layers(depth)))}."
+            )
+    return tuple(layers)
+
+
+def check_image_size(image_size: tuple[int, int] | None, patch_size: int, name: str) -> tuple[int, int]:
+    """The asked (H, W), or the largest square up to 518 that the patches fill.
+
+    Raises:
+        SettingsError: no multiple of the patch size; names the nearest ones.
+    """
+    if image_size is None:
+        return (DEFAULT_SIDE // patch_size * patch_size,) * 2
+    for side in image_size:
+        if side < patch_size or side % patch_size:
+            below, above = side // patch_size * patch_size, (side // patch_size + 1) * patch_size
+            near = f"{below} or {above}" if below else f"{above}"
+            raise SettingsError(
+                f"Setting 'image_size' holds {side}, no multiple of the patch size {patch_size} of {name}: try {near}."
+            )
+    return image_size

@@ -1,0 +1,70 @@
+"""Backbone names: `open_clip:MODEL/TAG`, `timm:MODEL` and short aliases. Light: imports no model library."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from musc_ray.errors import SettingsError
+
+ALIASES = {
+    "clip-vit-b-16": "open_clip:ViT-B-16/openai",
+    "clip-vit-b-32": "open_clip:ViT-B-32/openai",
+    "clip-vit-l-14": "open_clip:ViT-L-14/openai",
+    "clip-vit-l-14-336": "open_clip:ViT-L-14-336/openai",
+    "dino-vit-b-16": "timm:vit_base_patch16_224.dino",
+    "dino-vit-b-8": "timm:vit_base_patch8_224.dino",
+    "dino-vit-s-16": "timm:vit_small_patch16_224.dino",
+    "dino-vit-s-8": "timm:vit_small_patch8_224.dino",
+    "dinov2-vit-b-14": "timm:vit_base_patch14_dinov2.lvd142m",
+    "dinov2-vit-b-14-reg": "timm:vit_base_patch14_reg4_dinov2.lvd142m",
+    "dinov2-vit-g-14": "timm:vit_giant_patch14_dinov2.lvd142m",
+    "dinov2-vit-l-14": "timm:vit_large_patch14_dinov2.lvd142m",
+    "dinov2-vit-l-14-reg": "timm:vit_large_patch14_reg4_dinov2.lvd142m",
+    "dinov2-vit-s-14": "timm:vit_small_patch14_dinov2.lvd142m",
+    "dinov2-vit-s-14-reg": "timm:vit_small_patch14_reg4_dinov2.lvd142m",
+    "dinov3-vit-b-16": "timm:vit_base_patch16_dinov3.lvd1689m",
+    "dinov3-vit-l-16": "timm:vit_large_patch16_dinov3.lvd1689m",
+    "dinov3-vit-s-16": "timm:vit_small_patch16_dinov3.lvd1689m",
+}
+
+
+@dataclass(frozen=True)
+class BackboneName:
+    """A model of a library; `tag` names the pretrained weights (open_clip's or the part after timm's dot)."""
+
+    library: Literal["open_clip", "timm"]
+    model: str
+    tag: str | None
+
+    @property
+    def canonical(self) -> str:
+        """The name in full: `timm:vit_small_patch14_dinov2.lvd142m`, `open_clip:ViT-L-14-336/openai`."""
+        separator = "/" if self.library == "open_clip" else "."
+        return f"{self.library}:{self.model}" + (f"{separator}{self.tag}" if self.tag else "")
+
+
+def resolve_backbone(name: str) -> BackboneName:
+    """Parse a backbone name or alias.
+
+    Raises:
+        SettingsError: neither; names the nearest ones. Whether the library knows the model is seen when it is built.
+    """
+    library, _, rest = ALIASES.get(name, name).partition(":")
+    if library == "open_clip" and rest:
+        model, _, tag = rest.partition("/")
+        return BackboneName("open_clip", model, tag or None)
+    if library == "timm" and rest:
+        model, _, tag = rest.partition(".")
+        return BackboneName("timm", model, tag or None)
+    near = get_close_matches(name.lower(), ALIASES, n=3, cutoff=0.4) or ["clip-vit-l-14-336", "dinov2-vit-s-14"]
+    raise SettingsError(
+        f"Unknown backbone '{name}': did you mean {' or '.join(near)}? Other models are named open_clip:MODEL/TAG or "
+        f"timm:MODEL."
+    )
+
+
+def unknown_model(name: BackboneName, known: list[str]) -> SettingsError:
+    """The error for a model that its library does not list, with the nearest names."""
+    near = get_close_matches(name.model, known, n=3, cutoff=0.4)
+    hint = f": did you mean {' or '.join(near)}?" if near else "."
+    return SettingsError(f"Unknown backbone '{name.canonical}': {name.library} has no model '{name.model}'{hint}")

@@ -1,0 +1,76 @@
+"""open_clip image towers: CLIP ViTs, native or built on timm. Layers are the blocks' raw outputs, without norm."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from musc_ray.backbones.base import Tokens
+from musc_ray.backbones.names import BackboneName, unknown_model
+from musc_ray.backbones.timm_vit import is_vit
+from musc_ray.errors import SettingsError
+
+
+class OpenClipVit:
+    """The image tower of a CLIP model, at the image size its weights were trained for until `resize`.
+
+    The class token is the image embedding (`encode_image`): what RsCIN compares (MuSc, section 3.4).
+    """
+
+    def __init__(self, name: BackboneName, meta: bool = False) -> None:
+        if name.model not in open_clip.list_models():
+            raise unknown_model(name, open_clip.list_models())
+        pretrained = open_clip.get_pretrained_cfg(name.model, name.tag) if name.tag else {}
+        self.module = _image_tower(name.model, bool(pretrained.get("quick_gelu")), meta)
+        self.mean: tuple[float, ...] = tuple(pretrained.get("mean") or open_clip.OPENAI_DATASET_MEAN)
+        self.std: tuple[float, ...] = tuple(pretrained.get("std") or open_clip.OPENAI_DATASET_STD)
+        self._trunk: Any = getattr(self.module, "trunk", None)
+        if not (is_vit(self._trunk) if self._trunk is not None else hasattr(self.module, "class_embedding")):
+            raise SettingsError(
+                f"'{name.canonical}' has no vision transformer for images: choose a ViT such as "
+                f"open_clip:ViT-L-14-336/openai."
+            )
+        embed = self._trunk.patch_embed.patch_size if self._trunk is not None else self.module.patch_size
+        self.patch_size = int(embed[0])
+        blocks = self._trunk.blocks if self._trunk is not None else self.module.transformer.resblocks
+        self.depth = len(blocks)
+        self.channels = int(self._trunk.embed_dim if self._trunk is not None else self.module.conv1.out_channels)
+        self.class_channels = int(open_clip.get_model_config(name.model)["embed_dim"])
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The image tower's tensors of a CLIP checkpoint."""
+        tower = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
+        return {key: value.float() for key, value in (tower or state).items()}
+
+    def resize(self, image_size: tuple[int, int]) -> None:
+        """Resample the position embedding to another image size."""
+        if self._trunk is not None:
+            self._trunk.set_input_size(img_size=image_size)
+            return
+        grid = tuple(side // self.patch_size for side in image_size)
+        state = {"visual.positional_embedding": self.module.positional_embedding.data}
+        holder: Any = nn.Module()
+        holder.visual = self.module
+        self.module.grid_size = grid
+        open_clip.model.resize_pos_embed(state, holder)
+        self.module.positional_embedding = nn.Parameter(state["visual.positional_embedding"])
+        self.module.image_size = image_size
+
+    def tokens(self, images: Tensor, layers: Sequence[int]) -> Tokens:
+        """Raw block outputs of the layers without class token, and the image embedding."""
+        if self._trunk is None:
+            out = self.module.forward_intermediates(images, indices=list(layers), output_fmt="NLC")
+            return Tokens(list(out["image_intermediates"]), out["image_features"])
+        final, intermediates = self._trunk.forward_intermediates(images, indices=list(layers), output_fmt="NLC")
+        return Tokens(list(intermediates), self.module.head(self._trunk.forward_head(final)))
+
+
+def _image_tower(model: str, quick_gelu: bool, meta: bool) -> Any:
+    """The tower alone; the text tower is never built."""
+    config = open_clip.get_model_config(model)
+    with torch.device("meta" if meta else "cpu"):
+        return open_clip.model._build_vision_tower(
+            config["embed_dim"], config["vision_cfg"], quick_gelu=quick_gelu or config.get("quick_gelu", False)
+        )

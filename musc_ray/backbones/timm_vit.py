@@ -1,0 +1,70 @@
+"""timm vision transformers: DINO, DINOv2, DINOv3 and plain ViTs. Intermediate layers go through the final norm."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from musc_ray.backbones.base import Tokens
+from musc_ray.backbones.names import BackboneName, unknown_model
+from musc_ray.errors import SettingsError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class TimmVit:
+    """A timm ViT without its classifier, at the image size its weights were trained for until `resize`."""
+
+    def __init__(self, name: BackboneName, meta: bool = False) -> None:
+        if not timm.is_model(name.model):
+            raise unknown_model(name, timm.list_models("*vit*"))
+        with torch.device("meta" if meta else "cpu"):
+            model: Any = timm.create_model(name.model, pretrained=False, num_classes=0)
+        if not is_vit(model):
+            raise SettingsError(
+                f"'{name.canonical}' is no plain vision transformer ({type(model).__name__}): choose a ViT such as "
+                f"timm:vit_small_patch14_dinov2.lvd142m."
+            )
+        self.module = model
+        config = timm.models.get_pretrained_cfg(name.canonical.removeprefix("timm:"))
+        self.mean: tuple[float, ...] = tuple(config.mean) if config else IMAGENET_MEAN
+        self.std: tuple[float, ...] = tuple(config.std) if config else IMAGENET_STD
+        self.patch_size = int(model.patch_embed.patch_size[0])
+        self.depth = len(model.blocks)
+        self.channels = self.class_channels = int(model.embed_dim)
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A checkpoint's tensors under this model's names; the classifier is left out."""
+        checkpoint_filter = getattr(sys.modules[type(self.module).__module__], "checkpoint_filter_fn", None)
+        if checkpoint_filter is not None:
+            state = checkpoint_filter(state, self.module)
+        own = self.module.state_dict()
+        return {key: value for key, value in state.items() if key in own or not key.startswith(("head", "fc_norm"))}
+
+    def resize(self, image_size: tuple[int, int]) -> None:
+        """Resample the position embedding to another image size."""
+        self.module.set_input_size(img_size=image_size)
+
+    def tokens(self, images: Tensor, layers: Sequence[int]) -> Tokens:
+        """Final-norm patch tokens of the layers and the class token (the mean patch token where there is none)."""
+        final, intermediates = self.module.forward_intermediates(
+            images, indices=list(layers), norm=True, output_fmt="NLC"
+        )
+        prefix = self.module.num_prefix_tokens
+        has_class_token = getattr(self.module, "cls_token", None) is not None
+        return Tokens(list(intermediates), final[:, 0] if has_class_token else final[:, prefix:].mean(dim=1))
+
+
+def is_vit(model: nn.Module) -> bool:
+    """Whether a timm model is a sequence of equal blocks over one grid of square patches."""
+    blocks, embed = getattr(model, "blocks", None), getattr(model, "patch_embed", None)
+    size = getattr(embed, "patch_size", None)
+    return (
+        isinstance(blocks, (nn.Sequential, nn.ModuleList))
+        and size is not None
+        and size[0] == size[1]
+        and all(hasattr(model, name) for name in ("forward_intermediates", "set_input_size", "num_prefix_tokens"))
+    )

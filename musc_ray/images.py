@@ -1,0 +1,89 @@
+"""Image bytes to pixels: every mode that cameras and archives produce, and a clear word on what is no image."""
+
+import io
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from musc_ray.errors import MuscRayError
+
+DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+class ImageError(MuscRayError):
+    """An image that cannot be used; the message says why, without the path, which the caller knows."""
+
+
+def decode_image(data: bytes, image_size: tuple[int, int], *, max_pixels: int = 100_000_000) -> npt.NDArray[np.uint8]:
+    """Decode an image and resize it to the model's input, bicubic and without crop (as MuSc's code does).
+
+    Args:
+        data: an encoded image; of an animation the first frame counts.
+        image_size: (H, W) in pixels.
+        max_pixels: larger images are refused before they are decoded.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: no image, a broken one, or a too large one.
+    """
+    height, width = image_size
+    picture = decode_original(data, max_pixels).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(picture)
+
+
+def decode_original(data: bytes, max_pixels: int = 100_000_000) -> Image.Image:
+    """Decode an image at its own size, upright (EXIF), as 8-bit RGB.
+
+    16-bit and float images are scaled to 8 bits, never clipped: 0..65535 becomes 0..255; 32-bit values beyond 16 bits
+    and floats are scaled from their own minimum and maximum. Transparent pixels are composited over black: their hidden
+    colour is arbitrary and must not look like structure.
+
+    Raises:
+        ImageError: no image, a broken one, or a too large one.
+    """
+    if not data:
+        raise ImageError("The file is empty.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides
+            picture = Image.open(io.BytesIO(data))
+            if picture.width * picture.height > max_pixels:
+                raise ImageError(
+                    f"The image has {picture.width} x {picture.height} pixels, more than max_pixels {max_pixels}."
+                )
+            picture.seek(0)
+            picture.load()
+            return _rgb(ImageOps.exif_transpose(picture))
+    except UnidentifiedImageError as error:
+        raise ImageError("The file is not an image in a known format.") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError("The image has more pixels than Pillow decodes safely.") from error
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, MemoryError) as error:
+        raise ImageError(f"The image is truncated or broken: {error}.") from error
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """Any Pillow mode as 8-bit RGB."""
+    if picture.mode in DEEP_MODES:
+        return Image.fromarray(_to_eight_bits(np.asarray(picture))).convert("RGB")
+    if picture.mode in ALPHA_MODES or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _to_eight_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """Scale deep grey values (H, W) to 0..255."""
+    scaled = values.astype(np.float64)
+    if not np.isfinite(scaled).all():
+        raise ImageError("The image holds NaN or infinite values.")
+    low, high = 0.0, 65535.0
+    if values.dtype.kind == "f" or scaled.min() < low or scaled.max() > high:
+        low, high = float(scaled.min()), float(scaled.max())
+    return np.rint((scaled - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
