@@ -45,11 +45,11 @@ def nearest_images(class_tokens: FloatArray, k: int) -> tuple[FloatArray, npt.ND
 
 
 def _inverted_file(tokens: FloatArray) -> faiss.IndexIVFFlat:
-    """A trained, empty index that looks into 1/32 of its 4 sqrt(N) lists."""
+    """A trained, empty index that looks into 1/16 of its 4 sqrt(N) lists."""
     n, channels = tokens.shape
     lists = int(4 * np.sqrt(n))
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(channels), channels, lists, faiss.METRIC_INNER_PRODUCT)
-    index.nprobe = max(1, lists // 32)
+    index.nprobe = max(1, lists // 16)
     index.train(tokens[:: max(1, n // (64 * lists))])
     return index
 

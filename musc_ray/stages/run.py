@@ -14,6 +14,7 @@ import ray
 
 from musc_ray.config import Settings
 from musc_ray.core.metrics import image_auroc
+from musc_ray.core.rscin import EXACT_SEARCH_LIMIT
 from musc_ray.errors import MuscRayError
 from musc_ray.progress import Progress
 from musc_ray.stages.archive import Archive, forget_features, open_archive
@@ -72,7 +73,7 @@ def run_archive(settings: Settings, progress: Progress, labels: Mapping[str, int
         scored_at = datetime.now(UTC)
         _score(archive, groups, scored_at, progress, stages)
     metrics = _metrics(archive, groups, labels or {})
-    run = run_record(archive, groups, scored_at, stages, failed_groups, len(errors), metrics, _notes(failed_groups))
+    run = run_record(archive, groups, scored_at, stages, failed_groups, len(errors), metrics, _notes(groups, failed_groups))
     write_report(layout, run, groups, errors, labels or {})
     write_json(layout.fs, layout.run_json(run_id), run)
     _clean_up(archive)
@@ -179,9 +180,14 @@ def _metrics(archive: Archive, groups: Sequence[GroupImages], labels: Mapping[st
     return metrics
 
 
-def _notes(failed_groups: Mapping[str, str]) -> list[str]:
+def _notes(groups: Sequence[GroupImages], failed_groups: Mapping[str, str]) -> list[str]:
     """What a reader of the result must not miss."""
-    return list(failed_groups.values())
+    approximate = [
+        f"Group '{group.group}' has {group.images:,} images: its RsCIN neighbours were found by an approximate index."
+        for group in groups
+        if group.images > EXACT_SEARCH_LIMIT
+    ]
+    return [*failed_groups.values(), *approximate]
 
 
 def _clean_up(archive: Archive) -> None:

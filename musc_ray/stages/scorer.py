@@ -27,7 +27,8 @@ class Scorer:
         self.device = torch.device(plan.device)
         self.dtype = resolve_precision(settings.precision, self.device)
         self.exchange_dtype = torch.float32 if self.dtype == torch.float32 else torch.float16
-        self.cache: OrderedDict[tuple[str, int, int], PreparedShard] = OrderedDict()
+        self.cached: tuple[str, int] | None = None
+        self.cache: OrderedDict[int, PreparedShard] = OrderedDict()
 
     def tile(self, task: TileTask) -> tuple[np.ndarray, np.ndarray]:
         """Minima of a tile in both directions: (D, A, L, B) for shard a and (D, B, L, A) for shard b."""
@@ -50,14 +51,16 @@ class Scorer:
         publish_group(self.layout, self.run_id, images, self.meta, self.settings.k_list, scored_at)
 
     def _prepared(self, images: GroupImages, layer: int, shard: int) -> PreparedShard:
-        """A shard's layer ready to multiply, from the cache of the most recently used ones."""
-        key = (images.group, layer, shard)
-        if key not in self.cache:
+        """A shard's layer ready to multiply, from the cache of the most recently used ones of this layer."""
+        if self.cached != (images.group, layer):
+            self.cache.clear()
+            self.cached = (images.group, layer)
+        if shard not in self.cache:
             path = self.layout.shard(self.meta.features_id, images.group, shard)
             tokens = torch.from_numpy(read_layer(self.layout.fs, path, layer, images.shards[shard]))
-            self.cache[key] = prepare(tokens.to(self.device), self.meta.grid, self.settings.degrees, self.dtype)
+            self.cache[shard] = prepare(tokens.to(self.device), self.meta.grid, self.settings.degrees, self.dtype)
             limit = self.settings.cache_mb * 2**20
-            while len(self.cache) > 2 and sum(shard.nbytes for shard in self.cache.values()) > limit:
+            while len(self.cache) > 2 and sum(prepared.nbytes for prepared in self.cache.values()) > limit:
                 self.cache.popitem(last=False)
-        self.cache.move_to_end(key)
-        return self.cache[key]
+        self.cache.move_to_end(shard)
+        return self.cache[shard]

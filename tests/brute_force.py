@@ -1,0 +1,137 @@
+"""MuSc written down once more, from the formulas alone: numpy, float64, loops, differences instead of products.
+
+Nothing here comes from musc_ray; it is what the package is held against.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+
+def lnamd(tokens: np.ndarray, grid: tuple[int, int], degree: int) -> np.ndarray:
+    """(N, h*w, C) raw tokens -> unit vectors: joint LayerNorm, r x r mean with counted zero padding, L2."""
+    n, length, channels = tokens.shape
+    h, w = grid
+    out = np.zeros((n, length, channels))
+    reach = (degree - 1) // 2
+    for i in range(n):
+        x = tokens[i].astype(np.float64)
+        x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+        image = x.reshape(h, w, channels)
+        for row in range(h):
+            for column in range(w):
+                total = np.zeros(channels)
+                for y in range(max(0, row - reach), min(h, row + reach + 1)):
+                    for z in range(max(0, column - reach), min(w, column + reach + 1)):
+                        total += image[y, z]
+                mean = total / degree**2
+                norm = np.sqrt((mean**2).sum())
+                out[i, row * w + column] = mean / norm if norm > 1e-12 else mean * 0
+    return out
+
+
+def mutual_minima(z: np.ndarray) -> np.ndarray:
+    """a(i, m, j) = min_n |z_i^m - z_j^n| as (N, L, N); NaN where j = i."""
+    n, length, _ = z.shape
+    minima = np.full((n, length, n), np.nan)
+    for i in range(n):
+        for j in range(n):
+            if i != j:
+                for m in range(length):
+                    minima[i, m, j] = np.sqrt(((z[j] - z[i, m]) ** 2).sum(axis=1)).min()
+    return minima
+
+
+def interval_average(minima: np.ndarray, interval: tuple[float, float]) -> np.ndarray:
+    """Mean of the sorted N-1 values from rank int(low (N-1)) up to int(high (N-1)), at least one: (N, L)."""
+    n, length, _ = minima.shape
+    out = np.zeros((n, length))
+    low = min(int(interval[0] * (n - 1)), n - 2)
+    high = max(low + 1, int(interval[1] * (n - 1)))
+    for i in range(n):
+        for m in range(length):
+            others = sorted(value for value in minima[i, m] if not np.isnan(value))
+            out[i, m] = np.mean(others[low:high])
+    return out
+
+
+def patch_maps(
+    features: Sequence[np.ndarray],
+    grid: tuple[int, int],
+    degrees: Sequence[int] = (1, 3, 5),
+    interval: tuple[float, float] = (0.0, 0.3),
+) -> np.ndarray:
+    """(N, h*w): mean over layers, then over degrees."""
+    per_degree = []
+    for degree in degrees:
+        layers = [interval_average(mutual_minima(lnamd(tokens, grid, degree)), interval) for tokens in features]
+        per_degree.append(np.mean(layers, axis=0))
+    return np.mean(per_degree, axis=0)
+
+
+def pixel_map(patch_map: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """(h, w) -> (H, W), bilinear, corners on corners."""
+    h, w = patch_map.shape
+    out = np.zeros(image_size)
+    for row in range(image_size[0]):
+        y = row * (h - 1) / (image_size[0] - 1) if image_size[0] > 1 else 0.0
+        y0 = min(int(y), h - 1)
+        y1 = min(y0 + 1, h - 1)
+        line = patch_map[y0] * (1 - (y - y0)) + patch_map[y1] * (y - y0)
+        x = np.arange(image_size[1]) * (w - 1) / max(1, image_size[1] - 1)
+        out[row] = np.interp(x, np.arange(w), line)
+    return out
+
+
+def rscin(scores: np.ndarray, class_tokens: np.ndarray, k_list: Sequence[int] = (1, 2, 3)) -> np.ndarray:
+    """(N,) raw scores -> re-scored ones."""
+    scores = scores.astype(np.float64)
+    spread = scores.max() - scores.min()
+    scaled = (scores - scores.min()) / spread if spread > 0 else scores * 0
+    tokens = class_tokens.astype(np.float64)
+    tokens = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+    similarity = tokens @ tokens.T
+    results = []
+    for k in k_list:
+        weights = np.zeros_like(similarity)
+        for i, row in enumerate(similarity):
+            # the image itself is one of the k: in ties with exact copies it goes first
+            order = sorted(range(len(row)), key=lambda j, i=i, row=row: (j != i, -row[j]))[: min(k, len(row))]
+            weights[i, order] = row[order]
+        results.append((weights / weights.sum(axis=1, keepdims=True)) @ scaled)
+    return np.mean(results, axis=0)
+
+
+@dataclass
+class Scored:
+    """What the brute force says of one image."""
+
+    patch_map: np.ndarray
+    score_raw: float
+    score: float
+
+
+def score_features_folder(folder: Path, degrees: Sequence[int] = (1, 3, 5), k_list: Sequence[int] = (1, 2, 3)):
+    """Score a group from its stored feature shards: a dict from image_id to `Scored`."""
+    ids: list[str] = []
+    class_tokens: list[np.ndarray] = []
+    layers: dict[int, list[np.ndarray]] = {}
+    meta = {}
+    for path in sorted(folder.glob("shard-*.parquet")):
+        table = pq.read_table(path)
+        meta = json.loads(table.schema.metadata[b"musc_ray"])
+        shape = (meta["grid"][0] * meta["grid"][1], meta["channels"])
+        ids += table["image_id"].to_pylist()
+        class_tokens += [np.frombuffer(value, "<f4") for value in table["class_token"].to_pylist()]
+        for layer in meta["layers"]:
+            stored = table[f"layer_{layer:02d}"].to_pylist()
+            layers.setdefault(layer, []).extend(np.frombuffer(value, "<f2").reshape(shape) for value in stored)
+    grid = tuple(meta["grid"])
+    maps = patch_maps([np.stack(layers[layer]) for layer in meta["layers"]], grid, degrees)
+    raw = np.array([pixel_map(m.reshape(grid), tuple(meta["image_size"])).max() for m in maps])
+    scores = rscin(raw, np.stack(class_tokens), k_list)
+    return {image_id: Scored(maps[i], raw[i], scores[i]) for i, image_id in enumerate(ids)}

@@ -1,0 +1,279 @@
+"""The whole path on real pictures: exact against the brute force, resumable, and clear about bad input."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from tests import brute_force
+from tests.pictures import write_broken_pictures, write_odd_pictures, write_pictures
+
+MODEL = "timm:vit_tiny_patch16_224"
+TOLERANCE = {"patch_map": 1e-4, "score_raw": 1e-4, "score": 1e-3}
+
+
+def musc_ray(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
+    """The command as a user runs it."""
+    command = [sys.executable, "-m", "musc_ray.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment})
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """A small ViT with seeded random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "vit_tiny.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def options(weights) -> list[object]:
+    """A small model at a small, non-square image size, in exact arithmetic."""
+    return ["--backbone", MODEL, "--weights", weights, "--image-size", "64,96", "--precision", "float32"]
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory) -> Path:
+    """40 real pictures of many sizes, formats and modes, some of every odd kind."""
+    folder = tmp_path_factory.mktemp("archive")
+    write_pictures(folder, 28)
+    write_odd_pictures(folder / "odd")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory, archive, options) -> dict[int, Path]:
+    """The archive scored twice, in shards of 5 and of 16."""
+    outs = {}
+    for shard_size in (5, 16):
+        out = tmp_path_factory.mktemp(f"out{shard_size}")
+        result = musc_ray("run", archive, out, *options, "--shard-size", shard_size)
+        assert result.returncode == 0, result.stderr
+        outs[shard_size] = out
+    return outs
+
+
+def only_run(out: Path) -> Path:
+    (run,) = (out / "runs").iterdir()
+    return run
+
+
+def scores_of(out: Path) -> pa.Table:
+    return ds.dataset(only_run(out) / "scores", format="parquet").to_table()
+
+
+def by_id(out: Path) -> dict[str, dict]:
+    return {row["image_id"]: row for row in scores_of(out).to_pylist()}
+
+
+@pytest.mark.parametrize("shard_size", [5, 16])
+def test_scores_equal_the_brute_force_over_the_stored_features(runs, shard_size):
+    out = runs[shard_size]
+    (folder,) = out.glob("features/*/group=all")
+    assert len(list(folder.glob("shard-*.parquet"))) == -(-40 // shard_size)
+    expected = brute_force.score_features_folder(folder)
+    rows = by_id(out)
+    assert set(rows) == set(expected)
+    assert len(rows) == 40
+    for image_id, row in rows.items():
+        for name, tolerance in TOLERANCE.items():
+            np.testing.assert_allclose(row[name], getattr(expected[image_id], name), atol=tolerance)
+
+
+def test_shard_size_changes_nothing(runs):
+    small, large = by_id(runs[5]), by_id(runs[16])
+    for image_id, row in small.items():
+        np.testing.assert_allclose(row["patch_map"], large[image_id]["patch_map"], atol=1e-6)
+        np.testing.assert_allclose(row["score"], large[image_id]["score"], atol=1e-6)
+        assert row["rank"] == large[image_id]["rank"]
+
+
+def test_the_scores_table_is_the_contract(runs):
+    path = next((only_run(runs[5]) / "scores" / "group=all").glob("*.parquet"))
+    schema = {field.name: str(field.type).replace("item", "element") for field in pq.read_schema(path)}
+    assert schema == {
+        "image_id": "string", "uri": "string", "group": "string", "run_id": "string",
+        "scored_at": "timestamp[us, tz=UTC]", "score_raw": "float", "score": "float", "rank": "int32",
+        "percentile": "float", "grid_h": "int16", "grid_w": "int16", "patch_map": "list<element: float>",
+    }  # fmt: skip
+    rows = scores_of(runs[5]).to_pylist()
+    assert sorted(row["rank"] for row in rows) == list(range(1, 41))
+    worst_first = sorted(rows, key=lambda row: (-row["score"], row["image_id"]))
+    assert [row["rank"] for row in worst_first] == list(range(1, 41))
+    assert {(row["grid_h"], row["grid_w"], len(row["patch_map"])) for row in rows} == {(4, 6, 24)}
+    assert {row["run_id"] for row in rows} == {only_run(runs[5]).name}
+    assert max(row["percentile"] for row in rows) == 100.0
+
+
+def test_run_json_and_report_are_there_and_intermediate_results_are_not(runs):
+    run = only_run(runs[5])
+    content = json.loads((run / "run.json").read_text())
+    assert content["counts"]["scored"] == 40
+    assert content["settings"]["shard_size"] == 5
+    assert content["resolved"]["layers"] == [2, 5, 8, 11]
+    assert set(content["stages"]) == {"catalog", "extract", "mutual", "reduce", "publish"}
+    assert not (run / "work").exists()
+    assert not list(run.rglob("*.partial"))
+    page = (run / "report" / "index.html").read_text()
+    assert run.name in page
+    assert "data:image/" in page
+    assert pq.read_table(run / "errors").num_rows == 0
+    assert pq.read_table(run / "catalog.parquet").num_rows == 40
+
+
+def snapshot(out: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+
+
+def test_running_again_computes_nothing_and_overwrite_everything(tmp_path, archive, options):
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(archive.rglob("cell*"))[:6]:
+        shutil.copy2(path, few)
+    out = tmp_path / "out"
+    command = ["run", few, out, *options, "--shard-size", "4"]
+    assert musc_ray(*command).returncode == 0
+    first, scores = snapshot(out), by_id(out)
+    again = musc_ray(*command)
+    assert again.returncode == 0
+    assert "already complete" in again.stdout
+    assert snapshot(out) == first
+    assert musc_ray(*command, "--overwrite").returncode == 0
+    second = snapshot(out)
+    assert set(second) == set(first)
+    assert all(second[path] != first[path] for path in first)
+    for image_id, row in by_id(out).items():
+        np.testing.assert_allclose(row["score"], scores[image_id]["score"], atol=1e-6)
+    # a later run with one more picture extracts only that one
+    shutil.copy2(sorted(archive.rglob("cell*"))[10], few)
+    assert musc_ray(*command).returncode == 0
+    kept = [path for path in second if "/features/" in path]
+    assert all(snapshot(out)[path] == second[path] for path in kept)
+    assert len(list(out.glob("features/*/*/shard-*.parquet"))) == len(kept) + 1
+    assert "complete" in musc_ray("status", out).stdout
+
+
+def test_broken_images_are_rows_and_the_others_are_scored(tmp_path, archive, options):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(archive, mixed)
+    broken = write_broken_pictures(mixed / "broken")
+    out = tmp_path / "out"
+    result = musc_ray("run", mixed, out, *options, "--set", "max_error_fraction=0.1")
+    assert result.returncode == 0, result.stderr
+    errors = pq.read_table(only_run(out) / "errors").to_pylist()
+    assert sorted(row["uri"].rsplit("/", 1)[1] for row in errors) == [path.name for path in broken]
+    assert {row["stage"] for row in errors} == {"extract"}
+    assert all(row["message"] and row["error"] == "ImageError" for row in errors)
+    assert len(by_id(out)) == 40
+    too_many = musc_ray("run", mixed, tmp_path / "strict", *options)
+    assert too_many.returncode == 1
+    assert "max_error_fraction" in too_many.stderr
+    assert "3 of 43" in too_many.stderr
+
+
+def test_groups_are_scored_apart_and_a_group_of_one_is_named(tmp_path, archive, options):
+    grouped = tmp_path / "grouped"
+    pictures = sorted(archive.rglob("cell*"))
+    for name, some in {"bolts": pictures[:4], "nuts": pictures[4:7], "odd one": pictures[7:8]}.items():
+        (grouped / name).mkdir(parents=True)
+        for path in some:
+            shutil.copy2(path, grouped / name)
+    out = tmp_path / "out"
+    result = musc_ray("run", grouped, out, *options, "--group-by", "{group}/**")
+    assert result.returncode == 1
+    assert "Group 'odd one' has 1 readable image" in result.stderr
+    rows = scores_of(out).to_pylist()
+    assert {group: sum(row["group"] == group for row in rows) for group in ("bolts", "nuts")} == {"bolts": 4, "nuts": 3}
+    expected = brute_force.score_features_folder(next(out.glob("features/*/group=nuts")))
+    for row in rows:
+        if row["group"] == "nuts":
+            np.testing.assert_allclose(row["score_raw"], expected[row["image_id"]].score_raw, atol=1e-4)
+
+
+def sentence(result: subprocess.CompletedProcess) -> str:
+    """The one line that a failed command ends with."""
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: ")
+    return last
+
+
+def test_one_image_in_all(tmp_path, archive, options):
+    result = musc_ray("run", sorted(archive.rglob("cell*"))[0], tmp_path / "out", *options)
+    assert result.returncode == 1
+    assert "at least 2" in sentence(result)
+
+
+def test_an_empty_folder(tmp_path, options):
+    (tmp_path / "empty").mkdir()
+    result = musc_ray("run", tmp_path / "empty", tmp_path / "out", *options)
+    assert result.returncode == 1
+    assert f"No images found in {tmp_path / 'empty'}" in sentence(result)
+
+
+def test_an_unwritable_out(tmp_path, archive, options):
+    (tmp_path / "file").write_text("")
+    result = musc_ray("run", archive, tmp_path / "file" / "out", *options)
+    assert result.returncode == 1
+    assert "Cannot write to" in sentence(result)
+
+
+def test_a_missing_weights_file(tmp_path, archive):
+    result = musc_ray("run", archive, tmp_path / "out", "--backbone", MODEL, "--weights", tmp_path / "no.safetensors")
+    assert result.returncode == 1
+    assert "no.safetensors" in sentence(result)
+
+
+def test_weights_of_another_shape(tmp_path, archive, options):
+    path = tmp_path / "other.safetensors"
+    save_file({"cls_token": torch.zeros(1, 1, 7)}, path)
+    arguments = [path if value == options[3] else value for value in options]
+    result = musc_ray("run", archive, tmp_path / "out", *arguments)
+    assert result.returncode == 1
+    assert "does not fit timm:vit_tiny_patch16_224" in sentence(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "shard_sze=3"], "did you mean 'shard_size'"),
+        (["--precision", "float23"], "float32"),
+        (["--backbone", "dinov2-vit-s14"], "dinov2-vit-s-14"),
+        (["--image-size", "65"], "try 64 or 80"),
+        (["--layers", "2,40"], "layers 0 to 11"),
+        (["--degrees", "2"], "degrees"),
+    ],
+)
+def test_settings_errors_are_one_sentence_and_exit_code_2(tmp_path, archive, options, arguments, words):
+    result = musc_ray("run", archive, tmp_path / "out", *options, *arguments)
+    assert result.returncode == 2
+    assert words in sentence(result)
+    assert not (tmp_path / "out" / "features").exists()
+
+
+def test_plan_prints_the_cost_and_writes_nothing(tmp_path, archive):
+    result = musc_ray("plan", archive, "--backbone", MODEL, "--image-size", "64", "--shard-size", "16")
+    assert result.returncode == 0, result.stderr
+    assert "40 in 1 group" in result.stdout
+    assert "24" in result.stdout  # 6 tiles, 4 layers
+    assert "Assumed" in result.stdout
+
+
+@pytest.mark.parametrize("verb", ["run", "plan", "status", "demo"])
+def test_every_verb_has_help_with_an_example(verb):
+    result = musc_ray(verb, "--help")
+    assert result.returncode == 0
+    assert "Example" in result.stdout
+    assert f"musc-ray {verb}" in result.stdout

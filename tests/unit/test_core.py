@@ -1,0 +1,171 @@
+"""The public functions against the brute force: formulas, properties, and what they refuse."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+import musc_ray
+from musc_ray.core.lnamd import aggregate, layer_norm
+from musc_ray.core.mutual import prepare, tile_minima
+from musc_ray.core.pixel import image_scores, pixel_map
+from tests import brute_force
+
+GRIDS = [(1, 1), (1, 7), (3, 5), (4, 4), (6, 2)]
+
+
+def tokens_of(images: int, grid: tuple[int, int], channels: int, seed: int = 0, spread: float = 0.5) -> np.ndarray:
+    """Images of one product: a common pattern and each its own noise."""
+    generator = np.random.default_rng(seed)
+    common = generator.standard_normal((1, grid[0] * grid[1], channels))
+    return common + spread * generator.standard_normal((images, grid[0] * grid[1], channels))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("degree", [1, 3, 5])
+def test_lnamd(grid, degree):
+    tokens = tokens_of(3, grid, 8)
+    result = aggregate(layer_norm(torch.from_numpy(tokens)), grid, degree)
+    np.testing.assert_allclose(result.numpy(), brute_force.lnamd(tokens, grid, degree), atol=2e-6)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("images", [2, 3, 9])
+@pytest.mark.parametrize("interval", [(0.0, 0.3), (0.2, 0.9), (0.0, 1.0)])
+def test_patch_maps(grid, images, interval):
+    features = [tokens_of(images, grid, 8, seed=1), tokens_of(images, grid, 12, seed=2)]
+    expected = brute_force.patch_maps(features, grid, (1, 3, 5), interval)
+    result = musc_ray.score_features(features, grid, interval=interval, precision="float32")
+    assert result.dtype == torch.float32
+    assert result.shape == (images, grid[0] * grid[1])
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("auto", 1e-3), ("bfloat16", 1e-3), ("float16", 5e-4)])
+def test_low_precision_is_close(precision, tolerance):
+    features = [tokens_of(12, (6, 5), 64, seed=3).astype(np.float16)]
+    expected = brute_force.patch_maps(features, (6, 5))
+    result = musc_ray.score_features(features, (6, 5), precision=precision)
+    np.testing.assert_allclose(result.numpy(), expected, atol=tolerance)
+
+
+def test_duplicates_and_constant_images_come_out_exact():
+    features = tokens_of(8, (3, 4), 16)
+    features[5] = features[2]  # an exact copy
+    features[6] = features[2] + 1e-4 * features[3]  # and nearly one
+    features[7] = 3.0  # no structure at all: zero vectors after LNAMD
+    expected = brute_force.patch_maps([features], (3, 4), interval=(0.0, 0.1))
+    result = musc_ray.score_features([features], (3, 4), interval=(0.0, 0.1), precision="float32")
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-4)
+    assert result[2].max() < 1e-4
+    assert result[2].max() == result[5].max()
+
+
+@given(seed=st.integers(0, 10_000), images=st.integers(2, 8), grid=st.sampled_from(GRIDS))
+@hypothesis_settings(max_examples=25)
+def test_permuting_images_permutes_scores(seed, images, grid):
+    features = tokens_of(images, grid, 8, seed)
+    order = np.random.default_rng(seed).permutation(images)
+    straight = musc_ray.score_features([features], grid, precision="float32")
+    permuted = musc_ray.score_features([features[order]], grid, precision="float32")
+    np.testing.assert_allclose(permuted.numpy(), straight.numpy()[order], atol=1e-6)
+
+
+@given(seed=st.integers(0, 10_000), cut=st.integers(1, 8))
+@hypothesis_settings(max_examples=25)
+def test_sharding_changes_nothing(seed, cut):
+    """Minima of a whole equal those of its tiles put together, in both directions."""
+    grid = (3, 4)
+    tokens = torch.from_numpy(tokens_of(9, grid, 8, seed))
+    whole, _ = tile_minima(*[prepare(tokens, grid, (1, 3))] * 2)
+    a, b = prepare(tokens[:cut], grid, (1, 3)), prepare(tokens[cut:], grid, (1, 3))
+    rows, columns = tile_minima(a, b)
+    own_a, own_b = tile_minima(a, a)[0], tile_minima(b, b)[0]
+    np.testing.assert_allclose(torch.cat([own_a, rows], dim=3), whole[:, :cut], atol=1e-5)
+    np.testing.assert_allclose(torch.cat([columns, own_b], dim=3), whole[:, cut:], atol=1e-5)
+
+
+def test_blocks_of_a_tile_fit_together(monkeypatch):
+    grid = (2, 3)
+    tokens = torch.from_numpy(tokens_of(7, grid, 8))
+    shard = prepare(tokens, grid, (1, 3))
+    whole, _ = tile_minima(shard, shard)
+    monkeypatch.setitem(musc_ray.core.mutual.BLOCK_ENTRIES, "cpu", 4 * 6**2)  # blocks of 2 x 2 images
+    blocks, _ = tile_minima(shard, shard)
+    np.testing.assert_allclose(blocks, whole, atol=1e-6)
+    assert torch.isinf(whole.diagonal(dim1=1, dim2=3)).all()
+
+
+@pytest.mark.parametrize("image_size", [(1, 1), (7, 9), (28, 14)])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_pixel_map_and_raw_score(grid, image_size):
+    maps = np.random.default_rng(0).random((3, *grid)).astype(np.float32)
+    expected = np.stack([brute_force.pixel_map(m, image_size) for m in maps])
+    np.testing.assert_allclose(pixel_map(torch.from_numpy(maps), image_size), expected, atol=1e-6)
+    np.testing.assert_allclose(image_scores(torch.from_numpy(maps), image_size), expected.max(axis=(1, 2)), atol=1e-6)
+
+
+@given(
+    seed=st.integers(0, 10_000), images=st.integers(1, 12), k_list=st.lists(st.integers(1, 15), min_size=1, max_size=4)
+)
+def test_rscin(seed, images, k_list):
+    generator = np.random.default_rng(seed)
+    scores, tokens = generator.random(images), generator.standard_normal((images, 6)) + 2.0
+    result = musc_ray.rescore(scores, tokens, k_list)
+    np.testing.assert_allclose(result, brute_force.rscin(scores, tokens, k_list), atol=1e-5)
+    np.testing.assert_allclose(musc_ray.rescore(scores, 7.5 * tokens, k_list), result, atol=1e-6)
+    order = generator.permutation(images)
+    np.testing.assert_allclose(musc_ray.rescore(scores[order], tokens[order], k_list), result[order], atol=1e-5)
+
+
+def test_rscin_of_copies_counts_the_image_itself_first():
+    scores = np.array([0.0, 1.0, 0.5])
+    tokens = np.ones((3, 4))
+    np.testing.assert_allclose(musc_ray.rescore(scores, tokens, [1]), scores, atol=1e-6)
+
+
+def test_rscin_of_a_large_group_is_close_to_exact(monkeypatch):
+    generator = np.random.default_rng(0)
+    centres = generator.standard_normal((20, 16))
+    tokens = centres[generator.integers(0, 20, 3000)] + 0.1 * generator.standard_normal((3000, 16))
+    scores = generator.random(3000)
+    exact = musc_ray.rescore(scores, tokens)
+    monkeypatch.setattr("musc_ray.core.rscin.EXACT_SEARCH_LIMIT", 1000)
+    approximate = musc_ray.rescore(scores, tokens)
+    assert np.mean(np.abs(approximate - exact) < 1e-5) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("features", "grid", "options", "what"),
+    [
+        ([], (1, 1), {}, "at least one layer"),
+        ([np.zeros((3, 4, 2))], (3, 3), {}, "grid"),
+        ([np.zeros((3, 4))], (2, 2), {}, "N, h\\*w, C"),
+        ([np.zeros((1, 4, 2))], (2, 2), {}, "at least 2 images"),
+        ([np.zeros((3, 4, 2)), np.zeros((2, 4, 2))], (2, 2), {}, "features\\[1\\]"),
+        ([np.full((3, 4, 2), np.nan)], (2, 2), {}, "NaN"),
+        ([np.zeros((3, 4, 2), int)], (2, 2), {}, "float"),
+        ([np.zeros((3, 4, 2))], (2, 2), {"degrees": (2,)}, "odd"),
+        ([np.zeros((3, 4, 2))], (2, 2), {"interval": (0.5, 0.5)}, "interval"),
+        ([np.zeros((3, 4, 2))], (2, 2), {"precision": "float8"}, "precision"),
+    ],
+)
+def test_score_features_refuses_what_it_cannot_score(features, grid, options, what):
+    with pytest.raises(ValueError, match=what):
+        musc_ray.score_features(features, grid, **options)
+
+
+@pytest.mark.parametrize(
+    ("scores", "tokens", "k_list", "what"),
+    [
+        ([0.1, 0.2], np.ones((3, 2)), [1], "same N"),
+        ([0.1, float("nan")], np.ones((2, 2)), [1], "NaN"),
+        ([0.1, 0.2], np.ones((2, 2)), [0], "k_list"),
+        ([0.1, 0.2], np.ones((2, 2)), [], "k_list"),
+    ],
+)
+def test_rescore_refuses_what_it_cannot_rescore(scores, tokens, k_list, what):
+    with pytest.raises(ValueError, match=what):
+        musc_ray.rescore(scores, tokens, k_list)
