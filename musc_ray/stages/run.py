@@ -62,6 +62,7 @@ def run_archive(settings: Settings, progress: Progress, labels: Mapping[str, int
     complete = read_json(layout.fs, layout.run_json(run_id))
     if complete is not None and not settings.overwrite:
         return _result(archive, complete, computed=False)
+    _scorable_groups(archive, errors=())  # a hopeless job ends before its work
     if settings.overwrite:
         remove_tree(layout.fs, layout.run(run_id))
     write_table(layout.fs, layout.catalog(run_id), to_table({name: g.all for name, g in archive.groups.items()}))

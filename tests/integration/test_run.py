@@ -1,7 +1,6 @@
 """The whole path on real pictures: exact against the brute force, resumable, and clear about bad input."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,10 +11,14 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import ray
 import timm
 import torch
+from click.testing import Result
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from musc_ray.cli import app
 from tests import brute_force
 from tests.pictures import write_broken_pictures, write_odd_pictures, write_pictures
 
@@ -23,10 +26,19 @@ MODEL = "timm:vit_tiny_patch16_224"
 TOLERANCE = {"patch_map": 1e-4, "score_raw": 1e-4, "score": 1e-3}
 
 
-def musc_ray(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    """The command as a user runs it."""
+def musc_ray_process(*arguments: object) -> subprocess.CompletedProcess:
+    """The command as a user runs it, with a Ray of its own."""
     command = [sys.executable, "-m", "musc_ray.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment})
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def musc_ray():
+    """The same command in this process, on a Ray that the tests of this module share."""
+    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
+    runner = CliRunner()
+    yield lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +53,18 @@ def weights(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def options(weights) -> list[object]:
     """A small model at a small, non-square image size, in exact arithmetic."""
-    return ["--backbone", MODEL, "--weights", weights, "--image-size", "64,96", "--precision", "float32"]
+    return [
+        "--backbone",
+        MODEL,
+        "--weights",
+        weights,
+        "--image-size",
+        "64,96",
+        "--precision",
+        "float32",
+        "--set",
+        "workers=1",
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -53,14 +76,15 @@ def archive(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory, archive, options) -> dict[int, Path]:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, archive, options, musc_ray) -> dict[int, Path]:
     """The archive scored twice, in shards of 5 and of 16."""
     outs = {}
     for shard_size in (5, 16):
         out = tmp_path_factory.mktemp(f"out{shard_size}")
-        result = musc_ray("run", archive, out, *options, "--shard-size", shard_size)
-        assert result.returncode == 0, result.stderr
+        command = musc_ray_process if shard_size == 5 else musc_ray
+        result = command("run", archive, out, *options, "--shard-size", shard_size)
+        assert "40 images scored" in result.stdout, result.stderr
         outs[shard_size] = out
     return outs
 
@@ -137,20 +161,20 @@ def snapshot(out: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
 
 
-def test_running_again_computes_nothing_and_overwrite_everything(tmp_path, archive, options):
+def test_running_again_computes_nothing_and_overwrite_everything(musc_ray, tmp_path, archive, options):
     few = tmp_path / "few"
     few.mkdir()
     for path in sorted(archive.rglob("cell*"))[:6]:
         shutil.copy2(path, few)
     out = tmp_path / "out"
     command = ["run", few, out, *options, "--shard-size", "4"]
-    assert musc_ray(*command).returncode == 0
+    assert musc_ray(*command).exit_code == 0
     first, scores = snapshot(out), by_id(out)
     again = musc_ray(*command)
-    assert again.returncode == 0
+    assert again.exit_code == 0
     assert "already complete" in again.stdout
     assert snapshot(out) == first
-    assert musc_ray(*command, "--overwrite").returncode == 0
+    assert musc_ray(*command, "--overwrite").exit_code == 0
     second = snapshot(out)
     assert set(second) == set(first)
     assert all(second[path] != first[path] for path in first)
@@ -158,32 +182,32 @@ def test_running_again_computes_nothing_and_overwrite_everything(tmp_path, archi
         np.testing.assert_allclose(row["score"], scores[image_id]["score"], atol=1e-6)
     # a later run with one more picture extracts only that one
     shutil.copy2(sorted(archive.rglob("cell*"))[10], few)
-    assert musc_ray(*command).returncode == 0
+    assert musc_ray(*command).exit_code == 0
     kept = [path for path in second if "/features/" in path]
     assert all(snapshot(out)[path] == second[path] for path in kept)
     assert len(list(out.glob("features/*/*/shard-*.parquet"))) == len(kept) + 1
     assert "complete" in musc_ray("status", out).stdout
 
 
-def test_broken_images_are_rows_and_the_others_are_scored(tmp_path, archive, options):
+def test_broken_images_are_rows_and_the_others_are_scored(musc_ray, tmp_path, archive, options):
     mixed = tmp_path / "mixed"
     shutil.copytree(archive, mixed)
     broken = write_broken_pictures(mixed / "broken")
     out = tmp_path / "out"
     result = musc_ray("run", mixed, out, *options, "--set", "max_error_fraction=0.1")
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     errors = pq.read_table(only_run(out) / "errors").to_pylist()
     assert sorted(row["uri"].rsplit("/", 1)[1] for row in errors) == [path.name for path in broken]
     assert {row["stage"] for row in errors} == {"extract"}
     assert all(row["message"] and row["error"] == "ImageError" for row in errors)
     assert len(by_id(out)) == 40
     too_many = musc_ray("run", mixed, tmp_path / "strict", *options)
-    assert too_many.returncode == 1
+    assert too_many.exit_code == 1
     assert "max_error_fraction" in too_many.stderr
     assert "3 of 43" in too_many.stderr
 
 
-def test_groups_are_scored_apart_and_a_group_of_one_is_named(tmp_path, archive, options):
+def test_groups_are_scored_apart_and_a_group_of_one_is_named(musc_ray, tmp_path, archive, options):
     grouped = tmp_path / "grouped"
     pictures = sorted(archive.rglob("cell*"))
     for name, some in {"bolts": pictures[:4], "nuts": pictures[4:7], "odd one": pictures[7:8]}.items():
@@ -192,7 +216,7 @@ def test_groups_are_scored_apart_and_a_group_of_one_is_named(tmp_path, archive, 
             shutil.copy2(path, grouped / name)
     out = tmp_path / "out"
     result = musc_ray("run", grouped, out, *options, "--group-by", "{group}/**")
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert "Group 'odd one' has 1 readable image" in result.stderr
     rows = scores_of(out).to_pylist()
     assert {group: sum(row["group"] == group for row in rows) for group in ("bolts", "nuts")} == {"bolts": 4, "nuts": 3}
@@ -202,7 +226,7 @@ def test_groups_are_scored_apart_and_a_group_of_one_is_named(tmp_path, archive, 
             np.testing.assert_allclose(row["score_raw"], expected[row["image_id"]].score_raw, atol=1e-4)
 
 
-def sentence(result: subprocess.CompletedProcess) -> str:
+def sentence(result: Result) -> str:
     """The one line that a failed command ends with."""
     assert "Traceback" not in result.stderr
     last = result.stderr.strip().splitlines()[-1]
@@ -210,38 +234,38 @@ def sentence(result: subprocess.CompletedProcess) -> str:
     return last
 
 
-def test_one_image_in_all(tmp_path, archive, options):
+def test_one_image_in_all(musc_ray, tmp_path, archive, options):
     result = musc_ray("run", sorted(archive.rglob("cell*"))[0], tmp_path / "out", *options)
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert "at least 2" in sentence(result)
 
 
-def test_an_empty_folder(tmp_path, options):
+def test_an_empty_folder(musc_ray, tmp_path, options):
     (tmp_path / "empty").mkdir()
     result = musc_ray("run", tmp_path / "empty", tmp_path / "out", *options)
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert f"No images found in {tmp_path / 'empty'}" in sentence(result)
 
 
-def test_an_unwritable_out(tmp_path, archive, options):
+def test_an_unwritable_out(musc_ray, tmp_path, archive, options):
     (tmp_path / "file").write_text("")
     result = musc_ray("run", archive, tmp_path / "file" / "out", *options)
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert "Cannot write to" in sentence(result)
 
 
-def test_a_missing_weights_file(tmp_path, archive):
+def test_a_missing_weights_file(musc_ray, tmp_path, archive):
     result = musc_ray("run", archive, tmp_path / "out", "--backbone", MODEL, "--weights", tmp_path / "no.safetensors")
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert "no.safetensors" in sentence(result)
 
 
-def test_weights_of_another_shape(tmp_path, archive, options):
+def test_weights_of_another_shape(musc_ray, tmp_path, archive, options):
     path = tmp_path / "other.safetensors"
     save_file({"cls_token": torch.zeros(1, 1, 7)}, path)
     arguments = [path if value == options[3] else value for value in options]
     result = musc_ray("run", archive, tmp_path / "out", *arguments)
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert "does not fit timm:vit_tiny_patch16_224" in sentence(result)
 
 
@@ -256,24 +280,24 @@ def test_weights_of_another_shape(tmp_path, archive, options):
         (["--degrees", "2"], "degrees"),
     ],
 )
-def test_settings_errors_are_one_sentence_and_exit_code_2(tmp_path, archive, options, arguments, words):
+def test_settings_errors_are_one_sentence_and_exit_code_2(musc_ray, tmp_path, archive, options, arguments, words):
     result = musc_ray("run", archive, tmp_path / "out", *options, *arguments)
-    assert result.returncode == 2
+    assert result.exit_code == 2
     assert words in sentence(result)
     assert not (tmp_path / "out" / "features").exists()
 
 
-def test_plan_prints_the_cost_and_writes_nothing(tmp_path, archive):
+def test_plan_prints_the_cost_and_writes_nothing(musc_ray, tmp_path, archive):
     result = musc_ray("plan", archive, "--backbone", MODEL, "--image-size", "64", "--shard-size", "16")
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     assert "40 in 1 group" in result.stdout
     assert "24" in result.stdout  # 6 tiles, 4 layers
     assert "Assumed" in result.stdout
 
 
 @pytest.mark.parametrize("verb", ["run", "plan", "status", "demo"])
-def test_every_verb_has_help_with_an_example(verb):
+def test_every_verb_has_help_with_an_example(musc_ray, verb):
     result = musc_ray(verb, "--help")
-    assert result.returncode == 0
+    assert result.exit_code == 0
     assert "Example" in result.stdout
     assert f"musc-ray {verb}" in result.stdout

@@ -1,0 +1,239 @@
+"""Each family against a direct run of its library, with small random weights; names, sizes, layers and weights."""
+
+import pickle
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from musc_ray.backbones import describe_backbone, load_backbone
+from musc_ray.backbones.base import default_layers
+from musc_ray.backbones.names import ALIASES, resolve_backbone
+from musc_ray.backbones.weights import WeightsFile, fetch_weights, load_state_dict
+from musc_ray.errors import MuscRayError, SettingsError
+
+TIMM_MODELS = {
+    "vit_small_patch14_dinov2": ((70, 98), True),
+    "vit_small_patch14_reg4_dinov2": ((56, 56), True),
+    "vit_small_patch16_224": ((64, 96), True),
+    "vit_small_patch8_224": ((32, 48), True),
+    "vit_small_patch16_dinov3": ((64, 96), True),
+    "vit_tiny_patch16_224": ((224, 224), True),
+    "vit_medium_patch16_gap_256": ((64, 64), False),
+}
+IMAGES = torch.randint(0, 256, (2, 300, 300, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
+
+
+def saved(model: torch.nn.Module, path) -> WeightsFile:
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
+    return fetch_weights(resolve_backbone("dinov2-vit-s-14"), str(path))
+
+
+def normalised(images: torch.Tensor, mean, std) -> torch.Tensor:
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    return (pixels - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+
+
+@pytest.mark.parametrize("name", TIMM_MODELS)
+def test_timm_tokens_equal_a_direct_run(name, tmp_path):
+    image_size, has_class_token = TIMM_MODELS[name]
+    reference = timm.create_model(name, pretrained=False)  # with its classifier: checkpoints have one
+    weights = saved(reference, tmp_path / "weights.safetensors")
+    backbone = load_backbone(f"timm:{name}", image_size=image_size, layers=(1, 7), weights=weights)
+    images = IMAGES[:, : image_size[0], : image_size[1]]
+    tokens = backbone.forward(images)
+    reference.set_input_size(img_size=image_size)
+    reference.eval()
+    with torch.no_grad():
+        x = normalised(images, reference.default_cfg["mean"], reference.default_cfg["std"])
+        stream = {}
+        for number, block in enumerate(reference.blocks):
+            block.register_forward_hook(lambda _m, _i, out, number=number: stream.__setitem__(number, out))
+        final = reference.forward_features(x)
+    prefix = reference.num_prefix_tokens
+    for layer, result in zip((1, 7), tokens.layers, strict=True):
+        expected = reference.norm(stream[layer])[:, prefix:].detach()
+        assert result.shape == (2, backbone.info.grid[0] * backbone.info.grid[1], backbone.info.channels)
+        torch.testing.assert_close(result.half(), expected.half(), rtol=2e-3, atol=2e-3)
+    expected_class = final[:, 0] if has_class_token else final[:, prefix:].mean(dim=1)
+    torch.testing.assert_close(tokens.class_tokens, expected_class, rtol=1e-4, atol=1e-4)
+    assert backbone.info == describe_backbone(f"timm:{name}", image_size, (1, 7))
+
+
+@pytest.mark.parametrize(("tag", "quick"), [("openai", True), ("laion2b_s34b_b79k", False)])
+def test_open_clip_tokens_equal_a_direct_run(tag, quick, tmp_path):
+    reference = open_clip.create_model("ViT-B-32", force_quick_gelu=quick, force_image_size=(96, 160)).eval()
+    native = open_clip.create_model("ViT-B-32", force_quick_gelu=quick)
+    weights = saved(native, tmp_path / "weights.safetensors")
+    state = native.state_dict()
+    open_clip.model.resize_pos_embed(state, reference)
+    reference.load_state_dict(state)
+    name = f"open_clip:ViT-B-32/{tag}"
+    backbone = load_backbone(name, image_size=(96, 160), layers=(2, 11), weights=weights)
+    assert backbone.info.grid == (3, 5)
+    images = IMAGES[:, :96, :160]
+    tokens = backbone.forward(images)
+    stream = {}
+    for number, block in enumerate(reference.visual.transformer.resblocks):
+        block.register_forward_hook(lambda _m, _i, out, number=number: stream.__setitem__(number, out))
+    with torch.no_grad():
+        embedding = reference.encode_image(
+            normalised(images, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+        )
+    for layer, result in zip((2, 11), tokens.layers, strict=True):
+        torch.testing.assert_close(result.half(), stream[layer][:, 1:].half(), rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(tokens.class_tokens, embedding, rtol=1e-4, atol=1e-4)
+    assert backbone.info == describe_backbone(name, (96, 160), (2, 11))
+
+
+def test_open_clip_towers_built_on_timm(tmp_path):
+    reference = open_clip.create_model("ViT-B-16-SigLIP").eval()
+    weights = saved(reference, tmp_path / "weights.safetensors")
+    backbone = load_backbone("open_clip:ViT-B-16-SigLIP/webli", image_size=(224, 224), layers=(3,), weights=weights)
+    images = IMAGES[:, :224, :224]
+    tokens = backbone.forward(images)
+    with torch.no_grad():
+        embedding = reference.encode_image(normalised(images, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    torch.testing.assert_close(tokens.class_tokens, embedding, rtol=1e-4, atol=1e-4)
+    assert tokens.layers[0].shape == (2, 196, 768)
+
+
+def test_a_larger_batch_and_low_precision_give_the_same(tmp_path):
+    weights = saved(timm.create_model("vit_tiny_patch16_224"), tmp_path / "weights.safetensors")
+    options = {"image_size": (64, 64), "layers": (5,), "weights": weights}
+    exact = load_backbone("timm:vit_tiny_patch16_224", **options)
+    low = load_backbone("timm:vit_tiny_patch16_224", **options, precision="bfloat16")
+    images = IMAGES[:, :64, :64]
+    both, alone = exact.forward(images), exact.forward(images[:1])
+    torch.testing.assert_close(both.layers[0][:1], alone.layers[0], rtol=1e-4, atol=1e-4)
+    assert low.forward(images).layers[0].dtype == torch.float32
+    similarity = torch.nn.functional.cosine_similarity(low.forward(images).layers[0], both.layers[0], dim=-1)
+    assert similarity.min() > 0.99
+
+
+def test_default_layers_are_the_ends_of_the_quarters():
+    assert default_layers(24) == (5, 11, 17, 23)
+    assert default_layers(12) == (2, 5, 8, 11)
+    assert describe_backbone("clip-vit-l-14-336").layers == (5, 11, 17, 23)
+    assert describe_backbone("clip-vit-l-14-336").grid == (37, 37)
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_every_alias_is_a_model_of_its_library(alias):
+    info = describe_backbone(alias)
+    assert info.name == ALIASES[alias]
+    assert info.image_size[0] % info.patch_size == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "layers", "words"),
+    [
+        ("dinov2-vits-14", None, None, "dinov2-vit-s-14"),
+        ("timm:vit_smal_patch14_dinov2", None, None, "vit_small_patch14_dinov2"),
+        ("open_clip:ViT-L-14-366/openai", None, None, "ViT-L-14-336"),
+        ("timm:resnet50", None, None, "no plain vision transformer"),
+        ("open_clip:RN50/openai", None, None, "no vision transformer"),
+        ("dinov2-vit-s-14", (224, 225), None, "try 224 or 238"),
+        ("dinov2-vit-s-14", (7, 14), None, "try 14"),
+        ("dinov2-vit-s-14", None, (3, 12), "layers 0 to 11"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_with_a_way_out(name, size, layers, words):
+    with pytest.raises(SettingsError, match=words) as error:
+        describe_backbone(name, size, layers)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_as_pth_with_wrapper_and_prefix(tmp_path):
+    model = timm.create_model("vit_tiny_patch16_224")
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, path)
+    assert set(load_state_dict(path)) == set(model.state_dict())
+    weights = fetch_weights(resolve_backbone("dinov2-vit-s-14"), str(path))
+    load_backbone("timm:vit_tiny_patch16_224", image_size=(32, 32), layers=None, weights=weights)
+
+
+def test_a_hostile_pickle_is_refused(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    path = tmp_path / "weights.pth"
+    path.write_bytes(pickle.dumps({"state_dict": Hostile()}))
+    with pytest.raises(MuscRayError, match=r"weights\.pth"):
+        load_state_dict(path)
+    torch.save({"state_dict": Hostile()}, path)
+    with pytest.raises(MuscRayError, match="refused"):
+        load_state_dict(path)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04 broken zip"])
+def test_files_that_are_no_weights_are_one_sentence(tmp_path, content):
+    for name in ("w.safetensors", "w.pth"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(MuscRayError, match=name) as error:
+            load_state_dict(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+def test_weights_that_do_not_fit_name_the_tensor(tmp_path):
+    small = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    weights = saved(small, tmp_path / "w.safetensors")
+    with pytest.raises(MuscRayError, match=r"blocks\.0\.attn\.proj\.bias.*\(192,\).*\(384,\)"):
+        load_backbone("timm:vit_small_patch16_224", image_size=None, layers=None, weights=weights)
+    state = small.state_dict()
+    del state["norm.weight"]
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(MuscRayError, match=r"no tensor 'norm\.weight'"):
+        load_backbone("timm:vit_tiny_patch16_224", image_size=None, layers=None, weights=weights)
+
+
+def test_remote_weights_are_copied_once_per_version(tmp_path):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/bucket/w.safetensors", b"first")
+    name = resolve_backbone("dinov2-vit-s-14")
+    first = fetch_weights(name, "memory://bucket/w.safetensors", tmp_path)
+    assert first.path.read_bytes() == b"first"
+    assert fetch_weights(name, "memory://bucket/w.safetensors", tmp_path) == first
+    memory.pipe_file("/bucket/w.safetensors", b"second!")
+    assert fetch_weights(name, "memory://bucket/w.safetensors", tmp_path).path.read_bytes() == b"second!"
+    memory.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize("where", ["nowhere.safetensors", "memory://nowhere/w.safetensors", "."])
+def test_missing_weights_name_the_option(tmp_path, where):
+    location = where if "://" in where else str(tmp_path / where)
+    with pytest.raises(MuscRayError, match="--weights"):
+        fetch_weights(resolve_backbone("dinov2-vit-s-14"), location)
+
+
+def test_an_unreachable_hub_says_to_give_a_file(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(MuscRayError, match="--weights PATH"):
+        fetch_weights(resolve_backbone("dinov2-vit-s-14"), None)
+
+
+def test_the_hash_is_of_the_file(tmp_path):
+    import hashlib
+
+    (tmp_path / "w.safetensors").write_bytes(np.arange(1000).tobytes())
+    weights = fetch_weights(resolve_backbone("dinov2-vit-s-14"), str(tmp_path / "w.safetensors"))
+    assert weights.sha256 == hashlib.sha256(np.arange(1000).tobytes()).hexdigest()
