@@ -12,7 +12,7 @@ from musc_ray.stages.catalog import catalog_images
 from musc_ray.stages.extract import features_meta
 from musc_ray.stages.sharding import GroupShards, assign_shards, existing_shards
 from musc_ray.storage.features import FeaturesMeta
-from musc_ray.storage.filesystem import check_writable
+from musc_ray.storage.filesystem import absolute, check_writable
 from musc_ray.storage.layout import Layout
 
 SCORE_SETTINGS = ("degrees", "interval", "references", "k_list", "precision", "seed")
@@ -48,6 +48,8 @@ def open_archive(settings: Settings) -> Archive:
         raise SettingsError("Setting 'references' can only be 'all' in this version: a number is not supported yet.")
     info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers)
     weights = fetch_weights(resolve_backbone(settings.backbone), settings.weights)
+    if settings.weights is not None:  # workers have another working directory
+        settings = settings.model_copy(update={"weights": absolute(settings.weights)})
     layout = Layout.at(settings.out)
     check_writable(layout.fs, layout.root)
     meta = features_meta(info, weights.sha256, _features_id(settings, info, weights.sha256))

@@ -74,7 +74,9 @@ def run_archive(settings: Settings, progress: Progress, labels: Mapping[str, int
         scored_at = datetime.now(UTC)
         _score(archive, groups, scored_at, progress, stages)
     metrics = _metrics(archive, groups, labels or {})
-    run = run_record(archive, groups, scored_at, stages, failed_groups, len(errors), metrics, _notes(groups, failed_groups))
+    run = run_record(
+        archive, groups, scored_at, stages, failed_groups, len(errors), metrics, _notes(groups, failed_groups)
+    )
     write_report(layout, run, groups, errors, labels or {})
     write_json(layout.fs, layout.run_json(run_id), run)
     _clean_up(archive)

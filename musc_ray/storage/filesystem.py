@@ -35,6 +35,12 @@ def is_local(fs: fsspec.AbstractFileSystem) -> bool:
     return isinstance(fs, LocalFileSystem)
 
 
+def absolute(uri: str) -> str:
+    """A path or URI as it means the same from any working directory: local ones as paths, others with protocol."""
+    fs, path = open_filesystem(uri)
+    return path if is_local(fs) else str(fs.unstrip_protocol(path))
+
+
 @contextmanager
 def atomic_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Path]:
     """Yield a local file to write; it appears at `path` whole when the block ends, or not at all if it fails.

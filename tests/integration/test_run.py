@@ -11,14 +11,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-import ray
 import timm
 import torch
 from click.testing import Result
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
-from musc_ray.cli import app
 from tests import brute_force
 from tests.pictures import write_broken_pictures, write_odd_pictures, write_pictures
 
@@ -32,13 +29,10 @@ def musc_ray_process(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-@pytest.fixture(scope="module")
-def musc_ray():
-    """The same command in this process, on a Ray that the tests of this module share."""
-    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
-    runner = CliRunner()
-    yield lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
-    ray.shutdown()
+@pytest.fixture(scope="session")
+def musc_ray(shared_ray, invoke):
+    """The same command in this process, on the shared Ray."""
+    return invoke
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +70,7 @@ def archive(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def runs(tmp_path_factory, archive, options, musc_ray) -> dict[int, Path]:
     """The archive scored twice, in shards of 5 and of 16."""
     outs = {}
@@ -301,3 +295,16 @@ def test_every_verb_has_help_with_an_example(musc_ray, verb):
     assert result.exit_code == 0
     assert "Example" in result.stdout
     assert f"musc-ray {verb}" in result.stdout
+
+
+def test_the_demo_finds_the_defective_cells(musc_ray, tmp_path):
+    result = musc_ray("demo", tmp_path / "demo")
+    assert result.exit_code == 0, result.output
+    content = json.loads((only_run(tmp_path / "demo") / "run.json").read_text())
+    assert content["metrics"]["image AUROC"] >= 0.90
+    assert f"image AUROC: {content['metrics']['image AUROC']:.4f}" in result.stdout
+    assert "The 10 most anomalous images" in result.stdout
+    assert result.stdout.count("cell") >= 10
+    for name in ("Scores: ", "Report: "):
+        (line,) = [line for line in result.stdout.splitlines() if line.startswith(name)]
+        assert Path(line.removeprefix(name)).exists()

@@ -171,7 +171,7 @@ def test_a_hostile_pickle_is_refused(tmp_path):
             return (open, (str(tmp_path / "owned"), "w"))
 
     path = tmp_path / "weights.pth"
-    path.write_bytes(pickle.dumps({"state_dict": Hostile()}))
+    path.write_bytes(pickle.dumps({"state_dict": Hostile()}, protocol=2))
     with pytest.raises(MuscRayError, match=r"weights\.pth"):
         load_state_dict(path)
     torch.save({"state_dict": Hostile()}, path)
