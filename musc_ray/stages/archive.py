@@ -42,7 +42,8 @@ def open_archive(settings: Settings) -> Archive:
         SettingsError: source or out is missing, or a setting asks for what this version cannot do.
         MuscRayError: weights, source or OUT cannot be used.
     """
-    if settings.source is None or settings.out is None:
+    source, out = settings.source, settings.out
+    if source is None or out is None:
         raise SettingsError("A run needs a source and an out: give both, as in `musc-ray run SOURCE OUT`.")
     if settings.references != "all":
         raise SettingsError("Setting 'references' can only be 'all' in this version: a number is not supported yet.")
@@ -50,10 +51,10 @@ def open_archive(settings: Settings) -> Archive:
     weights = fetch_weights(resolve_backbone(settings.backbone), settings.weights)
     if settings.weights is not None:  # workers have another working directory
         settings = settings.model_copy(update={"weights": absolute(settings.weights)})
-    layout = Layout.at(settings.out)
+    layout = Layout.at(out)
     check_writable(layout.fs, layout.root)
     meta = features_meta(info, weights.sha256, _features_id(settings, info, weights.sha256))
-    listed = catalog_images(settings.source, settings.group_by)
+    listed = catalog_images(source, settings.group_by)
     identity = settings.run_id or run_id(
         {name: getattr(settings, name) for name in SCORE_SETTINGS} | {"features_id": meta.features_id},
         ((image.image_id, image.version) for images in listed.values() for image in images),
