@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from musc_ray.backbones import BackboneInfo
-from musc_ray.core.mutual import prepare, tile_minima
+from musc_ray.core.mutual import tile_minima
+from musc_ray.core.prepared import prepare
 
 CALIBRATION_SECONDS = 1.0
 

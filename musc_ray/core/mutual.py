@@ -1,83 +1,18 @@
-"""The tile kernel of mutual scoring (MSM, MuSc section 3.3): one product of two shards serves both directions.
+"""The tile kernel of mutual scoring (MSM, MuSc section 3.3): one pass over two shards serves both directions.
 
-Distances come from one matrix product. Every unit patch vector z carries its half squared length along, so that
-
-    [z_a, 1, -|z_a|^2 / 2] . [z_b, -|z_b|^2 / 2, 1]  =  -|z_a - z_b|^2 / 2
-
-and the nearest patch is the *largest* entry: its row maximum over the patches of image b scores the patch of image a,
-its column maximum over the patches of a scores the patch of b. In low precision this matters: an output rounded to
-8 bits of -d^2/2 keeps d to a relative 2^-10, where a rounded cosine near 1 would lose it altogether.
+Row maxima over the patches of image b score the patches of image a, column maxima of the same product those of b.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
-from musc_ray.core.lnamd import aggregate, layer_norm
-from musc_ray.core.precision import LENGTH_PIECES
+from musc_ray.core.prepared import PreparedShard
 
-BLOCK_ENTRIES = {"cpu": 2**23, "cuda": 2**29}
+BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**29}
 """Entries of one product held at a time: small enough for the last-level cache, large enough for full GEMM speed."""
-
-NEAR_DUPLICATE = 1e-2
-"""Below this distance float32 cancellation costs more than 1e-5: such pairs are computed again by differences."""
-
-
-@dataclass(frozen=True)
-class PreparedShard:
-    """One layer of a shard, aggregated and normalised, ready to be multiplied.
-
-    `operands` holds for each degree the left operand (A * L, C + extra) of the module's formula, images row-major; the
-    right one has the same columns in another order and is made when needed.
-    """
-
-    images: int
-    patches: int
-    channels: int
-    operands: tuple[Tensor, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the operands take."""
-        return sum(operand.numel() * operand.element_size() for operand in self.operands)
-
-    def right(self, d: int) -> Tensor:
-        """The right operand for the d-th degree: the ones and the lengths trade places."""
-        z, ones, lengths = self.operands[d].tensor_split(
-            (self.channels, (self.channels + self.operands[d].shape[1]) // 2), dim=1
-        )
-        return torch.cat([z, lengths, ones], dim=1)
-
-
-def prepare(
-    tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int], dtype: torch.dtype = torch.float32
-) -> PreparedShard:
-    """LNAMD of one layer for every degree, as operands of the tile product.
-
-    Args:
-        tokens: (A, h*w, C) raw patch tokens on the device that will multiply them.
-        grid: (h, w).
-        degrees: odd neighbourhood sizes.
-        dtype: float32, bfloat16 or float16: what the product reads.
-    """
-    normalised = layer_norm(tokens)
-    images, patches, channels = tokens.shape
-    operands = tuple(_operand(aggregate(normalised, grid, degree), dtype) for degree in degrees)
-    return PreparedShard(images, patches, channels, operands)
-
-
-def _operand(z: Tensor, dtype: torch.dtype) -> Tensor:
-    """Append 1s and -|z|^2 / 2, the latter split into as many pieces of `dtype` as keep it exact to float32."""
-    z = z.reshape(-1, z.shape[-1]).to(dtype)
-    rest = -0.5 * z.float().square().sum(dim=1, keepdim=True)
-    pieces = []
-    for _ in range(LENGTH_PIECES[dtype]):
-        pieces.append(rest.to(dtype))
-        rest = rest - pieces[-1].float()
-    ones = torch.ones_like(pieces[0]).expand(-1, len(pieces))
-    return torch.cat([z, ones, *pieces], dim=1)
 
 
 def tile_minima(a: PreparedShard, b: PreparedShard, out_dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -92,67 +27,76 @@ def tile_minima(a: PreparedShard, b: PreparedShard, out_dtype: torch.dtype = tor
         rows (D, A, L, B): distance of every patch of a to its nearest patch in every image of b, per degree;
         columns (D, B, L, A): the same the other way round. Both on the CPU.
     """
-    diagonal = a is b
-    degrees, length = len(a.operands), a.patches
-    rows = torch.empty((degrees, a.images, length, b.images), dtype=out_dtype)
-    columns = rows if diagonal else torch.empty((degrees, b.images, length, a.images), dtype=out_dtype)
-    for d in range(degrees):
-        left, right = a.operands[d], b.right(d)
-        for i, j in _blocks(a.images, b.images, length, left.device.type, diagonal):
-            nearest_in_b, nearest_in_a = _block_minima(
-                left[i.start * length : i.stop * length],
-                right[j.start * length : j.stop * length],
-                length,
-                a.channels,
-                own_pairs=diagonal and i == j,
-            )
+    rows = torch.empty((len(a.degrees), a.images, a.patches, b.images), dtype=out_dtype)
+    columns = rows if a is b else torch.empty((len(a.degrees), b.images, a.patches, a.images), dtype=out_dtype)
+
+    def fill(block: tuple[slice, slice]) -> None:
+        i, j = block
+        for d, (nearest_in_b, nearest_in_a) in enumerate(_block_minima(a, b, i, j)):
             rows[d, i, :, j] = nearest_in_b.to(out_dtype).cpu()
             columns[d, j, :, i] = nearest_in_a.to(out_dtype).cpu()
+
+    _for_each(_blocks(a, b), fill, torch.get_num_threads() if a.device.type == "cpu" else 1)
     return rows, columns
 
 
-def _blocks(images_a: int, images_b: int, patches: int, device: str, diagonal: bool) -> Iterator[tuple[slice, slice]]:
-    """Cut a tile into blocks of images; of a diagonal tile only the upper triangle of blocks."""
-    side = max(1, int((BLOCK_ENTRIES[device] / patches**2) ** 0.5))
-    for i in range(0, images_a, side):
-        for j in range(i if diagonal else 0, images_b, side):
-            yield slice(i, min(i + side, images_a)), slice(j, min(j + side, images_b))
+def _for_each(blocks: Iterable[tuple[slice, slice]], fill: Callable[[tuple[slice, slice]], None], threads: int) -> None:
+    """Fill blocks, which do not overlap, on several threads that each multiply alone.
 
-
-def _block_minima(left: Tensor, right: Tensor, length: int, channels: int, own_pairs: bool) -> tuple[Tensor, Tensor]:
-    """Distances (a, L, b) and (b, L, a) of a images' left operand and b images' right operand.
-
-    own_pairs: both are the same images, whose distances to themselves become +inf.
+    Threads inside a product would spin between products and take the cores from the filters.
     """
-    product = (left @ right.T).view(len(left) // length, length, len(right) // length, length)
-    row_max, column_max = product.amax(dim=3), product.amax(dim=1).permute(1, 2, 0)
-    nearest_in_b, nearest_in_a = _distance(row_max), _distance(column_max)
-    if own_pairs:
-        own = torch.arange(product.shape[0], device=product.device)
-        nearest_in_b[own, :, own] = torch.inf
-        nearest_in_a[own, :, own] = torch.inf
-    if left.dtype == torch.float32:
-        _recompute_near_duplicates(left, right, channels, nearest_in_b, nearest_in_a)
-    return nearest_in_b, nearest_in_a
+    if threads == 1:
+        for block in blocks:
+            fill(block)
+        return
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(fill, blocks))
+    torch.set_num_threads(threads)  # what threads made later start with
 
 
-def _distance(half_negative_square: Tensor) -> Tensor:
-    """-d^2 / 2 -> d, float32; rounding may leave it slightly positive."""
-    return half_negative_square.float().mul(-2.0).clamp_(min=0.0).sqrt_()
+def _block_minima(a: PreparedShard, b: PreparedShard, i: slice, j: slice) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each degree the distances (a, L, b) and (b, L, a) between images i of a and j of b."""
+    for d, maxima in enumerate(a.nearest(b, i, j)):
+        nearest_in_b, nearest_in_a = (part.mul_(-2.0).clamp_(min=0.0).sqrt_() for part in maxima)
+        if a is b and i == j:
+            own = torch.arange(i.stop - i.start, device=a.device)
+            nearest_in_b[own, :, own] = torch.inf
+            nearest_in_a[own, :, own] = torch.inf
+        _recompute_near_duplicates(a, b, d, i, j, nearest_in_b, nearest_in_a)
+        yield nearest_in_b, nearest_in_a
+
+
+def _blocks(a: PreparedShard, b: PreparedShard) -> Iterator[tuple[slice, slice]]:
+    """Cut a tile into blocks of images; of a diagonal tile only the upper triangle of blocks."""
+    side = max(1, int((BLOCK_ENTRIES[a.device.type] / a.patches**2) ** 0.5))
+    for i in range(0, a.images, side):
+        for j in range(i if a is b else 0, b.images, side):
+            yield slice(i, min(i + side, a.images)), slice(j, min(j + side, b.images))
 
 
 def _recompute_near_duplicates(
-    left: Tensor, right: Tensor, channels: int, nearest_in_b: Tensor, nearest_in_a: Tensor
+    a: PreparedShard, b: PreparedShard, d: int, i: slice, j: slice, nearest_in_b: Tensor, nearest_in_a: Tensor
 ) -> None:
-    """Replace, in place, all distances of image pairs that hold near-duplicate patches by direct differences.
+    """Replace, in place, the distances of near-duplicate patches, and all of images with zero vectors, by differences.
 
     |x - y| from a product loses sqrt(1e-7) at x = y; duplicates are common in archives and must come out as 0.
+
+    Args:
+        nearest_in_b: (a, L, b) distances of images i of a; nearest_in_a: (b, L, a) distances of images j of b.
     """
-    close = (nearest_in_b < NEAR_DUPLICATE).any(dim=1)  # (a, b): seen alike from either side
-    length = nearest_in_b.shape[1]
-    for i, j in close.nonzero().tolist():
-        x = left[i * length : (i + 1) * length, :channels]
-        y = right[j * length : (j + 1) * length, :channels]
-        distances = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-        nearest_in_b[i, :, j] = distances.amin(dim=1)
-        nearest_in_a[j, :, i] = distances.amin(dim=0)
+    special = a.zero_vectors(d, i)[:, None, None] | b.zero_vectors(d, j)[None, None, :]
+    limit = max(a.near_duplicate[d], b.near_duplicate[d])
+    near_b = ((nearest_in_b < limit) | special) & nearest_in_b.isfinite()
+    near_a = ((nearest_in_a < limit) | special.permute(2, 1, 0)) & nearest_in_a.isfinite()
+    for p, q in (near_b.any(dim=1) | near_a.any(dim=1).T).nonzero().tolist():
+        x, y = a.unit_vectors(d, i.start + p), b.unit_vectors(d, j.start + q)
+        of_x, of_y = near_b[p, :, q], near_a[q, :, p]
+        nearest_in_b[p, of_x, q] = _differences(x[of_x], y)
+        nearest_in_a[q, of_y, p] = _differences(y[of_y], x)
+
+
+def _differences(x: Tensor, y: Tensor) -> Tensor:
+    """Distance of each x to its nearest y, without the cancellation of a product."""
+    if len(x) == 0:
+        return x.new_empty(0)
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1)

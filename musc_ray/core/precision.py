@@ -4,20 +4,23 @@ import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-LENGTH_PIECES = {torch.float32: 1, torch.bfloat16: 3, torch.float16: 3}
-"""How many numbers of a dtype add up to a float32 without loss (24 bits in pieces of 8 or 11, the last one partly)."""
+
+FEW_IMAGES = 64
+"""Below, `auto` is exact: there is little to gain, and a score averages too few distances to even out rounding."""
 
 
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype that `precision` means on a device.
+def resolve_precision(precision: str, device: torch.device, images: int) -> torch.dtype:
+    """The dtype that `precision` means on a device for a group of so many images.
 
-    `auto` is float16 on a GPU (same tensor-core rate as bfloat16, 3 more bits; unit vectors never overflow),
-    bfloat16 on a CPU with bfloat16 instructions, else float32.
+    `auto` is float32 for few images; else float16 on a GPU (same tensor-core rate as bfloat16, 3 more bits; unit
+    vectors never overflow), bfloat16 on a CPU with bfloat16 instructions, and float32 on others.
 
     Raises:
         ValueError: an unknown name.
     """
     if precision == "auto":
+        if images < FEW_IMAGES:
+            return torch.float32
         if device.type == "cuda":
             return torch.float16
         return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32

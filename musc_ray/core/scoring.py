@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.interval import interval_average
-from musc_ray.core.mutual import prepare, tile_minima
+from musc_ray.core.mutual import tile_minima
 from musc_ray.core.precision import resolve_precision
+from musc_ray.core.prepared import prepare
 
 
 def score_features(
@@ -23,7 +24,7 @@ def score_features(
 ) -> Tensor:
     """Patch anomaly scores of N images of one product that score each other (MuSc: LNAMD, MSM, interval average).
 
-    Holds N * N * h * w float32 distances (one layer and degree at a time): for archives use `musc-ray run`.
+    Holds N * N * h * w float32 distances a degree (one layer at a time): for archives use `musc-ray run`.
 
     Args:
         features: one entry a layer, each (N, h*w, C) raw patch tokens without class token, row-major; tensors or
@@ -43,13 +44,13 @@ def score_features(
     layers = [_as_tensor(layer) for layer in features]
     images = check_inputs(layers, grid, degrees, interval)
     target = torch.device(device) if device is not None else default_device()
-    dtype = resolve_precision(precision, target)
+    dtype = resolve_precision(precision, target, images)
     total = torch.zeros(images, grid[0] * grid[1], dtype=torch.float64)
     for tokens in layers:
-        for degree in degrees:
-            shard = prepare(tokens.to(target), grid, (degree,), dtype)
-            minima, _ = tile_minima(shard, shard)
-            total += interval_average(minima[0], images - 1, interval)
+        shard = prepare(tokens.to(target), grid, degrees, dtype)
+        minima, _ = tile_minima(shard, shard)
+        for of_degree in minima:
+            total += interval_average(of_degree, images - 1, interval)
     return (total / (len(layers) * len(degrees))).float()
 
 

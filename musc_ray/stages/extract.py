@@ -16,7 +16,7 @@ from musc_ray.backbones import Backbone, BackboneInfo, load_backbone
 from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.weights import fetch_weights
 from musc_ray.config import Settings
-from musc_ray.core.precision import resolve_precision
+from musc_ray.core.precision import FEW_IMAGES, resolve_precision
 from musc_ray.images import ImageError, decode_image
 from musc_ray.stages.catalog import CatalogImage
 from musc_ray.stages.cluster import ActorPlan, plan_actors, run_on_actors, start_actors, use_threads
@@ -53,6 +53,7 @@ class ExtractStats:
     seconds_waiting_for_images: float = 0.0
     seconds_in_model: float = 0.0
     seconds_writing: float = 0.0
+    halved_batches: int = 0
     failed: list[tuple[str, ShardImage]] = field(default_factory=list)
 
     def add(self, other: "ExtractStats") -> None:
@@ -82,6 +83,7 @@ class Extractor:
         use_threads(plan.threads)
         self.settings, self.meta, self.plan = settings, meta, plan
         self.layout = Layout.at(out)
+        self.halved_batches = 0
         self.readers = ThreadPoolExecutor(max(2, plan.threads))
 
     @cached_property
@@ -109,12 +111,12 @@ class Extractor:
             stats.seconds_in_model += time.perf_counter() - started
         started = time.perf_counter()
         path = self.layout.shard(self.meta.features_id, task.group, task.shard)
-        class_tokens = np.concatenate([part[0] for part in parts])
-        layers = [np.concatenate([part[1][n] for part in parts]) for n in range(len(self.meta.layers))]
+        class_tokens, layers = _concatenate(parts)
         stats.bytes_written = write_shard(
             self.layout.fs, path, replace(self.meta, images=outcome), class_tokens, layers
         )
         stats.seconds_writing = time.perf_counter() - started
+        stats.halved_batches, self.halved_batches = self.halved_batches, 0
         stats.failed = [(task.group, image) for image in outcome if image.error is not None]
         return stats
 
@@ -123,15 +125,28 @@ class Extractor:
         pictures = [picture for _, picture in batch if picture is not None]
         if not pictures:
             return [image for image, _ in batch], self._no_features()
-        tokens = self.backbone.forward(torch.from_numpy(np.stack(pictures)))
-        layers = [layer.half().cpu().numpy() for layer in tokens.layers]
-        class_tokens = tokens.class_tokens.float().cpu().numpy()
-        finite = np.isfinite(class_tokens).all(axis=1)
+        class_tokens, layers = self._forward(np.stack(pictures))
+        finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(class_tokens).all(axis=1))
         for layer in layers:
             finite &= np.isfinite(layer).all(axis=(1, 2))
-        verdicts = iter(finite)
+        verdicts = iter(list(finite))
         images = [image if picture is None or next(verdicts) else _not_finite(image) for image, picture in batch]
         return images, (class_tokens[finite], [layer[finite] for layer in layers])
+
+    def _forward(self, pictures: npt.NDArray[np.uint8]) -> Features:
+        """Run the model on (A, H, W, 3) pictures; a batch that does not fit in memory is halved until it does."""
+        try:
+            tokens = self.backbone.forward(torch.from_numpy(pictures))
+            layers = [layer.half().cpu().numpy() for layer in tokens.layers]
+            return tokens.class_tokens.cpu().numpy(), layers
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error) or len(pictures) == 1:
+                raise
+        if self.plan.device == "cuda":
+            torch.cuda.empty_cache()
+        self.halved_batches += 1
+        halves = [self._forward(half) for half in np.array_split(pictures, 2)]
+        return _concatenate(halves)
 
     def _no_features(self) -> Features:
         shape = (0, self.meta.grid[0] * self.meta.grid[1], self.meta.channels)
@@ -164,16 +179,27 @@ class Extractor:
             return replace(done, error=type(error).__name__, message=str(error)), None
 
 
+def _concatenate(parts: Sequence[Features]) -> Features:
+    """The features of several batches one after the other."""
+    layers = [np.concatenate(layer) for layer in zip(*(part[1] for part in parts), strict=True)]
+    return np.concatenate([part[0] for part in parts]), layers
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on a GPU or, as PyTorch words it, on a CPU."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
 def _not_finite(image: ShardImage) -> ShardImage:
     message = "The model gives infinite or NaN features for this image."
     return replace(image, error="FeatureError", message=message)
 
 
 def model_precision(settings: Settings, device: str) -> str:
-    """The model's arithmetic; `auto` is what the tile product's `auto` is on this device."""
+    """The model's arithmetic; `auto` is what the tile product's `auto` is for many images on this device."""
     if settings.model_precision != "auto":
         return settings.model_precision
-    return str(resolve_precision("auto", torch.device(device))).removeprefix("torch.")
+    return str(resolve_precision("auto", torch.device(device), FEW_IMAGES)).removeprefix("torch.")
 
 
 def extract(

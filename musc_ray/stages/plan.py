@@ -37,7 +37,7 @@ def plan_archive(settings: Settings) -> Plan:
         info,
         settings.degrees,
         settings.shard_size,
-        resolve_precision(settings.precision, device),
+        resolve_precision(settings.precision, device, max(map(len, listed.values()))),
         device,
         settings.workers or most,
     )

@@ -74,9 +74,8 @@ def run_archive(settings: Settings, progress: Progress, labels: Mapping[str, int
         scored_at = datetime.now(UTC)
         _score(archive, groups, scored_at, progress, stages)
     metrics = _metrics(archive, groups, labels or {})
-    run = run_record(
-        archive, groups, scored_at, stages, failed_groups, len(errors), metrics, _notes(groups, failed_groups)
-    )
+    notes = _notes(groups, failed_groups, stages)
+    run = run_record(archive, groups, scored_at, stages, failed_groups, len(errors), metrics, notes)
     write_report(layout, run, groups, errors, labels or {})
     write_json(layout.fs, layout.run_json(run_id), run)
     _clean_up(archive)
@@ -183,14 +182,16 @@ def _metrics(archive: Archive, groups: Sequence[GroupImages], labels: Mapping[st
     return metrics
 
 
-def _notes(groups: Sequence[GroupImages], failed_groups: Mapping[str, str]) -> list[str]:
+def _notes(groups: Sequence[GroupImages], failed_groups: Mapping[str, str], stages: Stages) -> list[str]:
     """What a reader of the result must not miss."""
     approximate = [
         f"Group '{group.group}' has {group.images:,} images: its RsCIN neighbours were found by an approximate index."
         for group in groups
         if group.images > EXACT_SEARCH_LIMIT
     ]
-    return [*failed_groups.values(), *approximate]
+    halved = stages["extract"]["halved_batches"]
+    too_large = [f"{halved} batches ran out of memory and were halved: lower batch_size."] if halved else []
+    return [*failed_groups.values(), *approximate, *too_large]
 
 
 def _clean_up(archive: Archive) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from musc_ray.config import Settings
-from musc_ray.core.mutual import PreparedShard, prepare, tile_minima
+from musc_ray.core.mutual import tile_minima
 from musc_ray.core.precision import resolve_precision
+from musc_ray.core.prepared import PreparedShard, prepare
 from musc_ray.stages.cluster import ActorPlan, use_threads
 from musc_ray.stages.mutual import GroupImages, TileTask, reduce_band, write_band
 from musc_ray.stages.publish import publish_group
@@ -25,8 +26,6 @@ class Scorer:
         self.settings, self.run_id, self.meta = settings, run_id, meta
         self.layout = Layout.at(out)
         self.device = torch.device(plan.device)
-        self.dtype = resolve_precision(settings.precision, self.device)
-        self.exchange_dtype = torch.float32 if self.dtype == torch.float32 else torch.float16
         self.cached: tuple[str, int] | None = None
         self.cache: OrderedDict[int, PreparedShard] = OrderedDict()
 
@@ -34,7 +33,7 @@ class Scorer:
         """Minima of a tile in both directions: (D, A, L, B) for shard a and (D, B, L, A) for shard b."""
         a = self._prepared(task.images, task.layer, task.a)
         b = self._prepared(task.images, task.layer, task.b)
-        rows, columns = tile_minima(a, b, self.exchange_dtype)
+        rows, columns = tile_minima(a, b, torch.float32 if a.dtype == torch.float32 else torch.float16)
         return rows.numpy(), columns.numpy()
 
     def band(self, images: GroupImages, layer: int, shard: int, *parts: np.ndarray) -> None:
@@ -58,7 +57,8 @@ class Scorer:
         if shard not in self.cache:
             path = self.layout.shard(self.meta.features_id, images.group, shard)
             tokens = torch.from_numpy(read_layer(self.layout.fs, path, layer, images.shards[shard]))
-            self.cache[shard] = prepare(tokens.to(self.device), self.meta.grid, self.settings.degrees, self.dtype)
+            dtype = resolve_precision(self.settings.precision, self.device, images.images)
+            self.cache[shard] = prepare(tokens.to(self.device), self.meta.grid, self.settings.degrees, dtype)
             limit = self.settings.cache_mb * 2**20
             while len(self.cache) > 2 and sum(prepared.nbytes for prepared in self.cache.values()) > limit:
                 self.cache.popitem(last=False)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 import musc_ray
 from musc_ray.core.lnamd import aggregate, layer_norm
-from musc_ray.core.mutual import prepare, tile_minima
+from musc_ray.core.mutual import tile_minima
 from musc_ray.core.pixel import image_scores, pixel_map
+from musc_ray.core.prepared import GramShard, ProductShard, prepare
 from tests import brute_force
 
 GRIDS = [(1, 1), (1, 7), (3, 5), (4, 4), (6, 2)]
@@ -43,12 +44,37 @@ def test_patch_maps(grid, images, interval):
     np.testing.assert_allclose(result.numpy(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("auto", 1e-3), ("bfloat16", 1e-3), ("float16", 5e-4)])
-def test_low_precision_is_close(precision, tolerance):
-    features = [tokens_of(12, (6, 5), 64, seed=3).astype(np.float16)]
-    expected = brute_force.patch_maps(features, (6, 5))
-    result = musc_ray.score_features(features, (6, 5), precision=precision)
+@pytest.mark.parametrize(("precision", "tolerance"), [("auto", 1e-3), ("bfloat16", 5e-3), ("float16", 5e-4)])
+@pytest.mark.parametrize("images", [12, 70])
+def test_low_precision_is_close(precision, tolerance, images):
+    features = [tokens_of(images, (4, 3), 64, seed=3).astype(np.float16)]
+    expected = brute_force.patch_maps(features, (4, 3))
+    result = musc_ray.score_features(features, (4, 3), precision=precision)
     np.testing.assert_allclose(result.numpy(), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_both_forms_of_a_shard_give_the_same(precision):
+    """What a GPU multiplies, run on the CPU, against what a CPU multiplies."""
+    grid, dtype = (3, 4), getattr(torch, precision)
+    normalised = layer_norm(torch.from_numpy(tokens_of(6, grid, 32, seed=5)))
+    normalised[5] = normalised[2]
+    one = tile_minima(*[GramShard(normalised, grid, (1, 3, 5), dtype)] * 2)[0]
+    other = tile_minima(*[ProductShard(normalised, grid, (1, 3, 5), dtype)] * 2)[0]
+    np.testing.assert_allclose(one, other, atol=1e-5 if precision == "float32" else 2e-2)
+
+
+def test_threads_change_nothing():
+    grid = (3, 4)
+    shard = prepare(torch.from_numpy(tokens_of(7, grid, 8)), grid, (1, 3))
+    before = torch.get_num_threads()
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(tile_minima(shard, shard)[0])
+    torch.set_num_threads(before)
+    np.testing.assert_allclose(results[0], results[1], atol=1e-6)
+    np.testing.assert_allclose(results[0], results[2], atol=1e-6)
 
 
 def test_duplicates_and_constant_images_come_out_exact():

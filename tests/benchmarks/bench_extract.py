@@ -1,0 +1,158 @@
+"""Extraction: plain Ray actors against Ray Data's actor pool and a bare loop, same images, model and threads.
+
+python tests/benchmarks/bench_extract.py [IMAGES]
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+from machine import describe_machine
+
+from musc_ray.backbones import Backbone, describe_backbone, load_backbone
+from musc_ray.backbones.names import resolve_backbone
+from musc_ray.backbones.weights import WeightsFile, fetch_weights
+from musc_ray.config import Settings, load_settings
+from musc_ray.demo.dinov2_onnx import write_dinov2_weights
+from musc_ray.demo.elpv import mono_cells
+from musc_ray.images import decode_image
+from musc_ray.stages.catalog import CatalogImage
+from musc_ray.stages.extract import ExtractStats, ShardTask, extract, features_meta
+from musc_ray.storage.features import FeaturesMeta, ShardImage, read_layer, write_shard
+from musc_ray.storage.layout import Layout
+
+BACKBONE, SIZE, BATCH, SHARD, WORKERS = "dinov2-vit-s-14", (224, 224), 8, 64, 2
+
+
+def load(weights: WeightsFile) -> Backbone:
+    return load_backbone(BACKBONE, image_size=SIZE, layers=None, weights=weights)
+
+
+def bare_loop(paths: list[Path], weights: WeightsFile) -> float:
+    """Seconds to only decode and run the model, in one process with as many threads as the workers have together."""
+    torch.set_num_threads(WORKERS)
+    backbone = load(weights)
+    started = time.perf_counter()
+    for start in range(0, len(paths), BATCH):
+        pictures = [decode_image(path.read_bytes(), SIZE) for path in paths[start : start + BATCH]]
+        backbone.forward(torch.from_numpy(np.stack(pictures)))
+    return time.perf_counter() - started
+
+
+def plain_actors(
+    settings: Settings, layout: Layout, meta: FeaturesMeta, tasks: list[ShardTask]
+) -> tuple[float, ExtractStats]:
+    """Seconds of the product's stage, actors warm, and its own account of them."""
+    stats = ExtractStats()
+    shards = extract(settings, layout, meta, tasks)
+    for _ in range(WORKERS):  # the first shard of each actor pays for its start and the model
+        next(shards)
+    started = time.perf_counter()
+    for shard in shards:
+        stats.add(shard)
+    return time.perf_counter() - started, stats
+
+
+class RayDataExtractor:
+    """The same work as a Ray Data actor: a batch is a shard, features are written by the actor."""
+
+    def __init__(self, out: str, meta: FeaturesMeta, weights: WeightsFile) -> None:
+        torch.set_num_threads(1)
+        self.backbone, self.layout, self.meta = load(weights), Layout.at(out), meta
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        layers, class_tokens = [], []
+        for start in range(0, len(batch["pixels"]), BATCH):
+            tokens = self.backbone.forward(
+                torch.from_numpy(np.ascontiguousarray(batch["pixels"][start : start + BATCH]))
+            )
+            layers.append([layer.half().numpy() for layer in tokens.layers])
+            class_tokens.append(tokens.class_tokens.numpy())
+        uris = [str(uri) for uri in batch["uri"]]
+        meta = FeaturesMeta(**{**vars(self.meta), "images": [ShardImage(uri, uri, "") for uri in uris]})
+        path = self.layout.shard(self.meta.features_id, "ray-data", abs(hash(uris[0])) % 10**6)
+        stacked = [np.concatenate([part[n] for part in layers]) for n in range(len(self.meta.layers))]
+        write_shard(self.layout.fs, path, meta, np.concatenate(class_tokens), stacked)
+        return {"finished": np.array([time.time()]), "images": np.array([len(uris)])}
+
+
+def ray_data(paths: list[Path], out: str, meta: FeaturesMeta, weights: WeightsFile) -> float:
+    """Seconds an image of the same work as a Ray Data pipeline, from the first finished shard of each actor on."""
+
+    def decode(row: dict) -> dict:
+        return {"uri": row["uri"], "pixels": decode_image(Path(row["uri"]).read_bytes(), SIZE)}
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    dataset = ray.data.from_items([{"uri": str(path)} for path in paths], override_num_blocks=16)
+    dataset = dataset.map(decode, num_cpus=0.2).map_batches(
+        RayDataExtractor, fn_constructor_args=(out, meta, weights), batch_size=SHARD, concurrency=WORKERS, num_cpus=0.8
+    )
+    done = sorted((row["finished"], row["images"]) for row in dataset.take_all())
+    later = done[WORKERS:]
+    return (done[-1][0] - done[WORKERS - 1][0]) / sum(images for _, images in later)
+
+
+def storage_rates(layout: Layout, meta: FeaturesMeta, tasks: list[ShardTask]) -> tuple[float, float]:
+    """Bytes a second of writing and of reading features of ViT-L at 518 px locally, one process, page cache warm."""
+    large = FeaturesMeta((37, 37), (5, 11, 17, 23), 1024, 768, (518, 518), "rate", "0" * 64, "rate")
+    images = [ShardImage(str(n), str(n), "") for n in range(32)]
+    large = FeaturesMeta(**{**vars(large), "images": images})
+    tokens = [
+        np.random.default_rng(n).standard_normal((32, 1369, 1024), np.float32).astype(np.float16) for n in range(4)
+    ]
+    path = layout.shard("rate", "all", 0)
+    write, read = [], []
+    for _ in range(5):
+        started = time.perf_counter()
+        size = write_shard(layout.fs, path, large, np.zeros((32, 768), np.float32), tokens)
+        write.append(size / (time.perf_counter() - started))
+        started = time.perf_counter()
+        count = sum(read_layer(layout.fs, path, layer, [i.image_id for i in images]).nbytes for layer in large.layers)
+        read.append(count / (time.perf_counter() - started))
+    return sorted(write)[2], sorted(read)[2]
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 640
+    print(describe_machine())
+    paths = [cell.path for cell in mono_cells(None)][:count]
+    with tempfile.TemporaryDirectory() as folder:
+        weights = fetch_weights(resolve_backbone(BACKBONE), str(write_dinov2_weights(Path(folder) / "w.safetensors")))
+        meta = features_meta(describe_backbone(BACKBONE, SIZE), weights.sha256, "bench")
+        settings = load_settings(None, {"backbone": BACKBONE, "weights": str(weights.path), "workers": WORKERS})
+        layout = Layout.at(f"{folder}/out")
+        images = [CatalogImage(path.name, path.as_uri(), "all", "") for path in paths]
+        tasks = [ShardTask("all", n, images[n * SHARD : (n + 1) * SHARD]) for n in range(len(images) // SHARD)]
+        bare = bare_loop(paths, weights) / len(paths)
+        ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, object_store_memory=2**29)
+        seconds, stats = plain_actors(settings, layout, meta, tasks)
+        plain = seconds / stats.images
+        data = ray_data(paths, f"{folder}/out", meta, weights)
+        ray.shutdown()
+        again = bare_loop(paths, weights) / len(paths)
+        write, read = storage_rates(layout, meta, tasks)
+    bare = (bare + again) / 2
+    print(f"{'way':28} {'images/s':>9} {'of the bare loop':>17}")
+    for name, each in {
+        "bare loop (before and after)": bare,
+        "plain actors": plain,
+        "Ray Data actor pool": data,
+    }.items():
+        print(f"{name:28} {1 / each:9.1f} {bare / each:17.2f}")
+    total = WORKERS * seconds
+    shares = {
+        "model": stats.seconds_in_model,
+        "waiting for images": stats.seconds_waiting_for_images,
+        "writing": stats.seconds_writing,
+    }
+    shares["Ray and the rest"] = total - sum(shares.values())
+    print("time of the plain actors: " + ", ".join(f"{name} {value / total:.1%}" for name, value in shares.items()))
+    print(f"features, ViT-L at 518 px: write {write / 1e9:.2f} GB/s, read {read / 1e9:.2f} GB/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Mutual scoring on this machine: the published way against `score_features`, and against the machine's GEMM rate.
+
+    python tests/benchmarks/bench_mutual.py [--large]
+
+The baseline is what a user would otherwise run: for every image, layer and degree one full `torch.cdist` against every
+other image in float32, minimum, and interval average. It is run on some images and scaled to all N. Errors are against
+float64.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from machine import describe_machine
+
+import musc_ray
+from musc_ray.core.interval import interval_average
+from musc_ray.core.lnamd import aggregate, layer_norm
+
+SHAPES = {"ViT-S/14 at 224 px": (120, 16, 384), "ViT-L/14 at 518 px": (24, 37, 1024)}
+DEGREES = (1, 3, 5)
+
+
+def features_of(images: int, side: int, channels: int) -> torch.Tensor:
+    """Images of one product: neighbouring patches alike, a common part and an own one each; (N, L, C) float16."""
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randn(1, channels, side + 4, side + 4, generator=generator)
+    own = torch.randn(images, channels, side + 4, side + 4, generator=generator)
+    smooth = torch.nn.functional.avg_pool2d(common + own, 5, stride=1) * 3 + 0.5 * own[:, :, 2:-2, 2:-2]
+    return smooth.flatten(2).transpose(1, 2).half()
+
+
+def baseline_image(z: torch.Tensor, image: int) -> torch.Tensor:
+    """Patch scores (L,) of one image for one degree, the published way; z (N, L, C)."""
+    others = [index for index in range(len(z)) if index != image]
+    minima = torch.stack([torch.cdist(z[image], z[other]).amin(dim=1) for other in others], dim=1)
+    return interval_average(minima, len(others))
+
+
+def seconds_of(work: Callable[[], object], repeats: int) -> float:
+    """Fastest of some runs."""
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def gemm_rate(side: int, channels: int, dtype: torch.dtype) -> float:
+    """Operations a second of a plain product of the kernel's block shape."""
+    rows = max(side * side, 1024)
+    a, b = torch.randn(rows, channels).to(dtype), torch.randn(rows, channels).to(dtype)
+    a @ b.T
+    return 2.0 * rows * rows * channels / seconds_of(lambda: a @ b.T, 9)
+
+
+def measure(name: str, images: int, side: int, channels: int) -> None:
+    grid, length = (side, side), side * side
+    features = features_of(images, side, channels)
+    sample = [0, images // 2]
+    zs = [aggregate(layer_norm(features), grid, degree) for degree in DEGREES]
+    baseline = sum(seconds_of(lambda z=z: [baseline_image(z, i) for i in sample], 1) for z in zs) * images / len(sample)
+    exact = torch.zeros(len(sample), length, dtype=torch.float64)
+    for degree in DEGREES:
+        z = aggregate(layer_norm(features), grid, degree).double()
+        for row, i in enumerate(sample):
+            others = [j for j in range(images) if j != i]
+            minima = torch.stack([torch.cdist(z[i], z[j]).amin(dim=1) for j in others], dim=1)
+            k = max(1, int(0.3 * len(others)))
+            exact[row] += minima.topk(k, largest=False).values.mean(dim=1) / len(DEGREES)
+    print(f"{name}: N = {images}, L = {length}, C = {channels}, degrees {DEGREES}; baseline {baseline:.1f} s")
+    print(f"  {'precision':10} {'s':>7} {'ratio':>7} {'largest error':>14} {'share of the GEMM limit':>24}")
+    operations = images * (images - 1) / 2 * 2.0 * length**2 * channels
+    for precision, dtype in {"float32": torch.float32, "auto": None, "bfloat16": torch.bfloat16}.items():
+        run = partial(musc_ray.score_features, [features], grid, degrees=DEGREES, precision=precision)
+        error = (run()[sample].double() - exact).abs().max().item()
+        seconds = seconds_of(run, 3)
+        limit = operations / gemm_rate(side, channels, dtype) if dtype else float("nan")
+        print(f"  {precision:10} {seconds:7.2f} {baseline / seconds:7.1f} {error:14.1e} {limit / seconds:24.2f}")
+
+
+def main() -> None:
+    print(describe_machine())
+    for name, shape in SHAPES.items():
+        if "--large" in sys.argv or shape[1] < 20:
+            measure(name, *shape)
+
+
+if __name__ == "__main__":
+    main()

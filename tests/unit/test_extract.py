@@ -1,0 +1,127 @@
+"""The extractor on its own: memory that runs out, features that are not finite, images that are none."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from musc_ray.backbones import Tokens, describe_backbone
+from musc_ray.config import load_settings
+from musc_ray.stages.catalog import catalog_images
+from musc_ray.stages.cluster import ActorPlan
+from musc_ray.stages.extract import Extractor, ShardTask, features_meta
+from musc_ray.storage.features import read_class_tokens, read_layer, read_meta
+from tests.pictures import write_pictures
+
+MODEL = "timm:vit_tiny_patch16_224"
+
+
+@pytest.fixture
+def extractor_and_task(tmp_path):
+    torch.manual_seed(0)
+    weights = tmp_path / "w.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), weights)
+    write_pictures(tmp_path / "images", 7)
+    overrides = {"backbone": MODEL, "weights": str(weights), "batch_size": 4}
+    meta = features_meta(describe_backbone(MODEL, (32, 32)), "0" * 64, "f" * 16)
+    extractor = Extractor(load_settings(None, overrides), str(tmp_path / "out"), meta, ActorPlan(1, 1, 0, 1, "cpu"))
+    return extractor, ShardTask("all", 0, catalog_images(str(tmp_path / "images"))["all"])
+
+
+def stored(extractor: Extractor, layer: int) -> tuple[list[str], np.ndarray, np.ndarray]:
+    path = extractor.layout.shard(extractor.meta.features_id, "all", 0)
+    ids = [image.image_id for image in read_meta(extractor.layout.fs, path).extracted]
+    return ids, read_layer(extractor.layout.fs, path, layer, ids), read_class_tokens(extractor.layout.fs, path, ids)
+
+
+def test_a_batch_that_runs_out_of_memory_is_halved_and_gives_the_same(extractor_and_task, monkeypatch):
+    extractor, task = extractor_and_task
+    assert extractor.extract(task).halved_batches == 0
+    whole = stored(extractor, 11)
+    forward = extractor.backbone.forward
+
+    def small_memory(images):
+        if len(images) > 1:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return forward(images)
+
+    monkeypatch.setattr(extractor.backbone, "forward", small_memory)
+    stats = extractor.extract(task)
+    assert stats.halved_batches == 3 + 2  # batches of 4 and 3 images, one by one
+    ids, tokens, class_tokens = stored(extractor, 11)
+    assert ids == whole[0]
+    assert len(ids) == 7
+    np.testing.assert_allclose(tokens, whole[1], atol=2e-3)
+    np.testing.assert_allclose(class_tokens, whole[2], atol=1e-4)
+
+
+def test_a_single_image_that_does_not_fit_is_an_error(extractor_and_task, monkeypatch):
+    extractor, task = extractor_and_task
+
+    def no_memory(images):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(extractor.backbone, "forward", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        extractor.extract(task)
+
+
+def test_other_errors_of_the_model_are_not_swallowed(extractor_and_task, monkeypatch):
+    extractor, task = extractor_and_task
+
+    def broken(images):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(extractor.backbone, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        extractor.extract(task)
+
+
+def test_an_image_with_nan_features_fails_alone(extractor_and_task, monkeypatch):
+    extractor, task = extractor_and_task
+    extractor.extract(task)
+    ids, tokens, _ = stored(extractor, 5)
+    forward = extractor.backbone.forward
+
+    def poisoned(images):
+        result = forward(images)
+        layers = [layer.clone() for layer in result.layers]
+        layers[1][0, 3, 2] = float("inf")
+        return Tokens(layers, result.class_tokens)
+
+    monkeypatch.setattr(extractor.backbone, "forward", poisoned)
+    stats = extractor.extract(task)
+    bad = {image.image_id for _, image in stats.failed}
+    assert bad == {ids[0], ids[4]}  # the first of each batch
+    left, others, _ = stored(extractor, 5)
+    assert left == [image_id for image_id in ids if image_id not in bad]
+    np.testing.assert_array_equal(others, tokens[[1, 2, 3, 5, 6]])
+
+
+def test_a_missing_and_a_broken_file_fail_alone_and_all_failing_is_no_crash(extractor_and_task, tmp_path):
+    extractor, task = extractor_and_task
+    files = sorted((tmp_path / "images").rglob("cell*"))
+    files[0].unlink()
+    files[1].write_bytes(b"no image")
+    stats = extractor.extract(task)
+    assert sorted(image.error for _, image in stats.failed) == ["FileNotFoundError", "ImageError"]
+    assert len(stored(extractor, 11)[0]) == 5
+    for path in files[1:]:
+        path.write_bytes(b"no image")
+    stats = extractor.extract(task)
+    assert len(stats.failed) == 7
+    path = extractor.layout.shard(extractor.meta.features_id, "all", 0)
+    assert read_meta(extractor.layout.fs, path).extracted == []
+
+
+def test_pixels_beyond_the_limit_are_refused(extractor_and_task, tmp_path):
+    extractor, task = extractor_and_task
+    Image.new("L", (400, 400)).save(tmp_path / "images" / "large.png")
+    extractor.settings = extractor.settings.model_copy(update={"max_pixels": 150_000})
+    images = catalog_images(str(tmp_path / "images"))["all"]
+    stats = extractor.extract(replace(task, images=images))
+    assert [image.uri.rsplit("/", 1)[1] for _, image in stats.failed] == ["large.png"]
