@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from musc_ray.config import Settings, load_settings
 from musc_ray.errors import MuscRayError, SettingsError
@@ -166,7 +166,7 @@ def status(out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")])
     """
     from musc_ray.status import read_status
 
-    table = Table("run", "started", "images", "features", "bands", "state")
+    table = Table(Column("run", no_wrap=True), "started", "images", "features", "bands", "state")
     for run_status in read_status(out):
         state = "complete" if run_status.complete else "not complete: the same command resumes it"
         table.add_row(

@@ -57,7 +57,7 @@ def plan_job(
     Args:
         group_sizes: images of each group.
         info: the backbone's shape.
-        degrees: LNAMD degrees; each is one product.
+        degrees: LNAMD degrees.
         shard_size: images a shard.
         dtype: precision of the tile product.
         device: where a worker computes; calibrated with the threads that this process has.
@@ -67,13 +67,14 @@ def plan_job(
     shards = [-(-size // shard_size) for size in group_sizes]
     pairs = sum(size * (size + 1) // 2 for size in group_sizes)
     layers = len(info.layers)
+    products = 1 if device.type == "cpu" else len(degrees)  # see core/prepared.py
     return Plan(
         images=sum(group_sizes),
         groups=len(group_sizes),
         shards=sum(shards),
         tiles=sum(count * (count + 1) // 2 for count in shards) * layers,
         extract_operations=sum(group_sizes) * forward_operations(info),
-        mutual_operations=pairs * 2.0 * length**2 * info.channels * layers * len(degrees),
+        mutual_operations=pairs * 2.0 * length**2 * info.channels * layers * products,
         feature_bytes=sum(group_sizes) * (layers * length * info.channels * 2 + info.class_channels * 4),
         pending_bytes=max(group_sizes) ** 2 * length * len(degrees) * (4 if dtype == torch.float32 else 2),
         extract_rate=_forward_rate(info, device),
@@ -103,7 +104,8 @@ def _mutual_rate(info: BackboneInfo, degrees: Sequence[int], dtype: torch.dtype,
     a, b = (
         prepare(torch.randn(side, length, info.channels, device=device), info.grid, degrees, dtype) for _ in range(2)
     )
-    operations = 2.0 * (side * length) ** 2 * info.channels * len(degrees)
+    products = 1 if device.type == "cpu" else len(degrees)
+    operations = 2.0 * (side * length) ** 2 * info.channels * products
     return operations / _seconds_of(lambda: tile_minima(a, b), device)
 
 

@@ -20,10 +20,20 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+
+def _can_cache() -> bool:
+    """Whether numba finds a writable place for compiled code; without one every process compiles anew, for seconds."""
+    try:
+        numba.njit(cache=True)(_can_cache)
+    except RuntimeError:
+        return False
+    return True
+
+
 OPTIONS: dict[str, Any] = {
     "fastmath": {"nnan", "ninf", "nsz", "reassoc", "contract", "arcp"},
     "nogil": True,
-    "cache": True,
+    "cache": _can_cache(),
     "error_model": "numpy",
 }
 CHUNK = 256
