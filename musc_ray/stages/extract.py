@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import ray
@@ -21,7 +20,9 @@ from musc_ray.images import ImageError, decode_image
 from musc_ray.stages.catalog import CatalogImage
 from musc_ray.stages.cluster import ActorPlan, plan_actors, run_on_actors, start_actors, use_threads
 from musc_ray.storage.features import FeaturesMeta, ShardImage, write_shard
+from musc_ray.storage.image_bytes import read_image
 from musc_ray.storage.layout import Layout
+from musc_ray.storage.retry import PERMANENT
 
 BATCHES_AHEAD = 2
 """Batches decoded ahead of the model: enough to keep it busy, little enough to bound memory."""
@@ -169,13 +170,12 @@ class Extractor:
             yield batch
 
     def _read(self, image: CatalogImage) -> Decoded:
-        """Read and decode one image; what is wrong with it is data, not an exception."""
+        """Read and decode one image; what is wrong with it is data, not an exception, but a storage fault is one."""
         done = ShardImage(image.image_id, image.uri, image.version)
         try:
-            with fsspec.open(image.uri, "rb") as file:
-                data = file.read()
+            data = read_image(image.uri)
             return done, decode_image(data, self.meta.image_size, max_pixels=self.settings.max_pixels)
-        except (ImageError, OSError) as error:
+        except (ImageError, *PERMANENT) as error:
             return replace(done, error=type(error).__name__, message=str(error)), None
 
 

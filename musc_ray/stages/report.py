@@ -4,16 +4,17 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from musc_ray.images import ImageError, decode_original
+from musc_ray.errors import MuscRayError
+from musc_ray.images import decode_original
 from musc_ray.report import GroupReport, RunReport, WorstImage, render
 from musc_ray.stages.mutual import GroupImages
 from musc_ray.storage.filesystem import write_text
+from musc_ray.storage.image_bytes import read_image
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import read_table
 
@@ -111,9 +112,8 @@ def _worst_image(row: dict[str, Any], max_pixels: int, labels: Mapping[str, int]
 def _picture(uri: str, max_pixels: int) -> Image.Image | None:
     """The original picture; None (shown as such) when it is gone or no longer readable."""
     try:
-        with fsspec.open(uri, "rb") as file:
-            return decode_original(file.read(), max_pixels)
-    except (ImageError, OSError):
+        return decode_original(read_image(uri), max_pixels)
+    except (MuscRayError, OSError):
         return None
 
 

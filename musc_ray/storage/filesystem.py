@@ -13,6 +13,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from musc_ray.errors import MuscRayError
+from musc_ray.storage.retry import with_retries
 
 
 def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -63,7 +64,7 @@ def atomic_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Path]:
                 os.fsync(written.fileno())
             partial.replace(path)
         else:
-            fs.put_file(str(partial), path)
+            with_retries(lambda: fs.put_file(str(partial), path), f"write {path}")
     finally:
         partial.unlink(missing_ok=True)
 

@@ -1,0 +1,149 @@
+"""What a source holds: folders, prefixes, globs, tables of URIs, tables of image bytes, and tar shards."""
+
+import csv
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from musc_ray.errors import MuscRayError
+from musc_ray.storage.filesystem import is_local, open_filesystem
+from musc_ray.storage.image_bytes import image_column, tar_members
+
+IMAGE_SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
+DEFAULT_GROUP = "all"
+ROWS_AT_ONCE = 65_536
+
+
+class Listed(NamedTuple):
+    """One image of a source: its URI, its path below the source, its group, and the version of its file."""
+
+    uri: str
+    relative: str
+    group: str
+    version: str
+
+
+def list_source(source: str) -> Iterator[Listed]:
+    """Every image of a source.
+
+    Raises:
+        MuscRayError: no such source, or one that cannot be read.
+    """
+    fs, path = open_filesystem(source)
+    try:
+        if path.lower().endswith(".csv"):
+            yield from _table_of_uris(fs, path, _csv_rows(fs, path))
+        else:
+            yield from _files(fs, path, source)
+    except FileNotFoundError as error:
+        raise MuscRayError(f"There is nothing at {source}: give an existing folder, URI, glob or table.") from error
+    except MuscRayError:
+        raise
+    except Exception as error:  # drivers of object stores raise errors of many libraries
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise MuscRayError(f"Cannot list {source}: {reason.rstrip('.')}.") from error
+
+
+def _files(fs: fsspec.AbstractFileSystem, path: str, source: str) -> Iterator[Listed]:
+    """Images among the files of a folder, prefix, glob or single file, and in the containers among them."""
+    single = fs.isfile(path)
+    if single:
+        base, found = str(PurePosixPath(path).parent), {path: fs.info(path)}
+    elif not fs.exists(path) and any(sign in path for sign in "*?["):
+        base, found = re.split(r"[^/]*[*?\[]", path, maxsplit=1)[0], fs.glob(path, detail=True)
+    else:
+        base, found = path, fs.find(path, detail=True)
+        if not found and not fs.exists(path):
+            raise FileNotFoundError(source)
+    for name, info in found.items():
+        relative = name[len(base) :].lstrip("/") if name.startswith(base) else name
+        suffix = PurePosixPath(name).suffix.lower()
+        if info.get("type") == "directory":
+            continue
+        if suffix in IMAGE_SUFFIXES:
+            yield Listed(str(fs.unstrip_protocol(name)), relative, DEFAULT_GROUP, file_version(info))
+        elif suffix == ".tar":
+            yield from _tar_images(fs, name, relative, file_version(info))
+        elif suffix == ".parquet":
+            yield from _parquet_images(fs, name, relative, file_version(info), single)
+
+
+def file_version(info: dict[str, Any]) -> str:
+    """What changes when a file's content does: its ETag where the store has one, else size and time."""
+    etag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+    if etag:
+        return str(etag).strip('"')
+    changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or ""
+    return f"{info.get('size', '')}-{changed}"
+
+
+def _tar_images(fs: fsspec.AbstractFileSystem, path: str, relative: str, version: str) -> Iterator[Listed]:
+    """The image members of a WebDataset shard or any other uncompressed tar."""
+    container = str(fs.unstrip_protocol(path))
+    for member, (offset, size) in tar_members(fs, path).items():
+        if PurePosixPath(member).suffix.lower() in IMAGE_SUFFIXES:
+            yield Listed(f"{container}#{member}", f"{relative}/{member}", DEFAULT_GROUP, f"{version}-{offset}-{size}")
+
+
+def _parquet_images(
+    fs: fsspec.AbstractFileSystem, path: str, relative: str, version: str, single: bool
+) -> Iterator[Listed]:
+    """A Parquet file as a table of image bytes or, given as the source itself, of URIs."""
+    with fs.open(path, "rb") as file:
+        try:
+            parquet = pq.ParquetFile(file)
+        except pa.ArrowInvalid as error:
+            raise MuscRayError(f"{path} is not a readable Parquet table: {error}") from error
+        names = parquet.schema_arrow.names
+        if image_column(parquet.schema_arrow) is None:
+            if single:
+                columns = _columns_of_uris(names, path)
+                yield from _table_of_uris(fs, path, _parquet_rows(parquet, columns))
+            return
+        container = str(fs.unstrip_protocol(path))
+        rows = _parquet_rows(parquet, ["group"]) if "group" in names else iter([{}] * parquet.metadata.num_rows)
+        for number, row in enumerate(rows):
+            group = str(row.get("group") or DEFAULT_GROUP)
+            yield Listed(f"{container}#row={number}", f"{relative}/{number}", group, f"{version}-{number}")
+
+
+def _table_of_uris(fs: fsspec.AbstractFileSystem, path: str, rows: Iterator[dict[str, Any]]) -> Iterator[Listed]:
+    """Every row of a table with a `uri` column (optional `group`, `version`); relative URIs lie beside the table."""
+    beside = str(PurePosixPath(path).parent)
+    local = is_local(fs)
+    for row in rows:
+        given = str(row["uri"])
+        uri = given
+        if "://" not in given:
+            location = given if given.startswith("/") and local else f"{beside}/{given}"
+            uri = str(fs.unstrip_protocol(location))
+        group = sys.intern(str(row.get("group") or DEFAULT_GROUP))  # one object for a million rows
+        yield Listed(uri, given, group, str(row.get("version") or ""))
+
+
+def _parquet_rows(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:
+    for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns):
+        yield from batch.to_pylist()
+
+
+def _csv_rows(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[dict[str, Any]]:
+    with fs.open(path, "r", encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        _columns_of_uris(list(reader.fieldnames or []), path)
+        yield from reader
+
+
+def _columns_of_uris(names: list[str], path: str) -> list[str]:
+    if "uri" not in names:
+        raise MuscRayError(
+            f"The table {path} has no column 'uri' and none with image bytes: name the column with the paths 'uri'."
+        )
+    return [name for name in ("uri", "group", "version") if name in names]

@@ -1,0 +1,56 @@
+"""Cataloguing a million keys: seconds and peak memory of listing, sharding and writing the catalog.
+
+python tests/benchmarks/bench_catalog.py [KEYS]
+"""
+
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from musc_ray.stages.catalog import catalog_images, to_table
+from musc_ray.stages.sharding import assign_shards
+from musc_ray.storage.parquet import write_table
+
+
+def write_keys(path: Path, keys: int) -> None:
+    """A table of URIs as an archive has them, written in batches."""
+    schema = pa.schema([("uri", pa.string()), ("group", pa.string())])
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, keys, 50_000):
+            rows = range(start, min(start + 50_000, keys))
+            uris = [f"s3://plant-archive/line-{n % 4}/2026/11/{n % 28 + 1:02d}/part-{n:09d}.png" for n in rows]
+            writer.write_table(pa.table([uris, [f"line-{n % 4}" for n in rows]], schema=schema))
+
+
+def main() -> None:
+    keys = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    with tempfile.TemporaryDirectory() as folder:
+        write_keys(Path(folder) / "keys.parquet", keys)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        started = time.perf_counter()
+        groups = catalog_images(f"{folder}/keys.parquet")
+        listed = time.perf_counter()
+        shards = {name: assign_shards(images, {}, 64) for name, images in groups.items()}
+        assigned = time.perf_counter()
+        table = to_table({name: group.all for name, group in shards.items()})
+        write_table(fsspec.filesystem("file"), f"{folder}/catalog.parquet", table)
+        written = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    from machine import describe_machine  # only now: it imports torch, which cataloguing does not need
+
+    print(describe_machine())
+    print(
+        f"{len(table):,} keys in {len(groups)} groups and {sum(len(g.all) for g in shards.values()):,} shards: "
+        f"{written - started:.1f} s (list {listed - started:.1f}, assign {assigned - listed:.1f}, write "
+        f"{written - assigned:.1f}); peak memory {peak / 1e6:.2f} GB, of it {before / 1e6:.2f} GB before the start"
+    )
+
+
+if __name__ == "__main__":
+    main()

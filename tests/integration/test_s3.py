@@ -1,0 +1,136 @@
+"""The whole job on a real S3 server: the same scores as locally, no secret anywhere, readable errors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+import pyarrow.fs
+import pytest
+import s3fs
+import timm
+import torch
+from safetensors.torch import save_file
+
+from tests.integration.seaweed import S3Server, s3_server
+from tests.pictures import write_pictures
+
+OPTIONS = ["--backbone", "timm:vit_tiny_patch16_224", "--image-size", "64", "--precision", "float32"]
+OPTIONS += ["--shard-size", "64", "--set", "workers=1"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with s3_server(tmp_path_factory.mktemp("weed")) as running:
+        yield running
+
+
+def musc_ray(server: S3Server, *arguments: object, **changed: str) -> subprocess.CompletedProcess:
+    """The command with the server's credentials in its environment, and a Ray of its own that inherits them."""
+    command = [sys.executable, "-m", "musc_ray.cli", *map(str, arguments)]
+    environment = {**os.environ, **server.environment, **changed}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def scores(dataset: ds.Dataset) -> dict[str, tuple]:
+    rows = dataset.to_table().to_pylist()
+    return {r["uri"].rsplit("/", 1)[1]: (r["score"], r["score_raw"], r["rank"], r["patch_map"]) for r in rows}
+
+
+def test_the_whole_job_on_s3_gives_the_local_scores(server, tmp_path):
+    write_pictures(tmp_path / "images", 10)
+    torch.manual_seed(0)
+    weights = tmp_path / "w.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), weights)
+    local = musc_ray(server, "run", tmp_path / "images", tmp_path / "out", "--weights", weights, *OPTIONS)
+    assert local.returncode == 0, local.stderr
+
+    fs = server.filesystem()
+    fs.mkdir("plant")
+    fs.put(str(tmp_path / "images"), "plant/", recursive=True)
+    fs.put_file(str(weights), "plant/models/w.safetensors")
+    command = ["run", "s3://plant/images", "s3://plant/out", "--weights", "s3://plant/models/w.safetensors", *OPTIONS]
+    remote = musc_ray(server, *command)
+    assert remote.returncode == 0, remote.stderr
+    assert "s3://plant/out/runs/" in remote.stdout
+
+    (run,) = fs.ls("plant/out/runs", detail=False)
+    arrow = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
+    on_s3 = scores(ds.dataset(f"{run}/scores", format="parquet", filesystem=arrow))
+    locally = scores(ds.dataset(next((tmp_path / "out" / "runs").iterdir()) / "scores", format="parquet"))
+    assert on_s3.keys() == locally.keys()
+    for name, values in on_s3.items():
+        for value, expected in zip(values, locally[name], strict=True):
+            np.testing.assert_allclose(value, expected, atol=1e-6)
+
+    before = {path: info["LastModified"] for path, info in fs.find("plant/out", detail=True).items()}
+    again = musc_ray(server, *command)
+    assert again.returncode == 0
+    assert "already complete" in again.stdout
+    assert before == {path: info["LastModified"] for path, info in fs.find("plant/out", detail=True).items()}
+    assert "complete" in musc_ray(server, "status", "s3://plant/out").stdout
+
+    for path in fs.find("plant/out"):
+        content = fs.cat_file(path)
+        assert server.secret_key.encode() not in content, path
+        assert server.access_key.encode() not in content, path
+    for result in (local, remote, again):
+        assert server.secret_key not in result.stdout + result.stderr
+        assert server.access_key not in result.stdout + result.stderr
+
+
+@pytest.fixture
+def as_user(server, monkeypatch, invoke):
+    """The command in this process with changed credentials; only for what fails before Ray starts."""
+
+    def run(*arguments: object, **changed: str) -> str:
+        for name, value in {**server.environment, **changed}.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        result = invoke(*arguments)
+        assert result.exit_code == 1, result.output
+        assert "Traceback" not in result.stderr
+        last = result.stderr.strip().splitlines()[-1]
+        assert last.startswith("Error: ")
+        return last
+
+    yield run
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_what_cannot_be_reached_is_one_sentence_without_secrets(as_user, tmp_path, monkeypatch):
+    monkeypatch.setattr("musc_ray.storage.retry.FIRST_PAUSE_SECONDS", 0.01)
+    weights = tmp_path / "w.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), weights)
+    write_pictures(tmp_path / "images", 3)
+    read = ["run", "s3://nowhere/images", tmp_path / "out", "--weights", weights, *OPTIONS]
+    write = ["run", tmp_path / "images", "s3://plant/out", "--weights", weights, *OPTIONS]
+    wrong = {"AWS_SECRET_ACCESS_KEY": "not-the-right-one"}
+    assert "s3://nowhere/images" in as_user(*read)
+    for sentence in (as_user(*read, **wrong), as_user(*write, **wrong)):
+        assert "s3://nowhere/images" in sentence or "plant/out" in sentence
+        assert "not-the-right-one" not in sentence
+    missing = ["run", tmp_path / "images", tmp_path / "out", "--weights", "s3://nowhere/w.safetensors", *OPTIONS]
+    assert "s3://nowhere/w.safetensors" in as_user(*missing)
+    assert "s3://nowhere/images" in as_user(*read, AWS_ENDPOINT_URL="http://127.0.0.1:9")
+
+
+def test_a_failed_upload_leaves_nothing_visible(server, monkeypatch, tmp_path):
+    from musc_ray.storage.filesystem import atomic_file
+
+    fs = server.filesystem()
+    fs.mkdir("uploads")
+
+    def broken() -> None:
+        with atomic_file(fs, "uploads/shard.parquet") as partial:
+            Path(partial).write_bytes(b"x" * 20_000_000)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken()
+    assert fs.ls("uploads") == []
+    with atomic_file(fs, "uploads/shard.parquet") as partial:
+        Path(partial).write_bytes(b"x" * 120_000_000)  # several parts
+    assert fs.size("uploads/shard.parquet") == 120_000_000
