@@ -9,6 +9,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from musc_ray.errors import MuscRayError
 
+Image.init()
+FORMATS = [name for name in Image.ID if name != "EPS"]
+"""All that Pillow reads but EPS, which it would hand to Ghostscript, a program that runs what the file says."""
+
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
@@ -51,20 +55,29 @@ def decode_original(data: bytes, max_pixels: int = 100_000_000) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides
-            picture = Image.open(io.BytesIO(data))
-            if picture.width * picture.height > max_pixels:
-                raise ImageError(
-                    f"The image has {picture.width} x {picture.height} pixels, more than max_pixels {max_pixels}."
-                )
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            _check_pixels(picture, max_pixels)
             picture.seek(0)
             picture.load()
             return _rgb(ImageOps.exif_transpose(picture))
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:
         raise ImageError("The file is not an image in a known format.") from error
     except Image.DecompressionBombError as error:
-        raise ImageError("The image has more pixels than Pillow decodes safely.") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, MemoryError) as error:
-        raise ImageError(f"The image is truncated or broken: {error}.") from error
+        most = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        raise ImageError(
+            f"The image has more than {most} pixels: the least of max_pixels {max_pixels} and of what Pillow opens."
+        ) from error
+    except Exception as error:  # a broken file makes Pillow's decoders and EXIF reader raise errors of every kind
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"The image is truncated or broken: {reason.rstrip('.')}.") from error
+
+
+def _check_pixels(picture: Image.Image, max_pixels: int) -> None:
+    """Refuse a decompression bomb by the size in its header."""
+    if picture.width * picture.height > max_pixels:
+        raise ImageError(f"The image has {picture.width} x {picture.height} pixels, more than max_pixels {max_pixels}.")
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

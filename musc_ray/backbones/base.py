@@ -43,7 +43,7 @@ class TokenModel(Protocol):
     std: tuple[float, ...]
 
     def tokens(self, images: Tensor, layers: Sequence[int]) -> Tokens:
-        """Tokens of normalised images (B, 3, H, W), without class and register tokens."""
+        """Tokens of normalised images (B, 3, H, W) without class and register tokens; `layers` ascend."""
         ...
 
 
@@ -71,13 +71,15 @@ class Backbone:
             images: (B, H, W, 3) uint8 RGB of the info's image size.
 
         Returns:
-            one (B, h*w, C) float32 tensor for each of info.layers, raw patch tokens, and class tokens
+            one (B, h*w, C) float32 tensor for each of info.layers in their order, raw patch tokens, and class tokens
             (B, class_channels) float32, all on the device.
         """
         pixels = images.to(self.device).permute(0, 3, 1, 2).float().div_(255)
         with torch.autocast(self.device.type, AUTOCAST.get(self.precision), enabled=self.precision in AUTOCAST):
-            tokens = self._model.tokens((pixels - self._mean) / self._std, self.info.layers)
-        return Tokens([layer.float() for layer in tokens.layers], tokens.class_tokens.float())
+            ascending = sorted(set(self.info.layers))  # the libraries give each layer once, in this order
+            tokens = self._model.tokens((pixels - self._mean) / self._std, ascending)
+        by_layer = dict(zip(ascending, tokens.layers, strict=True))
+        return Tokens([by_layer[layer].float() for layer in self.info.layers], tokens.class_tokens.float())
 
 
 def default_layers(depth: int) -> tuple[int, ...]:

@@ -1,4 +1,7 @@
-"""Backbone names: `open_clip:MODEL/TAG`, `timm:MODEL` and short aliases. Light: imports no model library."""
+"""Backbone names: `open_clip:MODEL/TAG`, `timm:MODEL` and short aliases.
+
+Light: a model library is imported only to suggest names for an unknown one.
+"""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -56,11 +59,22 @@ def resolve_backbone(name: str) -> BackboneName:
     if library == "timm" and rest:
         model, _, tag = rest.partition(".")
         return BackboneName("timm", model, tag or None)
-    near = get_close_matches(name.lower(), ALIASES, n=3, cutoff=0.4) or ["clip-vit-l-14-336", "dinov2-vit-s-14"]
     raise SettingsError(
-        f"Unknown backbone '{name}': did you mean {' or '.join(near)}? Other models are named open_clip:MODEL/TAG or "
-        f"timm:MODEL."
+        f"Unknown backbone '{name}': did you mean {' or '.join(_nearest(name))}? Other models are named "
+        f"open_clip:MODEL/TAG or timm:MODEL."
     )
+
+
+def _nearest(name: str) -> list[str]:
+    """Valid names close to an unknown one: of the aliases, and of both libraries' pretrained models."""
+    import open_clip
+    import timm
+
+    known = {f"{model.lower()}/{tag}": f"open_clip:{model}/{tag}" for model, tag in open_clip.list_pretrained()}
+    known |= {model.lower(): f"timm:{model}" for model in timm.list_models(pretrained=True)}
+    known |= {alias: alias for alias in ALIASES}
+    near = get_close_matches(name.lower(), known, n=3, cutoff=0.6)
+    return [known[match] for match in near] or ["clip-vit-l-14-336", "dinov2-vit-s-14"]
 
 
 def unknown_model(name: BackboneName, known: list[str]) -> SettingsError:
@@ -68,3 +82,16 @@ def unknown_model(name: BackboneName, known: list[str]) -> SettingsError:
     near = get_close_matches(name.model, known, n=3, cutoff=0.4)
     hint = f": did you mean {' or '.join(near)}?" if near else "."
     return SettingsError(f"Unknown backbone '{name.canonical}': {name.library} has no model '{name.model}'{hint}")
+
+
+def check_tag(name: BackboneName, known: list[str]) -> None:
+    """Refuse a pretrained tag that the library does not list: the tag also decides how images are normalised.
+
+    Raises:
+        SettingsError: names the tags of the model.
+    """
+    if name.tag not in known:
+        tags = ", ".join(known) or "none, leave it out"
+        raise SettingsError(
+            f"'{name.canonical}' names no pretrained weights of {name.library}; tags of {name.model}: {tags}."
+        )

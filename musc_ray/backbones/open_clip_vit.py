@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from musc_ray.backbones.base import Tokens
-from musc_ray.backbones.names import BackboneName, unknown_model
+from musc_ray.backbones.names import BackboneName, check_tag, unknown_model
 from musc_ray.backbones.timm_vit import is_vit
 from musc_ray.errors import SettingsError
 
@@ -22,6 +22,9 @@ class OpenClipVit:
     def __init__(self, name: BackboneName, meta: bool = False) -> None:
         if name.model not in open_clip.list_models():
             raise unknown_model(name, open_clip.list_models())
+        tags = open_clip.list_pretrained_tags_by_model(name.model)
+        if tags or name.tag is not None:  # the tag decides activation and normalisation, for weights in a file too
+            check_tag(name, tags)
         pretrained = open_clip.get_pretrained_cfg(name.model, name.tag) if name.tag else {}
         self.module = _image_tower(name.model, bool(pretrained.get("quick_gelu")), meta)
         self.mean: tuple[float, ...] = tuple(pretrained.get("mean") or open_clip.OPENAI_DATASET_MEAN)
@@ -49,14 +52,10 @@ class OpenClipVit:
         if self._trunk is not None:
             self._trunk.set_input_size(img_size=image_size)
             return
-        grid = tuple(side // self.patch_size for side in image_size)
-        state = {"visual.positional_embedding": self.module.positional_embedding.data}
-        holder: Any = nn.Module()
-        holder.visual = self.module
-        self.module.grid_size = grid
-        open_clip.model.resize_pos_embed(state, holder)
-        self.module.positional_embedding = nn.Parameter(state["visual.positional_embedding"])
-        self.module.image_size = image_size
+        grid = (image_size[0] // self.patch_size, image_size[1] // self.patch_size)
+        position = self.module.positional_embedding.data
+        self.module.positional_embedding = nn.Parameter(resample_position(position, self.module.grid_size, grid))
+        self.module.grid_size, self.module.image_size = grid, image_size
 
     def tokens(self, images: Tensor, layers: Sequence[int]) -> Tokens:
         """Raw block outputs of the layers without class token, and the image embedding."""
@@ -65,6 +64,19 @@ class OpenClipVit:
             return Tokens(list(out["image_intermediates"]), out["image_features"])
         final, intermediates = self._trunk.forward_intermediates(images, indices=list(layers), output_fmt="NLC")
         return Tokens(list(intermediates), self.module.head(self._trunk.forward_head(final)))
+
+
+def resample_position(position: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """A position embedding (1 + h*w, C), class token first, on another grid.
+
+    Bicubic with antialiasing, as open_clip's `resize_pos_embed`, which wrongly takes another grid of as many patches
+    (14 x 14 and 7 x 28) for the same one.
+    """
+    if old == new:
+        return position
+    image = position[1:].reshape(1, *old, -1).permute(0, 3, 1, 2)
+    image = nn.functional.interpolate(image, size=new, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([position[:1], image.flatten(2)[0].T])
 
 
 def _image_tower(model: str, quick_gelu: bool, meta: bool) -> Any:

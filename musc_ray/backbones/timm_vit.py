@@ -6,10 +6,11 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from musc_ray.backbones.base import Tokens
-from musc_ray.backbones.names import BackboneName, unknown_model
+from musc_ray.backbones.names import BackboneName, check_tag, unknown_model
 from musc_ray.errors import SettingsError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -21,6 +22,8 @@ class TimmVit:
     def __init__(self, name: BackboneName, meta: bool = False) -> None:
         if not timm.is_model(name.model):
             raise unknown_model(name, timm.list_models("*vit*"))
+        if name.tag is not None:
+            check_tag(name, [full.partition(".")[2] for full in timm.list_pretrained(f"{name.model}.*")])
         with torch.device("meta" if meta else "cpu"):
             model: Any = timm.create_model(name.model, pretrained=False, num_classes=0)
         if not is_vit(model):
@@ -37,10 +40,16 @@ class TimmVit:
         self.channels = self.class_channels = int(model.embed_dim)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A checkpoint's tensors under this model's names; the classifier is left out."""
+        """A checkpoint's tensors under this model's names; the classifier is left out.
+
+        timm would resample patches of another size, which makes another model: they are kept, and then do not fit.
+        """
+        patches = state.get("patch_embed.proj.weight")
         checkpoint_filter = getattr(sys.modules[type(self.module).__module__], "checkpoint_filter_fn", None)
         if checkpoint_filter is not None:
             state = checkpoint_filter(state, self.module)
+        if patches is not None and patches.ndim == 4:
+            state = state | {"patch_embed.proj.weight": patches}
         own = self.module.state_dict()
         return {key: value for key, value in state.items() if key in own or not key.startswith(("head", "fc_norm"))}
 
@@ -59,12 +68,14 @@ class TimmVit:
 
 
 def is_vit(model: nn.Module) -> bool:
-    """Whether a timm model is a sequence of equal blocks over one grid of square patches."""
+    """Whether a timm model is a sequence of equal blocks over one grid of square patches of the image itself.
+
+    Hybrids (a convolutional stem before the blocks) are not: their grid does not follow from the patch size.
+    """
     blocks, embed = getattr(model, "blocks", None), getattr(model, "patch_embed", None)
-    size = getattr(embed, "patch_size", None)
     return (
         isinstance(blocks, (nn.Sequential, nn.ModuleList))
-        and size is not None
-        and size[0] == size[1]
+        and isinstance(embed, PatchEmbed)
+        and embed.patch_size[0] == embed.patch_size[1]
         and all(hasattr(model, name) for name in ("forward_intermediates", "set_input_size", "num_prefix_tokens"))
     )

@@ -39,26 +39,33 @@ def fetch_weights(name: BackboneName, weights: str | None, cache_dir: Path | Non
     Raises:
         MuscRayError: the file is not there, or the hub cannot be reached.
     """
-    if weights is None:
-        path = _download_from_hub(name)
-    else:
-        fs, location = open_filesystem(weights)
-        try:
-            info = fs.info(location)
-        except FileNotFoundError as error:
-            raise MuscRayError(f"There is no weights file at {weights}: check --weights.") from error
-        except OSError as error:
-            raise MuscRayError(f"Cannot read the weights at {weights}: {error}; check --weights.") from error
-        if info["type"] == "directory":
-            raise MuscRayError(f"{weights} is a folder: --weights takes a safetensors or pth file.")
-        path = Path(location) if is_local(fs) else _cached_copy(fs, location, info, cache_dir)
-    with path.open("rb") as file:
-        return WeightsFile(path, hashlib.file_digest(file, "sha256").hexdigest())
+    path = _download_from_hub(name) if weights is None else _local_file(weights, cache_dir)
+    try:
+        with path.open("rb") as file:
+            return WeightsFile(path, hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError as error:
+        raise MuscRayError(f"Cannot read the weights at {path}: {error.strerror}; check --weights.") from error
+
+
+def _local_file(weights: str, cache_dir: Path | None) -> Path:
+    """A path on this machine for a path or URI."""
+    fs, location = open_filesystem(weights)
+    try:
+        info = fs.info(location)
+        if info["type"] != "directory":
+            return Path(location) if is_local(fs) else _cached_copy(fs, location, info, cache_dir)
+    except FileNotFoundError as error:
+        raise MuscRayError(f"There is no weights file at {weights}: check --weights.") from error
+    except Exception as error:  # drivers of object stores raise errors of many libraries
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise MuscRayError(f"Cannot read the weights at {weights}: {reason.rstrip('.')}; check --weights.") from error
+    raise MuscRayError(f"{weights} is a folder: --weights takes a safetensors or pth file.")
 
 
 def _cached_copy(fs: fsspec.AbstractFileSystem, location: str, info: dict[str, Any], cache_dir: Path | None) -> Path:
     """A local copy of a remote file, made once for each version of it."""
-    version = f"{fs.unstrip_protocol(location)}|{info.get('ETag')}|{info.get('size')}|{info.get('mtime')}"
+    # all that the store says of the file: stores name ETag and time differently, and retraining keeps the size
+    version = f"{fs.unstrip_protocol(location)}|{sorted(info.items())!r}"
     folder = cache_dir or Path(tempfile.gettempdir()) / "musc-ray-weights"
     copy = folder / hashlib.sha256(version.encode()).hexdigest()[:24] / Path(location).name
     if not copy.exists():
@@ -126,9 +133,9 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     for wrapper in WRAPPERS:
         if isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    for prefix in PREFIXES:
-        if content and all(key.startswith(prefix) for key in content):
-            content = {key.removeprefix(prefix): value for key, value in content.items()}
+    for prefix in PREFIXES:  # what lies beside a prefix is a training head (DINO, DINOv2)
+        inner = {key.removeprefix(prefix): value for key, value in content.items() if key.startswith(prefix)}
+        content = inner or content
     state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise MuscRayError(f"{path} holds no tensors: give a safetensors or pth file with a state dict.")
@@ -140,7 +147,7 @@ def _read_tensors(path: Path) -> dict[str, Any]:
         from safetensors.torch import load_file
 
         return dict(load_file(path))
-    if _is_torchscript(path):  # OpenAI published CLIP so; a script archive holds no pickled code
+    if _is_torchscript(path):  # OpenAI published CLIP so; TorchScript's own reader never runs Python code of the file
         return dict(torch.jit.load(path, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict):

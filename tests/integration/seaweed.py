@@ -77,12 +77,8 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
             _wait_until_ready(server, process, folder / "weed.log")
             yield server
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()  # its data goes with it: no need to wait for a tidy end
+            process.wait()
 
 
 def _wait_until_ready(server: S3Server, process: subprocess.Popen, log: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import s3fs
 import timm
 import torch
+from click.testing import Result
 from safetensors.torch import save_file
 
 from tests.integration.seaweed import S3Server, s3_server
@@ -34,18 +35,41 @@ def musc_ray(server: S3Server, *arguments: object, **changed: str) -> subprocess
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
+@pytest.fixture
+def as_user(server, monkeypatch, invoke):
+    """The command in this process with the server's credentials, or others; its Ray workers do not have them."""
+
+    def run(*arguments: object, **changed: str) -> Result:
+        for name, value in {**server.environment, **changed}.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        return invoke(*arguments)
+
+    yield run
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def failure(result: Result) -> str:
+    """The one sentence of a failed command."""
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: ")
+    return last
+
+
 def scores(dataset: ds.Dataset) -> dict[str, tuple]:
     rows = dataset.to_table().to_pylist()
     return {r["uri"].rsplit("/", 1)[1]: (r["score"], r["score_raw"], r["rank"], r["patch_map"]) for r in rows}
 
 
-def test_the_whole_job_on_s3_gives_the_local_scores(server, tmp_path):
+def test_the_whole_job_on_s3_gives_the_local_scores(server, tmp_path, shared_ray, as_user):
     write_pictures(tmp_path / "images", 10)
     torch.manual_seed(0)
     weights = tmp_path / "w.safetensors"
     save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), weights)
-    local = musc_ray(server, "run", tmp_path / "images", tmp_path / "out", "--weights", weights, *OPTIONS)
-    assert local.returncode == 0, local.stderr
+    local = as_user("run", tmp_path / "images", tmp_path / "out", "--weights", weights, *OPTIONS)
+    assert local.exit_code == 0, local.stderr
 
     fs = server.filesystem()
     fs.mkdir("plant")
@@ -66,11 +90,11 @@ def test_the_whole_job_on_s3_gives_the_local_scores(server, tmp_path):
             np.testing.assert_allclose(value, expected, atol=1e-6)
 
     before = {path: info["LastModified"] for path, info in fs.find("plant/out", detail=True).items()}
-    again = musc_ray(server, *command)
-    assert again.returncode == 0
+    again = as_user(*command)
+    assert again.exit_code == 0
     assert "already complete" in again.stdout
     assert before == {path: info["LastModified"] for path, info in fs.find("plant/out", detail=True).items()}
-    assert "complete" in musc_ray(server, "status", "s3://plant/out").stdout
+    assert "complete" in as_user("status", "s3://plant/out").stdout
 
     for path in fs.find("plant/out"):
         content = fs.cat_file(path)
@@ -81,25 +105,6 @@ def test_the_whole_job_on_s3_gives_the_local_scores(server, tmp_path):
         assert server.access_key not in result.stdout + result.stderr
 
 
-@pytest.fixture
-def as_user(server, monkeypatch, invoke):
-    """The command in this process with changed credentials; only for what fails before Ray starts."""
-
-    def run(*arguments: object, **changed: str) -> str:
-        for name, value in {**server.environment, **changed}.items():
-            monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        result = invoke(*arguments)
-        assert result.exit_code == 1, result.output
-        assert "Traceback" not in result.stderr
-        last = result.stderr.strip().splitlines()[-1]
-        assert last.startswith("Error: ")
-        return last
-
-    yield run
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
 def test_what_cannot_be_reached_is_one_sentence_without_secrets(as_user, tmp_path, monkeypatch):
     monkeypatch.setattr("musc_ray.storage.retry.FIRST_PAUSE_SECONDS", 0.01)
     weights = tmp_path / "w.safetensors"
@@ -108,13 +113,13 @@ def test_what_cannot_be_reached_is_one_sentence_without_secrets(as_user, tmp_pat
     read = ["run", "s3://nowhere/images", tmp_path / "out", "--weights", weights, *OPTIONS]
     write = ["run", tmp_path / "images", "s3://plant/out", "--weights", weights, *OPTIONS]
     wrong = {"AWS_SECRET_ACCESS_KEY": "not-the-right-one"}
-    assert "s3://nowhere/images" in as_user(*read)
-    for sentence in (as_user(*read, **wrong), as_user(*write, **wrong)):
+    assert "s3://nowhere/images" in failure(as_user(*read))
+    for sentence in (failure(as_user(*read, **wrong)), failure(as_user(*write, **wrong))):
         assert "s3://nowhere/images" in sentence or "plant/out" in sentence
         assert "not-the-right-one" not in sentence
     missing = ["run", tmp_path / "images", tmp_path / "out", "--weights", "s3://nowhere/w.safetensors", *OPTIONS]
-    assert "s3://nowhere/w.safetensors" in as_user(*missing)
-    assert "s3://nowhere/images" in as_user(*read, AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    assert "s3://nowhere/w.safetensors" in failure(as_user(*missing))
+    assert "s3://nowhere/images" in failure(as_user(*read, AWS_ENDPOINT_URL="http://127.0.0.1:9"))
 
 
 def test_a_failed_upload_leaves_nothing_visible(server, monkeypatch, tmp_path):

@@ -37,7 +37,9 @@ def one_thread():
 
 
 def saved(model: torch.nn.Module, path) -> WeightsFile:
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
+    text_tower = ("transformer.", "token_embedding.", "text.")  # large, and never loaded
+    state = {key: value.contiguous() for key, value in model.state_dict().items() if not key.startswith(text_tower)}
+    save_file(state, path)
     return fetch_weights(resolve_backbone("dinov2-vit-s-14"), str(path))
 
 

@@ -1,0 +1,97 @@
+"""Build a backbone: its shape alone, checked against the settings, or with its weights."""
+
+from collections.abc import Sequence
+
+import torch
+
+from musc_ray.backbones.base import Backbone, BackboneInfo, check_image_size, check_layers
+from musc_ray.backbones.names import BackboneName, resolve_backbone
+from musc_ray.backbones.open_clip_vit import OpenClipVit
+from musc_ray.backbones.timm_vit import TimmVit
+from musc_ray.backbones.weights import WeightsFile, load_state_dict
+from musc_ray.errors import MuscRayError
+
+
+def describe_backbone(
+    name: str, image_size: tuple[int, int] | None = None, layers: Sequence[int] | None = None
+) -> BackboneInfo:
+    """The shape of a backbone, found without weights and checked against what is asked of it.
+
+    Args:
+        name: `open_clip:MODEL/TAG`, `timm:MODEL` or an alias.
+        image_size: (H, W) in pixels; None for 518, or the largest multiple of the patch size below.
+        layers: 0-based blocks; None for the ends of the four quarters.
+
+    Raises:
+        SettingsError: unknown model, no ViT, no such layer, or an image size that patches do not fill.
+    """
+    resolved = resolve_backbone(name)
+    return _info(resolved, _build(resolved, meta=True), image_size, layers)
+
+
+def load_backbone(
+    name: str,
+    *,
+    image_size: tuple[int, int] | None,
+    layers: Sequence[int] | None,
+    weights: WeightsFile,
+    device: str = "cpu",
+    precision: str = "float32",
+) -> Backbone:
+    """A backbone with its weights, ready to embed images.
+
+    Args:
+        name, image_size, layers: as in `describe_backbone`.
+        weights: a local safetensors or PyTorch file.
+        device: where it runs.
+        precision: float32, or bfloat16 or float16 autocast.
+
+    Raises:
+        SettingsError: as in `describe_backbone`.
+        MuscRayError: the weights do not fit the model.
+    """
+    resolved = resolve_backbone(name)
+    model = _build(resolved, meta=False)
+    info = _info(resolved, model, image_size, layers)
+    state = model.adapt(load_state_dict(weights.path))
+    _check_fit(state, model.module.state_dict(), weights, info.name)
+    model.module.load_state_dict(state, strict=True)
+    model.resize(info.image_size)
+    return Backbone(model, info, weights.sha256, device, precision)
+
+
+def _build(name: BackboneName, meta: bool) -> OpenClipVit | TimmVit:
+    return OpenClipVit(name, meta) if name.library == "open_clip" else TimmVit(name, meta)
+
+
+def _info(
+    name: BackboneName,
+    model: OpenClipVit | TimmVit,
+    image_size: tuple[int, int] | None,
+    layers: Sequence[int] | None,
+) -> BackboneInfo:
+    size = check_image_size(image_size, model.patch_size, name.canonical)
+    return BackboneInfo(
+        name=name.canonical,
+        image_size=size,
+        patch_size=model.patch_size,
+        grid=(size[0] // model.patch_size, size[1] // model.patch_size),
+        depth=model.depth,
+        layers=check_layers(layers, model.depth, name.canonical),
+        channels=model.channels,
+        class_channels=model.class_channels,
+    )
+
+
+def _check_fit(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor], weights: WeightsFile, name: str) -> None:
+    """Say in one sentence what of a weights file does not fit a model."""
+    for key in sorted(own.keys() | state.keys()):
+        if key not in state:
+            problem = f"it has no tensor '{key}'"
+        elif key not in own:
+            problem = f"it has an extra tensor '{key}'"
+        elif state[key].shape != own[key].shape:
+            problem = f"'{key}' is {tuple(state[key].shape)}, the model needs {tuple(own[key].shape)}"
+        else:
+            continue
+        raise MuscRayError(f"{weights.path} does not fit {name}: {problem}; give weights of this model.")
