@@ -46,7 +46,8 @@ def absolute(uri: str) -> str:
 def atomic_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Path]:
     """Yield a local file to write; it appears at `path` whole when the block ends, or not at all if it fails.
 
-    Local: a hidden neighbour, synced and renamed. Object storage: a temporary file, uploaded at the end; a store
+    Local: a hidden neighbour that is renamed, safe against any kill of the process. It is not synced: a power failure
+    may leave a cut file, which readers name as broken. Object storage: a temporary file, uploaded at the end; a store
     shows an object only once its upload is complete.
     """
     if is_local(fs):
@@ -60,8 +61,6 @@ def atomic_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Path]:
     try:
         yield partial
         if is_local(fs):
-            with partial.open("rb") as written:
-                os.fsync(written.fileno())
             partial.replace(path)
         else:
             with_retries(lambda: fs.put_file(str(partial), path), f"write {path}")
