@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-slow lint bench clean
 
 demo: $(VENV)/.demo  ## find the defects in real solar cells
 	$(BIN)/musc-ray demo $(ARGS)
 
-test: $(VENV)/.test lint  ## lint, types and the whole suite
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.test lint  ## lint, types and the suite, but for the slow tests
+	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+test-slow: $(VENV)/.test  ## what takes longer: a job killed twenty times (10 minutes)
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
