@@ -13,7 +13,7 @@ demo: $(VENV)/.demo  ## find the defects in real solar cells
 test: $(VENV)/.test lint  ## lint, types and the suite, but for the slow tests
 	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
 
-test-slow: $(VENV)/.test  ## what takes longer: a job killed twenty times (10 minutes)
+test-slow: $(VENV)/.test  ## what takes longer: the whole job on S3, a job killed twenty times (11 minutes)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.test

@@ -63,6 +63,7 @@ def scores(dataset: ds.Dataset) -> dict[str, tuple]:
     return {r["uri"].rsplit("/", 1)[1]: (r["score"], r["score_raw"], r["rank"], r["patch_map"]) for r in rows}
 
 
+@pytest.mark.slow
 def test_the_whole_job_on_s3_gives_the_local_scores(server, tmp_path, shared_ray, as_user):
     write_pictures(tmp_path / "images", 10)
     torch.manual_seed(0)
