@@ -115,7 +115,10 @@ def test_shard_size_changes_nothing(runs):
     for image_id, row in small.items():
         np.testing.assert_allclose(row["patch_map"], large[image_id]["patch_map"], atol=1e-6)
         np.testing.assert_allclose(row["score"], large[image_id]["score"], atol=1e-6)
-        assert row["rank"] == large[image_id]["rank"]
+        # some pictures are the same one in another mode: their scores are as good as equal, and may change places
+        beaten_by = sum(other["score"] > row["score"] + 1e-6 for other in small.values())
+        not_worse = sum(other["score"] >= row["score"] - 1e-6 for other in small.values())
+        assert beaten_by < large[image_id]["rank"] <= not_worse
 
 
 def test_the_scores_table_is_the_contract(runs):
