@@ -103,9 +103,9 @@ def plan_actors(settings: Settings, tasks: int) -> ActorPlan:
     return ActorPlan(actors, plan_cpus, plan_gpus, threads, device)
 
 
-def start_actors(actor: type, plan: ActorPlan, *arguments: Any) -> list[Actor]:
-    """The actors of a plan, each made with the same arguments."""
-    remote: Any = ray.remote(actor).options(**plan.options())
+def start_actors(actor: type, plan: ActorPlan, *arguments: Any, calls_at_once: int = 1) -> list[Actor]:
+    """The actors of a plan, each made with the same arguments and running so many calls on threads of their own."""
+    remote: Any = ray.remote(actor).options(**plan.options(), max_concurrency=calls_at_once)
     return [remote.remote(*arguments) for _ in range(plan.actors)]
 
 

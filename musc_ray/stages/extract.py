@@ -1,8 +1,10 @@
 """Stage 2, catalog -> features: actors read, decode and embed the images of a shard and write it themselves."""
 
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -77,14 +79,18 @@ def features_meta(info: BackboneInfo, weights_sha256: str, features_id: str) -> 
     )
 
 
+CALLS_AT_ONCE = 2
+"""Shards an actor works on: one in the model, another being written or having its first images decoded."""
+
+
 class Extractor:
-    """An actor: one copy of the model; extracts a shard per call."""
+    """An actor: one copy of the model; extracts a shard per call, its writing while the next one is in the model."""
 
     def __init__(self, settings: Settings, out: str, meta: FeaturesMeta, plan: ActorPlan) -> None:
         use_threads(plan.threads)
         self.settings, self.meta, self.plan = settings, meta, plan
         self.layout = Layout.at(out)
-        self.halved_batches = 0
+        self.model_turn = threading.Lock()
         self.readers = ThreadPoolExecutor(max(2, plan.threads))
 
     @cached_property
@@ -102,31 +108,37 @@ class Extractor:
     def extract(self, task: ShardTask) -> ExtractStats:
         """Extract and write one shard; images that cannot be read become `failed` entries."""
         stats = ExtractStats(shards=1, images=len(task.images))
-        outcome: list[ShardImage] = []
-        parts: list[Features] = []
-        for batch in self._batches(task.images, stats):
-            started = time.perf_counter()
-            images, features = self._embed(batch)
-            outcome += images
-            parts.append(features)
-            stats.seconds_in_model += time.perf_counter() - started
+        batches = self._batches(task.images, stats)
+        with self.model_turn:
+            use_threads(self.plan.threads)  # PyTorch keeps the number per calling thread
+            outcome, (class_tokens, layers) = self._embed_all(batches, stats)
         started = time.perf_counter()
         path = self.layout.shard(self.meta.features_id, task.group, task.shard)
-        class_tokens, layers = _concatenate(parts)
         stats.bytes_written = write_shard(
             self.layout.fs, path, replace(self.meta, images=outcome), class_tokens, layers
         )
         stats.seconds_writing = time.perf_counter() - started
-        stats.halved_batches, self.halved_batches = self.halved_batches, 0
         stats.failed = [(task.group, image) for image in outcome if image.error is not None]
         return stats
 
-    def _embed(self, batch: Sequence[Decoded]) -> tuple[list[ShardImage], Features]:
+    def _embed_all(self, batches: Iterator[list[Decoded]], stats: ExtractStats) -> tuple[list[ShardImage], Features]:
+        """Run the model on all batches of a shard."""
+        outcome: list[ShardImage] = []
+        parts: list[Features] = []
+        for batch in batches:
+            started = time.perf_counter()
+            images, features = self._embed(batch, stats)
+            outcome += images
+            parts.append(features)
+            stats.seconds_in_model += time.perf_counter() - started
+        return outcome, _concatenate(parts)
+
+    def _embed(self, batch: Sequence[Decoded], stats: ExtractStats) -> tuple[list[ShardImage], Features]:
         """Run the model on a batch's readable images; an image with infinite or NaN features fails alone."""
         pictures = [picture for _, picture in batch if picture is not None]
         if not pictures:
             return [image for image, _ in batch], self._no_features()
-        class_tokens, layers = self._forward(np.stack(pictures))
+        class_tokens, layers = self._forward(np.stack(pictures), stats)
         finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(class_tokens).all(axis=1))
         for layer in layers:
             finite &= np.isfinite(layer).all(axis=(1, 2))
@@ -134,7 +146,7 @@ class Extractor:
         images = [image if picture is None or next(verdicts) else _not_finite(image) for image, picture in batch]
         return images, (class_tokens[finite], [layer[finite] for layer in layers])
 
-    def _forward(self, pictures: npt.NDArray[np.uint8]) -> Features:
+    def _forward(self, pictures: npt.NDArray[np.uint8], stats: ExtractStats) -> Features:
         """Run the model on (A, H, W, 3) pictures; a batch that does not fit in memory is halved until it does."""
         try:
             tokens = self.backbone.forward(torch.from_numpy(pictures))
@@ -145,9 +157,8 @@ class Extractor:
                 raise
         if self.plan.device == "cuda":
             torch.cuda.empty_cache()
-        self.halved_batches += 1
-        halves = [self._forward(half) for half in np.array_split(pictures, 2)]
-        return _concatenate(halves)
+        stats.halved_batches += 1
+        return _concatenate([self._forward(half, stats) for half in np.array_split(pictures, 2)])
 
     def _no_features(self) -> Features:
         shape = (0, self.meta.grid[0] * self.meta.grid[1], self.meta.channels)
@@ -156,17 +167,22 @@ class Extractor:
         )
 
     def _batches(self, images: Sequence[CatalogImage], stats: ExtractStats) -> Iterator[list[Decoded]]:
-        """Read and decode ahead of the model, in order."""
-        size = self.settings.batch_size
-        ahead = size * (BATCHES_AHEAD + 1)
-        pending = [self.readers.submit(self._read, image) for image in images[:ahead]]
+        """Read and decode ahead of the model, in order; the first images at once, before the shard's turn."""
+        ahead = self.settings.batch_size * (BATCHES_AHEAD + 1)
+        pending = deque(self.readers.submit(self._read, image) for image in images[:ahead])
+        return self._decoded(images, pending, stats)
+
+    def _decoded(
+        self, images: Sequence[CatalogImage], pending: deque[Future[Decoded]], stats: ExtractStats
+    ) -> Iterator[list[Decoded]]:
+        """Batches as they are decoded, each making room for the reading of another."""
+        size, ahead = self.settings.batch_size, len(pending)
         for start in range(0, len(images), size):
             started = time.perf_counter()
-            batch = [pending.pop(0).result() for _ in images[start : start + size]]
+            batch = [pending.popleft().result() for _ in images[start : start + size]]
             stats.seconds_waiting_for_images += time.perf_counter() - started
-            pending += [
-                self.readers.submit(self._read, image) for image in images[start + ahead : start + ahead + size]
-            ]
+            further = images[start + ahead : start + ahead + size]
+            pending.extend(self.readers.submit(self._read, image) for image in further)
             yield batch
 
     def _read(self, image: CatalogImage) -> Decoded:
@@ -209,7 +225,7 @@ def extract(
     if not tasks:
         return
     plan = plan_actors(settings, len(tasks))
-    actors = start_actors(Extractor, plan, settings, layout.uri(layout.root), meta, plan)
+    actors = start_actors(Extractor, plan, settings, layout.uri(layout.root), meta, plan, calls_at_once=CALLS_AT_ONCE)
     for _, reference in run_on_actors(actors, tasks, lambda actor, task: actor.extract.remote(task)):
         yield ray.get(reference)
     for actor in actors:

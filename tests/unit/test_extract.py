@@ -1,5 +1,6 @@
 """The extractor on its own: memory that runs out, features that are not finite, images that are none."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from musc_ray.config import load_settings
 from musc_ray.stages.catalog import catalog_images
 from musc_ray.stages.cluster import ActorPlan
 from musc_ray.stages.extract import Extractor, ShardTask, features_meta
-from musc_ray.storage.features import read_class_tokens, read_layer, read_meta
+from musc_ray.storage.features import read_class_tokens, read_layer, read_meta, write_shard
 from tests.pictures import write_pictures
 
 MODEL = "timm:vit_tiny_patch16_224"
@@ -125,3 +126,30 @@ def test_pixels_beyond_the_limit_are_refused(extractor_and_task, tmp_path):
     images = catalog_images(str(tmp_path / "images"))["all"]
     stats = extractor.extract(replace(task, images=images))
     assert [image.uri.rsplit("/", 1)[1] for _, image in stats.failed] == ["large.png"]
+
+
+def test_a_shard_is_written_while_the_next_one_is_in_the_model(extractor_and_task, monkeypatch):
+    extractor, task = extractor_and_task
+    next_in_model, forward = threading.Event(), extractor.backbone.forward
+
+    def slow_store(fs, path, *features):
+        assert path.endswith("shard-00001.parquet") or next_in_model.wait(60)
+        return write_shard(fs, path, *features)
+
+    def announced(images):
+        if threading.current_thread().name == "second":
+            next_in_model.set()
+        return forward(images)
+
+    monkeypatch.setattr("musc_ray.stages.extract.write_shard", slow_store)
+    monkeypatch.setattr(extractor.backbone, "forward", announced)
+    second = threading.Thread(target=lambda: extractor.extract(replace(task, shard=1)), name="second")
+    started = threading.Timer(0.2, second.start)
+    started.start()
+    extractor.extract(task)
+    started.join()
+    second.join()
+    assert next_in_model.is_set()
+    ids, tokens, _ = stored(extractor, 11)
+    other = extractor.layout.shard(extractor.meta.features_id, "all", 1)
+    np.testing.assert_array_equal(tokens, read_layer(extractor.layout.fs, other, 11, ids))
