@@ -15,24 +15,45 @@ BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**29}
 """Entries of one product held at a time: small enough for the last-level cache, large enough for full GEMM speed."""
 
 
-def tile_minima(a: PreparedShard, b: PreparedShard, out_dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Nearest-patch distances between all images of two shards, both directions from one product (MuSc, eq. 3).
+def tile_minima(
+    a: PreparedShard,
+    b: PreparedShard,
+    out_dtype: torch.dtype = torch.float32,
+    pairs: Tensor | None = None,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Nearest-patch distances between images of two shards, both directions from one product (MuSc, eq. 3).
 
     Args:
         a: shard of A images; b: shard of B images, prepared alike. The same object twice is a diagonal tile: only half
-            of it is multiplied, and an image's distance to itself is +inf.
+            of it is multiplied.
         out_dtype: dtype of the result.
+        pairs: (A, B) bool, which images score each other, symmetric for a diagonal tile; None means all. The distances
+            of others, and of an image to itself, are +inf.
+        out: where to write the result; made when not given.
 
     Returns:
         rows (D, A, L, B): distance of every patch of a to its nearest patch in every image of b, per degree;
         columns (D, B, L, A): the same the other way round. Both on the CPU.
     """
-    rows = torch.empty((len(a.degrees), a.images, a.patches, b.images), dtype=out_dtype)
-    columns = rows if a is b else torch.empty((len(a.degrees), b.images, a.patches, a.images), dtype=out_dtype)
+    if out is None:
+        rows = torch.empty((len(a.degrees), a.images, a.patches, b.images), dtype=out_dtype)
+        columns = rows if a is b else torch.empty((len(a.degrees), b.images, a.patches, a.images), dtype=out_dtype)
+    else:
+        rows, columns = out
+    if pairs is None:
+        pairs = torch.ones(a.images, b.images, dtype=torch.bool)
+    if a is b:
+        pairs = pairs & ~torch.eye(a.images, dtype=torch.bool)
 
     def fill(block: tuple[slice, slice]) -> None:
         i, j = block
-        for d, (nearest_in_b, nearest_in_a) in enumerate(_block_minima(a, b, i, j)):
+        wanted = pairs[i, j].to(a.device)
+        if not wanted.any():
+            rows[:, i, :, j] = torch.inf
+            columns[:, j, :, i] = torch.inf
+            return
+        for d, (nearest_in_b, nearest_in_a) in enumerate(_block_minima(a, b, i, j, wanted)):
             rows[d, i, :, j] = nearest_in_b.to(out_dtype).cpu()
             columns[d, j, :, i] = nearest_in_a.to(out_dtype).cpu()
 
@@ -54,14 +75,14 @@ def _for_each(blocks: Iterable[tuple[slice, slice]], fill: Callable[[tuple[slice
     torch.set_num_threads(threads)  # what threads made later start with
 
 
-def _block_minima(a: PreparedShard, b: PreparedShard, i: slice, j: slice) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each degree the distances (a, L, b) and (b, L, a) between images i of a and j of b."""
+def _block_minima(
+    a: PreparedShard, b: PreparedShard, i: slice, j: slice, wanted: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each degree the distances (a, L, b) and (b, L, a) between images i of a and j of b; not `wanted`: +inf."""
     for d, maxima in enumerate(a.nearest(b, i, j)):
         nearest_in_b, nearest_in_a = (part.mul_(-2.0).clamp_(min=0.0).sqrt_() for part in maxima)
-        if a is b and i == j:
-            own = torch.arange(i.stop - i.start, device=a.device)
-            nearest_in_b[own, :, own] = torch.inf
-            nearest_in_a[own, :, own] = torch.inf
+        nearest_in_b.masked_fill_(~wanted[:, None, :], torch.inf)
+        nearest_in_a.masked_fill_(~wanted.T[:, None, :], torch.inf)
         _recompute_near_duplicates(a, b, d, i, j, nearest_in_b, nearest_in_a)
         yield nearest_in_b, nearest_in_a
 

@@ -30,6 +30,11 @@ class Archive:
     groups: dict[str, GroupShards]
 
     @property
+    def references(self) -> int | None:
+        """M, or None for all."""
+        return None if self.settings.references == "all" else int(self.settings.references)
+
+    @property
     def images(self) -> int:
         """Images listed, readable or not."""
         return sum(group.images for group in self.groups.values())
@@ -45,8 +50,6 @@ def open_archive(settings: Settings) -> Archive:
     source, out = settings.source, settings.out
     if source is None or out is None:
         raise SettingsError("A run needs a source and an out: give both, as in `musc-ray run SOURCE OUT`.")
-    if settings.references != "all":
-        raise SettingsError("Setting 'references' can only be 'all' in this version: a number is not supported yet.")
     info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers)
     weights = fetch_weights(resolve_backbone(settings.backbone), settings.weights)
     if settings.weights is not None:  # workers have another working directory

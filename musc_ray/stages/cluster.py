@@ -2,8 +2,7 @@
 
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +16,6 @@ from musc_ray.errors import MuscRayError
 LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 """Object store of an embedded Ray: tile minima pass through it and spill to disk beyond."""
 
-TASKS_PER_ACTOR = 2
-"""One running, one waiting: an actor never idles for the driver, and little is in flight when something dies."""
-
-ACTOR_RETRIES = 3
-
-Actor = Any
-"""Handle of a Ray actor: its methods are made at run time, so no type describes them."""
-
 
 @dataclass(frozen=True)
 class ActorPlan:
@@ -35,15 +26,6 @@ class ActorPlan:
     gpus: float
     threads: int
     device: str
-
-    def options(self) -> dict[str, Any]:
-        """Ray options of such an actor: restarted when its process or node dies, its task tried again."""
-        return {
-            "num_cpus": self.cpus,
-            "num_gpus": self.gpus,
-            "max_restarts": ACTOR_RETRIES,
-            "max_task_retries": ACTOR_RETRIES,
-        }
 
 
 @contextmanager
@@ -103,45 +85,6 @@ def plan_actors(settings: Settings, tasks: int) -> ActorPlan:
     return ActorPlan(actors, plan_cpus, plan_gpus, threads, device)
 
 
-def start_actors(actor: type, plan: ActorPlan, *arguments: Any, calls_at_once: int = 1) -> list[Actor]:
-    """The actors of a plan, each made with the same arguments and running so many calls on threads of their own."""
-    remote: Any = ray.remote(actor).options(**plan.options(), max_concurrency=calls_at_once)
-    return [remote.remote(*arguments) for _ in range(plan.actors)]
-
-
 def use_threads(threads: int) -> None:
     """Limit this process's arithmetic to its share of the cores; two actors otherwise fight for the same ones."""
     torch.set_num_threads(threads)
-
-
-def run_on_actors(
-    actors: Sequence[Actor], tasks: Iterable[Any], submit: Callable[[Actor, Any], Any]
-) -> Iterator[tuple[Any, Any]]:
-    """Feed tasks to actors with bounded work in flight; yields (task, ready reference) as they finish.
-
-    Args:
-        actors: the pool.
-        tasks: taken one by one, in order, whenever an actor has room.
-        submit: calls the actor's method for a task and returns one reference, or several of which the first is
-            awaited.
-    """
-    waiting = iter(tasks)
-    room = deque(actor for _ in range(TASKS_PER_ACTOR) for actor in actors)
-    running: dict[Any, tuple[Actor, Any, Any]] = {}
-    while True:
-        while room:
-            task = next(waiting, _NO_TASK)
-            if task is _NO_TASK:
-                break
-            actor = room.popleft()
-            result = submit(actor, task)
-            running[result[0] if isinstance(result, list) else result] = (actor, task, result)
-        if not running:
-            return
-        ready, _ = ray.wait(list(running), num_returns=1)
-        actor, task, result = running.pop(ready[0])
-        room.append(actor)
-        yield task, result
-
-
-_NO_TASK = object()

@@ -10,17 +10,18 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import ray
 import torch
 
 from musc_ray.backbones import Backbone, BackboneInfo, load_backbone
 from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.weights import fetch_weights
 from musc_ray.config import Settings
+from musc_ray.core.memory import is_out_of_memory
 from musc_ray.core.precision import FEW_IMAGES, resolve_precision
 from musc_ray.images import ImageError, decode_image
 from musc_ray.stages.catalog import CatalogImage
-from musc_ray.stages.cluster import ActorPlan, plan_actors, run_on_actors, start_actors, use_threads
+from musc_ray.stages.cluster import ActorPlan, use_threads
+from musc_ray.stages.pool import Pool
 from musc_ray.storage.features import FeaturesMeta, ShardImage, write_shard
 from musc_ray.storage.image_bytes import read_image
 from musc_ray.storage.layout import Layout
@@ -57,6 +58,7 @@ class ExtractStats:
     seconds_in_model: float = 0.0
     seconds_writing: float = 0.0
     halved_batches: int = 0
+    lost_workers: int = 0
     failed: list[tuple[str, ShardImage]] = field(default_factory=list)
 
     def add(self, other: "ExtractStats") -> None:
@@ -153,7 +155,7 @@ class Extractor:
             layers = [layer.half().cpu().numpy() for layer in tokens.layers]
             return tokens.class_tokens.cpu().numpy(), layers
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error) or len(pictures) == 1:
+            if not is_out_of_memory(error) or len(pictures) == 1:
                 raise
         if self.plan.device == "cuda":
             torch.cuda.empty_cache()
@@ -201,11 +203,6 @@ def _concatenate(parts: Sequence[Features]) -> Features:
     return np.concatenate([part[0] for part in parts]), layers
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, on a GPU or, as PyTorch words it, on a CPU."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-
-
 def _not_finite(image: ShardImage) -> ShardImage:
     message = "The model gives infinite or NaN features for this image."
     return replace(image, error="FeatureError", message=message)
@@ -224,9 +221,8 @@ def extract(
     """Extract shards on a pool of actors; yields each shard's figures as soon as it is written."""
     if not tasks:
         return
-    plan = plan_actors(settings, len(tasks))
-    actors = start_actors(Extractor, plan, settings, layout.uri(layout.root), meta, plan, calls_at_once=CALLS_AT_ONCE)
-    for _, reference in run_on_actors(actors, tasks, lambda actor, task: actor.extract.remote(task)):
-        yield ray.get(reference)
-    for actor in actors:
-        ray.kill(actor)
+    arguments, seen = (settings, layout.uri(layout.root), meta), 0
+    with Pool(Extractor, settings, len(tasks), *arguments, calls_at_once=CALLS_AT_ONCE) as pool:
+        for _, stats in pool.map(iter(tasks), lambda actor, task: actor.extract.remote(task)):
+            stats.lost_workers, seen = pool.lost - seen, pool.lost
+            yield stats

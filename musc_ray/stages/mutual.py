@@ -1,138 +1,291 @@
 """Stage 3, features -> bands: every tile (pair of shards) is multiplied once and serves both of its shards.
 
 A band is one shard's rows: its patch scores for one layer. It is reduced and written as soon as its last tile is there,
-and a band that is written is never computed again: bands are the unit of resume.
+and a band that is written is never computed again: bands are the unit of resume. Tiles are multiplied in blocks. What
+an actor needs no other's distances for it reduces itself; the rest goes from actor to actor through Ray's object store.
+The driver holds ids and references only. Groups and layers follow each other without a gap.
 """
 
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import ray
-import torch
+from ray.exceptions import ObjectLostError
 
-from musc_ray.core.interval import interval_average
-from musc_ray.stages.cluster import Actor, run_on_actors
-from musc_ray.storage.filesystem import atomic_file
+from musc_ray.config import Settings
+from musc_ray.core.bands import EXACT_REFERENCES
+from musc_ray.errors import MuscRayError
+from musc_ray.stages.bands import finished_bands
+from musc_ray.stages.pool import Pool, References, Task, Worker
+from musc_ray.stages.ring import BlockTask, GroupImages, RingBlock, ring_blocks
 from musc_ray.storage.layout import Layout
 
-FloatArray = npt.NDArray[np.floating]
+LARGEST_SIDE = 8
+"""Shards along a side of a block: each that is read serves so many tiles."""
 
-BAND_VALUES_AT_ONCE = 2**26
-"""Distances sorted at a time when a band is reduced."""
+BLOCKS_PER_WORKER = 4
+"""Blocks are made smaller until there are so many for each actor, so that none idles at the end."""
 
+MINIMA_SHARE = 4
+"""A block's distances may take 1 / MINIMA_SHARE of `cache_mb`."""
 
-@dataclass(frozen=True)
-class GroupImages:
-    """The images of a group that are scored among themselves: ids by shard number."""
+CONDENSE_PARTS = 8
+"""Parts that wait for a summary before they are condensed into one, where a summary is kept."""
 
-    group: str
-    shards: Mapping[int, Sequence[str]]
-
-    @property
-    def images(self) -> int:
-        """N of the formulas."""
-        return sum(len(ids) for ids in self.shards.values())
+MOST_REPAIRS = 3
 
 
-@dataclass(frozen=True)
-class TileTask:
-    """One tile of one layer: shards a <= b of a group."""
-
-    images: GroupImages
-    layer: int
-    a: int
-    b: int
+BandKey = tuple[str, int, int]
 
 
 @dataclass
 class Band:
-    """A band in the making: references to the tiles that are there, and how many are still to come."""
+    """A band in the making: references to its parts so far, and how many are still to come."""
 
-    awaited: set[int]
+    group: GroupImages
+    layer: int
+    shard: int
+    awaited: int
     parts: list[Any] = field(default_factory=list)
+    attempt: int = 0
 
-    def add(self, shard: int, part: Any) -> bool:
-        """Take the minima against another shard; whether that was the last one."""
-        self.parts.append(part)
-        self.awaited.discard(shard)
-        return not self.awaited
-
-
-def tiles_of(images: GroupImages, layer: int, done: set[int]) -> Iterator[TileTask]:
-    """The tiles that the unfinished bands of a layer need; neighbours in the order share a shard."""
-    numbers = sorted(images.shards)
-    for row, a in enumerate(numbers):
-        for b in numbers[row:]:
-            if a not in done or b not in done:
-                yield TileTask(images, layer, a, b)
+    @property
+    def key(self) -> BandKey:
+        """Group, layer and shard."""
+        return self.group.group, self.layer, self.shard
 
 
-def finished_bands(layout: Layout, run_id: str, images: GroupImages, layer: int) -> set[int]:
-    """Shards whose band of this layer is already written."""
-    return {shard for shard in images.shards if layout.fs.exists(layout.band(run_id, images.group, layer, shard))}
+@dataclass(frozen=True)
+class BandTask:
+    """Reduce a band that is complete."""
+
+    band: Band
 
 
-def reduce_band(parts: Sequence[FloatArray], references: int, interval: tuple[float, float]) -> FloatArray:
-    """Interval average of one shard's rows, mean over degrees.
+@dataclass(frozen=True)
+class CondenseTask:
+    """Merge parts of a band into a summary."""
+
+    band: Band
+    parts: Sequence[Any]
+
+
+@dataclass
+class MutualStats:
+    """What the stage did; seconds are summed over actors."""
+
+    tiles: int = 0
+    already_done: int = 0
+    pairs: int = 0
+    seconds_in_kernel: float = 0.0
+    shards_read: int = 0
+    repaired_bands: int = 0
+    shrunk_blocks: int = 0
+    largest_summary_error: float = 0.0
+
+
+def block_side(settings: Settings, groups: Sequence[GroupImages], layers: int, patches: int, workers: int) -> int:
+    """Shards along a side of a block: as many as memory allows while every worker still gets some blocks.
 
     Args:
-        parts: minima (D, A, L, B) against every shard of the group, own pairs +inf.
-        references: N - 1.
-        interval: share of the sorted distances.
-
-    Returns:
-        (A, L) float32.
+        settings: shard_size, degrees and cache_mb.
+        groups: what is to be scored.
+        layers: how many.
+        patches: L.
+        workers: actors.
     """
-    degrees, images, length, _ = parts[0].shape
-    values = length * sum(part.shape[3] for part in parts)
-    step = max(1, BAND_VALUES_AT_ONCE // values)
-    total = torch.zeros(images, length, dtype=torch.float64)
-    for d in range(degrees):
-        for start in range(0, images, step):
-            rows = np.concatenate([part[d, start : start + step] for part in parts], axis=2)
-            total[start : start + step] += interval_average(torch.from_numpy(rows), references, interval)
-    band: FloatArray = (total / degrees).float().numpy()
-    return band
+    itemsize = 4 if settings.precision == "float32" else 2
+    tile_bytes = 2 * settings.shard_size**2 * patches * len(settings.degrees) * itemsize
+    fitting = int((settings.cache_mb * 2**20 / MINIMA_SHARE / tile_bytes) ** 0.5)
+    side = max(1, min(LARGEST_SIDE, fitting))
+    while side > 1 and layers * sum(_block_count(len(g.ring), side) for g in groups) < BLOCKS_PER_WORKER * workers:
+        side -= 1
+    return side
 
 
-def write_band(layout: Layout, path: str, scores: FloatArray) -> None:
-    """Store a band's patch scores atomically."""
-    with atomic_file(layout.fs, path) as partial, partial.open("wb") as file:
-        np.save(file, scores, allow_pickle=False)
+def _block_count(shards: int, side: int) -> int:
+    chunks = -(-shards // side)
+    return chunks * (chunks + 1) // 2
 
 
-def read_band(layout: Layout, path: str) -> FloatArray:
-    """Patch scores (A, L) float32 of a band."""
-    with layout.fs.open(path, "rb") as file:
-        scores: FloatArray = np.load(file, allow_pickle=False)
-    return scores
+class Mutual:
+    """The bands of all groups and layers: hands out blocks, takes their parts in, and has complete bands reduced."""
+
+    def __init__(
+        self, layout: Layout, run_id: str, groups: Sequence[GroupImages], layers: Sequence[int], side: int
+    ) -> None:
+        self.layout, self.run_id, self.layers, self.side = layout, run_id, layers, side
+        self.groups = {group.group: group for group in groups}
+        self.blocks = {group.group: ring_blocks(group, side) for group in groups}
+        self.bands: dict[BandKey, Band] = {}
+        self.urgent: deque[Task] = deque()
+        self.upcoming: deque[BlockTask] = deque()
+        self.coming = self._block_tasks()
+        self.held: dict[Worker, deque[BandKey]] = {}
+        self.failed: dict[str, Exception] = {}
+        self.stats = MutualStats()
+
+    @property
+    def total(self) -> int:
+        """Tiles of all groups and layers."""
+        return len(self.layers) * sum(block.tiles for blocks in self.blocks.values() for block in blocks)
+
+    def run(self, pool: Pool) -> Iterator[tuple[int, int]]:
+        """Compute all bands that are missing; yields numbers of tiles done, and found done, since the last time."""
+        done = found = 0
+        for task, references, error in pool.run(lambda worker: self._next_task(worker, len(pool)), self._call):
+            self._take(task, references, error)
+            yield self.stats.tiles - done, self.stats.already_done - found
+            done, found = self.stats.tiles, self.stats.already_done
+        yield self.stats.tiles - done, self.stats.already_done - found
+
+    def _block_tasks(self) -> Iterator[BlockTask]:
+        """The blocks that unfinished bands need, group by group and layer by layer."""
+        for group in self.groups.values():
+            for layer in self.layers:
+                done = finished_bands(self.layout, self.run_id, group.group, layer)
+                blocks = self.blocks[group.group]
+                needed = [block for block in blocks if not block.shards <= done]
+                self.stats.already_done += sum(block.tiles for block in blocks) - sum(b.tiles for b in needed)
+                awaited = Counter(shard for block in needed for shard in block.shards - done)
+                for block in needed:
+                    yield self._open(group, layer, block, done, awaited)
+
+    def _open(
+        self, group: GroupImages, layer: int, block: RingBlock, done: set[int], awaited: Mapping[int, int]
+    ) -> BlockTask:
+        """The task of a block; its bands are in the making from now on."""
+        rows = group.ring[block.rows.start : block.rows.stop]
+        columns = rows if block.columns == block.rows else group.ring[block.columns.start : block.columns.stop]
+        unfinished = block.shards - done
+        whole = frozenset(shard for shard in unfinished if awaited[shard] == 1)
+        task = BlockTask(group.group, layer, group.window, rows, columns, unfinished, whole, block.tiles)
+        for shard in task.returned:
+            self.bands.setdefault((group.group, layer, shard), Band(group, layer, shard, awaited[shard]))
+        return task
+
+    def _next_task(self, worker: Worker, workers: int) -> Task | None:
+        """What is complete is reduced first; else, of the next few blocks, the one whose shards the worker holds."""
+        while self.urgent:
+            task = self.urgent.popleft()
+            if _group_of(task) not in self.failed:
+                return task
+        wanted = max(0, 2 * workers - len(self.upcoming))
+        self.upcoming.extend(task for task in islice(self.coming, wanted) if task.group not in self.failed)
+        if not self.upcoming:
+            return None
+        held = self.held.setdefault(worker, deque(maxlen=4 * self.side))
+        best = max(self.upcoming, key=lambda task: len(_shards_of(task) & set(held)))
+        self.upcoming.remove(best)
+        held.extend(_shards_of(best) - set(held))
+        return best
+
+    def _call(self, actor: Any, task: Task) -> References:
+        """Call an actor's method for a task."""
+        if isinstance(task, BandTask):
+            band = task.band
+            return [actor.band.remote(*band.key, band.group.window, *band.parts)]
+        if isinstance(task, CondenseTask):
+            summary = actor.condense.options(num_returns=2).remote(*task.parts)
+            return list(summary)
+        references = actor.block.options(num_returns=1 + len(task.returned)).remote(task)
+        return references if isinstance(references, list) else [references]
+
+    def _take(self, task: Task, references: References, error: Exception | None) -> None:
+        """Book the result of a task."""
+        group = _group_of(task)
+        if group in self.failed:
+            return
+        if error is not None and not isinstance(task, BlockTask) and _is_lost(error):
+            self._repair(task.band)
+        elif error is not None:
+            self._fail(group, error)
+        elif isinstance(task, BandTask):
+            self._note_error(_result(references))
+            del self.bands[task.band.key]
+        elif isinstance(task, CondenseTask):
+            self._add_part(task.band, references[1])
+        else:
+            self._take_block(task, references)
+
+    def _take_block(self, task: BlockTask, references: References) -> None:
+        """Book a block's figures and hand its parts to their bands."""
+        block = _result(references)
+        self.stats.tiles += task.counted
+        self.stats.pairs += block.pairs
+        self.stats.seconds_in_kernel += block.seconds_in_kernel
+        self.stats.shards_read += block.shards_read
+        self.stats.shrunk_blocks += block.shrunk
+        self._note_error(block.error)
+        for shard, part in zip(task.returned, references[1:], strict=True):
+            band = self.bands.get((task.group, task.layer, shard))
+            if band is not None and band.attempt == task.attempt:
+                self._add_part(band, part)
+
+    def _add_part(self, band: Band, part: Any) -> None:
+        """Add a part to a band; the last one sends it off, and where a summary is kept some are condensed into one."""
+        band.parts.append(part)
+        band.awaited -= 1
+        if band.awaited == 0:
+            self.urgent.append(BandTask(band))
+        elif band.group.window.references > EXACT_REFERENCES and len(band.parts) >= CONDENSE_PARTS:
+            self.urgent.append(CondenseTask(band, tuple(band.parts)))
+            band.parts.clear()
+            band.awaited += 1
+
+    def _repair(self, band: Band) -> None:
+        """Compute a band anew whose parts were lost with a node: its row of tiles, for itself alone."""
+        group = band.group
+        if self.bands.get(band.key) is not band:
+            return  # already begun anew
+        if band.attempt >= MOST_REPAIRS:
+            lost = f"The distances of shard {band.shard}, layer {band.layer}, were lost with their nodes"
+            self._fail(group.group, MuscRayError(f"{lost} {MOST_REPAIRS} times: run again on nodes that stay."))
+            return
+        self.stats.repaired_bands += 1
+        own = group.shards[band.shard]
+        others = [shard for shard in group.ring if group.window.touches(own.positions, shard.positions)]
+        pieces = [others[start : start + self.side] for start in range(0, len(others), self.side)]
+        anew = Band(group, band.layer, band.shard, len(pieces), attempt=band.attempt + 1)
+        self.bands[anew.key] = anew
+        only = frozenset([band.shard])
+        self.urgent.extend(
+            BlockTask(group.group, band.layer, group.window, [own], piece, only, frozenset(), 0, anew.attempt)
+            for piece in pieces
+        )
+
+    def _fail(self, group: str, error: Exception) -> None:
+        """Give a group up; the others go on."""
+        self.failed[group] = error
+        self.upcoming = deque(task for task in self.upcoming if task.group != group)
+        self.bands = {key: band for key, band in self.bands.items() if key[0] != group}
+
+    def _note_error(self, error: float) -> None:
+        self.stats.largest_summary_error = max(self.stats.largest_summary_error, error)
 
 
-def mutual(
-    layout: Layout, run_id: str, images: GroupImages, layers: Sequence[int], actors: Sequence[Actor]
-) -> Iterator[int]:
-    """Compute all bands of a group, one layer after the other; yields 1 for every tile done.
+def _result(references: References) -> Any:
+    """What a call that is done returned first."""
+    return ray.get(references[0])
 
-    The driver holds references only; distances go from scorer to scorer through the object store.
-    """
-    for layer in layers:
-        done = finished_bands(layout, run_id, images, layer)
-        unfinished = set(images.shards) - done
-        bands = {shard: Band(set(images.shards)) for shard in unfinished}
-        reducing: list[Any] = []
 
-        def submit(actor: Actor, task: TileTask) -> list[Any]:
-            refs: list[Any] = actor.tile.options(num_returns=2).remote(task)
-            return refs
+def _group_of(task: Task) -> str:
+    group: str = task.group if isinstance(task, BlockTask) else task.band.group.group
+    return group
 
-        for task, (rows, columns) in run_on_actors(actors, tiles_of(images, layer, done), submit):
-            parts = {(task.a, task.b): rows, (task.b, task.a): columns}  # alike for a diagonal tile
-            for (shard, other), part in parts.items():
-                if shard in bands and bands[shard].add(other, part):
-                    actor = actors[len(reducing) % len(actors)]
-                    reducing.append(actor.band.remote(images, layer, shard, *bands.pop(shard).parts))
-            yield 1
-        ray.get(reducing)
+
+def _shards_of(task: BlockTask) -> set[BandKey]:
+    return {(task.group, task.layer, shard.number) for shard in (*task.rows, *task.columns)}
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether an argument was lost with the node that held it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ObjectLostError):
+            return True
+        seen = seen.__cause__
+    return False

@@ -1,72 +1,132 @@
-"""Stage 5, patch maps -> scores: RsCIN over the group, ranks, and the scores table."""
+"""Stage 5, patch maps -> scores: RsCIN over each group, ranks, and the scores table.
 
-from collections.abc import Mapping, Sequence
+A group goes through three steps (see `rank`): neighbours of its parts, ranks of all, writing of its parts. Parts of all
+groups are worked on at once.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
+import ray
+from ray.exceptions import ObjectLostError
 
-from musc_ray.core.ranking import percentiles, ranks
-from musc_ray.core.rscin import rescore
-from musc_ray.stages.mutual import GroupImages
-from musc_ray.storage.features import FeaturesMeta, read_class_tokens
-from musc_ray.storage.layout import Layout
-from musc_ray.storage.parquet import read_table, write_table
-from musc_ray.storage.schemas import SCORES
+from musc_ray.stages.pool import Pool, References
+from musc_ray.stages.rank import parts_of
+from musc_ray.stages.ring import GroupImages
+
+MOST_RESTARTS = 3
 
 
-def publish_group(
-    layout: Layout,
-    run_id: str,
-    images: GroupImages,
-    meta: FeaturesMeta,
-    k_list: Sequence[int],
-    scored_at: datetime,
-) -> None:
-    """Re-score a group's images and write its scores, one file a shard.
+@dataclass
+class Publishing:
+    """A group on its way: its images in the object store, and what is there of it."""
 
-    Only scores and class tokens of the whole group are held, never its patch maps.
+    images: GroupImages
+    stored: Any
+    parts: list[range]
+    unwritten: set[int]
+    neighbours: dict[int, Any] = field(default_factory=dict)
+    restarts: int = 0
+    over: bool = False
+
+
+@dataclass(frozen=True)
+class NeighboursTask:
+    """Find the neighbours of one part of a group."""
+
+    group: Publishing
+    part: int
+
+
+@dataclass(frozen=True)
+class RankTask:
+    """Rank a group whose neighbours are all there."""
+
+    group: Publishing
+
+
+@dataclass(frozen=True)
+class WriteTask:
+    """Write one part of a group's scores."""
+
+    group: Publishing
+    part: int
+    columns: Any
+
+
+PublishTask = NeighboursTask | RankTask | WriteTask
+
+
+class Publish:
+    """Publishes groups on a pool of scorers.
+
+    Attributes:
+        failed: the groups that cannot be published, and why.
     """
-    shards = sorted(images.shards)
-    raw = [_raw_scores(layout, run_id, images.group, shard) for shard in shards]
-    tokens = [
-        read_class_tokens(layout.fs, layout.shard(meta.features_id, images.group, shard), images.shards[shard])
-        for shard in shards
-    ]
-    ids = np.array([image_id for shard in shards for image_id in images.shards[shard]])
-    score = rescore(np.concatenate(raw), np.concatenate(tokens), k_list)
-    columns: dict[str, npt.NDArray[Any]] = {"score": score, "rank": ranks(score, ids), "percentile": percentiles(score)}
-    start = 0
-    for shard in shards:
-        stop = start + len(images.shards[shard])
-        part = {name: values[start:stop] for name, values in columns.items()}
-        table = _scores_table(layout, run_id, images.group, shard, meta.grid, scored_at, part)
-        write_table(layout.fs, f"{layout.scores(run_id, images.group)}/part-{shard:05d}.parquet", table)
-        start = stop
 
+    def __init__(self, groups: Sequence[GroupImages], scored_at: datetime) -> None:
+        self.scored_at = scored_at
+        self.coming = deque(groups)
+        self.tasks: deque[PublishTask] = deque()
+        self.failed: dict[str, Exception] = {}
 
-def _raw_scores(layout: Layout, run_id: str, group: str, shard: int) -> npt.NDArray[np.float32]:
-    table = read_table(layout.fs, layout.maps(run_id, group, shard), ["score_raw"])
-    scores: npt.NDArray[np.float32] = table["score_raw"].to_numpy()
-    return scores
+    def run(self, pool: Pool) -> Iterator[str]:
+        """Publish all groups; yields the name of each that is done or has failed."""
+        for task, references, error in pool.run(lambda _: self._next_task(), self._call):
+            group = task.group
+            if group.over:
+                continue
+            if error is None:
+                self._take(task, references)
+                group.over = not group.unwritten
+            elif isinstance(error, ObjectLostError) and group.restarts < MOST_RESTARTS:
+                group.over = True
+                self._begin(group.images, group.restarts + 1)
+                continue
+            else:
+                self.failed[group.images.group] = error
+                group.over = True
+            if group.over:
+                yield group.images.group
 
+    def _take(self, task: PublishTask, references: References) -> None:
+        """Book a result; the last one of a step begins the next."""
+        group = task.group
+        if isinstance(task, NeighboursTask):
+            group.neighbours[task.part] = references[1]
+            if len(group.neighbours) == len(group.parts):
+                self.tasks.append(RankTask(group))
+        elif isinstance(task, RankTask):
+            self.tasks.extend(WriteTask(group, part, columns) for part, columns in enumerate(references[1:]))
+        else:
+            group.unwritten.discard(task.part)
 
-def _scores_table(
-    layout: Layout,
-    run_id: str,
-    group: str,
-    shard: int,
-    grid: tuple[int, int],
-    scored_at: datetime,
-    columns: Mapping[str, npt.NDArray[Any]],
-) -> pa.Table:
-    """The rows of one shard's images, in the contract's column order and types."""
-    maps = read_table(layout.fs, layout.maps(run_id, group, shard))
-    rows = len(maps)
-    constant = {"group": group, "run_id": run_id, "scored_at": scored_at, "grid_h": grid[0], "grid_w": grid[1]}
-    arrays = {name: pa.array([value] * rows, SCORES.field(name).type) for name, value in constant.items()}
-    arrays |= {name: pa.array(values, SCORES.field(name).type) for name, values in columns.items()}
-    arrays |= {name: maps[name] for name in maps.column_names}
-    return pa.table([arrays[name] for name in SCORES.names], schema=SCORES)
+    def _begin(self, images: GroupImages, restarts: int = 0) -> None:
+        parts = parts_of(images)
+        group = Publishing(images, ray.put(images), parts, set(range(len(parts))), restarts=restarts)
+        self.tasks.extend(NeighboursTask(group, part) for part in range(len(parts)))
+
+    def _next_task(self) -> PublishTask | None:
+        """A task of a group on its way, or the first of another group."""
+        while self.tasks or self.coming:
+            if not self.tasks:
+                self._begin(self.coming.popleft())
+            task = self.tasks.popleft()
+            if not task.group.over:
+                return task
+        return None
+
+    def _call(self, actor: Any, task: PublishTask) -> References:
+        """Call an actor's method for a task."""
+        group = task.group
+        if isinstance(task, NeighboursTask):
+            return list(actor.neighbours.options(num_returns=2).remote(group.stored, group.parts[task.part]))
+        if isinstance(task, RankTask):
+            neighbours = [group.neighbours[part] for part in range(len(group.parts))]
+            return list(actor.rank.options(num_returns=1 + len(neighbours)).remote(group.stored, *neighbours))
+        part = group.parts[task.part]
+        shards = group.images.ring[part.start : part.stop]
+        return [actor.publish.remote(group.images.group, shards, self.scored_at, task.columns)]

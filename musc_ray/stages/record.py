@@ -9,7 +9,7 @@ from typing import Any
 from musc_ray import __version__
 from musc_ray.config import settings_dict
 from musc_ray.stages.archive import Archive
-from musc_ray.stages.mutual import GroupImages
+from musc_ray.stages.ring import GroupImages
 
 PACKAGES = ("faiss-cpu", "numpy", "open-clip-torch", "pyarrow", "ray", "timm", "torch")
 
@@ -60,7 +60,7 @@ def run_record(
             "failed": failed_images,
             "groups": len(archive.groups),
             "failed_groups": len(failed_groups),
-            "shards": sum(len(group.shards) for group in groups),
+            "shards": sum(len(group.ring) for group in groups),
         },
         "failed_groups": dict(failed_groups),
         "metrics": dict(metrics),

@@ -5,34 +5,35 @@ import pyarrow as pa
 import torch
 
 from musc_ray.core.pixel import image_scores
-from musc_ray.stages.mutual import GroupImages, read_band
+from musc_ray.stages.bands import read_band
+from musc_ray.stages.ring import RingShard
 from musc_ray.storage.features import FeaturesMeta, read_meta
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.schemas import MAPS
 
 
-def combine_shard(layout: Layout, run_id: str, images: GroupImages, shard: int, meta: FeaturesMeta) -> None:
+def combine_shard(layout: Layout, run_id: str, group: str, shard: RingShard, meta: FeaturesMeta) -> None:
     """Average a shard's bands over layers and store its images' patch maps and raw scores.
 
     The mean over degrees is already taken; both means commute (MuSc, eq. 6).
     """
-    bands = [read_band(layout, layout.band(run_id, images.group, layer, shard)) for layer in meta.layers]
+    bands = [read_band(layout, layout.band(run_id, group, layer, shard.number)) for layer in meta.layers]
     patch_maps = np.stack(bands).mean(axis=0, dtype=np.float64).astype(np.float32)
     grids = torch.from_numpy(patch_maps).view(-1, *meta.grid)
     uri_of = {
-        i.image_id: i.uri for i in read_meta(layout.fs, layout.shard(meta.features_id, images.group, shard)).images
+        i.image_id: i.uri for i in read_meta(layout.fs, layout.shard(meta.features_id, group, shard.number)).images
     }
     table = pa.table(
         {
-            "image_id": list(images.shards[shard]),
-            "uri": [uri_of[image_id] for image_id in images.shards[shard]],
+            "image_id": list(shard.ids),
+            "uri": [uri_of[image_id] for image_id in shard.ids],
             "score_raw": image_scores(grids, meta.image_size).numpy(),
             "patch_map": list_rows(patch_maps),
         },
         schema=MAPS,
     )
-    write_table(layout.fs, layout.maps(run_id, images.group, shard), table)
+    write_table(layout.fs, layout.maps(run_id, group, shard.number), table)
 
 
 def list_rows(array: np.ndarray) -> pa.Array:

@@ -12,7 +12,7 @@ from PIL import Image
 from musc_ray.errors import MuscRayError
 from musc_ray.images import decode_original
 from musc_ray.report import GroupReport, RunReport, WorstImage, render
-from musc_ray.stages.mutual import GroupImages
+from musc_ray.stages.ring import GroupImages
 from musc_ray.storage.filesystem import write_text
 from musc_ray.storage.image_bytes import read_image
 from musc_ray.storage.layout import Layout

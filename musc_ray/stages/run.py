@@ -10,21 +10,19 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from musc_ray.config import Settings
 from musc_ray.core.metrics import image_auroc
-from musc_ray.core.rscin import EXACT_SEARCH_LIMIT
 from musc_ray.errors import MuscRayError
 from musc_ray.progress import Progress
 from musc_ray.stages.archive import Archive, forget_features, open_archive
 from musc_ray.stages.catalog import to_table
-from musc_ray.stages.cluster import plan_actors, ray_cluster, run_on_actors, start_actors
+from musc_ray.stages.cluster import ray_cluster
 from musc_ray.stages.extract import ExtractStats, ShardTask, extract
-from musc_ray.stages.mutual import GroupImages, finished_bands, mutual, tiles_of
 from musc_ray.stages.record import run_record, started_record
 from musc_ray.stages.report import read_scores, write_report
-from musc_ray.stages.scorer import Scorer
+from musc_ray.stages.ring import GroupImages
+from musc_ray.stages.score import score_groups
 from musc_ray.storage.filesystem import read_json, remove_tree, write_json
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.schemas import ERRORS
@@ -72,9 +70,13 @@ def run_archive(settings: Settings, progress: Progress, labels: Mapping[str, int
         errors = _extract(archive, progress, stages)
         groups, failed_groups = _scorable_groups(archive, errors)
         scored_at = datetime.now(UTC)
-        _score(archive, groups, scored_at, progress, stages)
+        failures = score_groups(archive, groups, scored_at, progress, stages)
+    failed_groups |= {name: f"Group '{name}' failed: {error}" for name, error in failures.items()}
+    groups = [group for group in groups if group.group not in failures]
+    if not groups:
+        raise MuscRayError(next(iter(failed_groups.values()))) from next(iter(failures.values()))
     metrics = _metrics(archive, groups, labels or {})
-    notes = _notes(groups, failed_groups, stages)
+    notes = _notes(failed_groups, stages)
     run = run_record(archive, groups, scored_at, stages, failed_groups, len(errors), metrics, notes)
     write_report(layout, run, groups, errors, labels or {})
     write_json(layout.fs, layout.run_json(run_id), run)
@@ -122,52 +124,23 @@ def _scorable_groups(archive: Archive, errors: Sequence[Mapping[str, str]]) -> t
     """The groups with at least 2 readable images, and why the others cannot be scored."""
     broken = {(error["group"], error["uri"]) for error in errors}
     groups, failed = [], {}
-    for name, shards in archive.groups.items():
+    for name, listed in archive.groups.items():
         readable = {
             shard: [image.image_id for image in images if (name, image.uri) not in broken]
-            for shard, images in shards.all.items()
+            for shard, images in listed.all.items()
         }
-        group = GroupImages(name, {shard: ids for shard, ids in readable.items() if ids})
-        if group.images >= 2:
-            groups.append(group)
+        images = sum(map(len, readable.values()))
+        if images >= 2:
+            shards = {shard: ids for shard, ids in readable.items() if ids}
+            groups.append(GroupImages.of(name, shards, archive.references, archive.settings.seed))
         else:
             failed[name] = (
-                f"Group '{name}' has {group.images} readable image{'' if group.images == 1 else 's'}: at least 2 are "
+                f"Group '{name}' has {images} readable image{'' if images == 1 else 's'}: at least 2 are "
                 f"needed to score each other; add images, or use another group_by."
             )
     if not groups:
         raise MuscRayError(next(iter(failed.values())))
     return groups, failed
-
-
-def _score(
-    archive: Archive, groups: Sequence[GroupImages], scored_at: datetime, progress: Progress, stages: Stages
-) -> None:
-    """Mutual scoring, reduction and publishing on one pool of scorers."""
-    settings, layout, run_id, layers = archive.settings, archive.layout, archive.run_id, archive.meta.layers
-    total = sum(len(g.shards) * (len(g.shards) + 1) // 2 * len(layers) for g in groups)
-    todo = sum(
-        1 for g in groups for layer in layers for _ in tiles_of(g, layer, finished_bands(layout, run_id, g, layer))
-    )
-    plan = plan_actors(settings, max(1, todo))
-    actors = start_actors(Scorer, plan, settings, layout.uri(layout.root), run_id, archive.meta, plan)
-    with progress.stage("mutual", total=total, unit="tiles") as stage:
-        stage.already_done(total - todo)
-        for group in groups:
-            for tiles in mutual(layout, run_id, group, layers, actors):
-                stage.advance(tiles)
-    stages["mutual"] = {"seconds": stage.seconds, "tiles": todo, "already_done": total - todo}
-    with progress.stage("reduce", total=sum(group.images for group in groups), unit="images") as stage:
-        shards = [(group, shard) for group in groups for shard in group.shards]
-        for (group, shard), done in run_on_actors(actors, shards, lambda actor, task: actor.combine.remote(*task)):
-            ray.get(done)
-            stage.advance(len(group.shards[shard]))
-    stages["reduce"] = {"seconds": stage.seconds}
-    with progress.stage("publish", total=len(groups), unit="groups") as stage:
-        for _, done in run_on_actors(actors, groups, lambda actor, group: actor.publish.remote(group, scored_at)):
-            ray.get(done)
-            stage.advance(1)
-    stages["publish"] = {"seconds": stage.seconds}
 
 
 def _metrics(archive: Archive, groups: Sequence[GroupImages], labels: Mapping[str, int]) -> dict[str, float]:
@@ -182,16 +155,23 @@ def _metrics(archive: Archive, groups: Sequence[GroupImages], labels: Mapping[st
     return metrics
 
 
-def _notes(groups: Sequence[GroupImages], failed_groups: Mapping[str, str], stages: Stages) -> list[str]:
+def _notes(failed_groups: Mapping[str, str], stages: Stages) -> list[str]:
     """What a reader of the result must not miss."""
-    approximate = [
-        f"Group '{group.group}' has {group.images:,} images: its RsCIN neighbours were found by an approximate index."
-        for group in groups
-        if group.images > EXACT_SEARCH_LIMIT
-    ]
+    error = stages["mutual"]["largest_summary_error"]
+    summary = [f"Interval averages of many references came from summaries: each is off by {error:.1e} at most."]
+    lost = stages["extract"]["lost_workers"] + stages["mutual"]["lost_workers"]
+    deaths = [f"{lost} worker{'' if lost == 1 else 's'} died; what they were doing was done again."]
+    shrunk = stages["mutual"]["shrunk_blocks"]
+    small = [f"{shrunk} blocks of tiles ran out of memory and were done again with fewer shards: lower cache_mb."]
     halved = stages["extract"]["halved_batches"]
     too_large = [f"{halved} batches ran out of memory and were halved: lower batch_size."] if halved else []
-    return [*failed_groups.values(), *approximate, *too_large]
+    return [
+        *failed_groups.values(),
+        *too_large,
+        *(small if shrunk else []),
+        *(summary if error else []),
+        *(deaths if lost else []),
+    ]
 
 
 def _clean_up(archive: Archive) -> None:

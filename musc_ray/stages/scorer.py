@@ -1,66 +1,237 @@
 """The scoring actor: does the work of stages 3 to 5 on shards, keeping prepared ones at hand."""
 
+import gc
+import logging
+import threading
+import time
+import warnings
 from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from musc_ray.config import Settings
+from musc_ray.core.bands import Part, condense, patch_scores
+from musc_ray.core.memory import is_out_of_memory
 from musc_ray.core.mutual import tile_minima
 from musc_ray.core.precision import resolve_precision
 from musc_ray.core.prepared import PreparedShard, prepare
+from musc_ray.core.references import Window
+from musc_ray.core.summary import Summary
+from musc_ray.stages.bands import write_band
 from musc_ray.stages.cluster import ActorPlan, use_threads
-from musc_ray.stages.mutual import GroupImages, TileTask, reduce_band, write_band
-from musc_ray.stages.publish import publish_group
+from musc_ray.stages.rank import Columns, Neighbours, find_neighbours, rank_group, write_scores
 from musc_ray.stages.reduce import combine_shard
+from musc_ray.stages.ring import BlockTask, GroupImages, RingShard
 from musc_ray.storage.features import FeaturesMeta, read_layer
 from musc_ray.storage.layout import Layout
 
+LOADERS = 2
+"""Threads that read and prepare the shards that come next."""
+
+StoredPart = np.ndarray | Summary
+"""A part of a band as it lies in Ray's object store."""
+
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # the object store's are only read
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BlockStats:
+    """What a block did.
+
+    Attributes:
+        pairs: image pairs that score each other, each counted once.
+        seconds: time it took, loading and waiting included; seconds_in_kernel: of these, multiplying.
+        shards_read: how many were not at hand.
+        shrunk: whether memory ran out and the block was done again with fewer shards at hand.
+        error: largest possible error of the bands reduced on the spot.
+    """
+
+    pairs: int = 0
+    seconds: float = 0.0
+    seconds_in_kernel: float = 0.0
+    shards_read: int = 0
+    shrunk: bool = False
+    error: float = 0.0
+
 
 class Scorer:
-    """An actor: multiplies tiles, reduces bands, combines layers, publishes groups."""
+    """An actor: multiplies blocks of tiles, reduces bands, combines layers."""
 
     def __init__(self, settings: Settings, out: str, run_id: str, meta: FeaturesMeta, plan: ActorPlan) -> None:
         use_threads(plan.threads)
-        self.settings, self.run_id, self.meta = settings, run_id, meta
+        self.settings, self.run_id, self.meta, self.plan = settings, run_id, meta, plan
         self.layout = Layout.at(out)
         self.device = torch.device(plan.device)
-        self.cached: tuple[str, int] | None = None
-        self.cache: OrderedDict[int, PreparedShard] = OrderedDict()
+        self.cache_bytes = settings.cache_mb * 2**20
+        self.cache: OrderedDict[tuple[str, int, int], Future[PreparedShard]] = OrderedDict()
+        self.cache_lock, self.kernel_turn = threading.Lock(), threading.Lock()
+        self.shards_read = 0
+        self.loaders = ThreadPoolExecutor(LOADERS, initializer=use_threads, initargs=(plan.threads,))
 
-    def tile(self, task: TileTask) -> tuple[np.ndarray, np.ndarray]:
-        """Minima of a tile in both directions: (D, A, L, B) for shard a and (D, B, L, A) for shard b."""
-        a = self._prepared(task.images, task.layer, task.a)
-        b = self._prepared(task.images, task.layer, task.b)
-        rows, columns = tile_minima(a, b, torch.float32 if a.dtype == torch.float32 else torch.float16)
-        return rows.numpy(), columns.numpy()
+    def block(self, task: BlockTask) -> BlockStats | list[BlockStats | StoredPart]:
+        """Multiply the tiles of a block; writes its whole bands.
 
-    def band(self, images: GroupImages, layer: int, shard: int, *parts: np.ndarray) -> None:
-        """Reduce and write one shard's patch scores for one layer."""
-        scores = reduce_band(parts, images.images - 1, self.settings.interval)
-        write_band(self.layout, self.layout.band(self.run_id, images.group, layer, shard), scores)
+        Returns:
+            Stats, and for each shard of `task.returned`, if any, its minima (D, A, L, B) against others of the block.
+        """
+        started, read_before = time.perf_counter(), self.shards_read
+        shards = self._at_hand(task)  # loaded while the block before is in the kernel
+        with self.kernel_turn:
+            use_threads(self.plan.threads)  # PyTorch keeps the number per calling thread
+            try:
+                parts, stats = self._multiply(task, shards)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                logger.warning("Out of memory: from now on half as many shards are kept at hand.")
+                del shards
+                self._shrink()
+                parts, stats = self._multiply(task, None)
+                stats = replace(stats, shrunk=True)
+            errors = [
+                self._reduce(task.group, task.layer, number, task.window, [parts.pop(number)])
+                for number in sorted(task.whole)
+            ]
+        stats = replace(
+            stats,
+            seconds=time.perf_counter() - started,
+            shards_read=self.shards_read - read_before,
+            error=max(errors, default=0.0),
+        )
+        return [stats, *(parts[number].numpy() for number in task.returned)] if task.returned else stats
 
-    def combine(self, images: GroupImages, shard: int) -> None:
+    def condense(self, *parts: StoredPart) -> tuple[None, Summary]:
+        """Parts of a band as one summary, behind a reference that tells when it is there."""
+        with self.kernel_turn:
+            return None, condense([_loaded(part) for part in parts])
+
+    def band(self, group: str, layer: int, shard: int, window: Window, *parts: StoredPart) -> float:
+        """Reduce and write a band from its parts; returns its largest possible error."""
+        with self.kernel_turn:
+            return self._reduce(group, layer, shard, window, [_loaded(part) for part in parts])
+
+    def neighbours(self, images: GroupImages, part: range) -> tuple[None, Neighbours]:
+        """The most similar images of a part of a group."""
+        return None, find_neighbours(self.layout, self.meta, images, part, max(self.settings.k_list))
+
+    def rank(self, images: GroupImages, *neighbours: Neighbours) -> tuple[Columns | None, ...]:
+        """Scores, ranks and percentiles of a group, a return value a part."""
+        return None, *rank_group(self.layout, self.run_id, images, neighbours, self.settings.k_list)
+
+    def publish(self, group: str, shards: Sequence[RingShard], scored_at: datetime, columns: Columns) -> None:
+        """Write a part of a group's scores."""
+        write_scores(self.layout, self.run_id, group, shards, self.meta.grid, scored_at, columns)
+
+    def combine(self, group: str, shard: RingShard) -> None:
         """Mean over layers, patch maps and raw scores of one shard."""
-        combine_shard(self.layout, self.run_id, images, shard, self.meta)
+        combine_shard(self.layout, self.run_id, group, shard, self.meta)
 
-    def publish(self, images: GroupImages, scored_at: datetime) -> None:
-        """RsCIN over a group, and its part of the scores table."""
-        publish_group(self.layout, self.run_id, images, self.meta, self.settings.k_list, scored_at)
+    def _multiply(
+        self, task: BlockTask, shards: dict[int, Future[PreparedShard]] | None
+    ) -> tuple[dict[int, Tensor], BlockStats]:
+        """Minima (D, A, L, B) of each unfinished shard against the shards that it meets in the block.
 
-    def _prepared(self, images: GroupImages, layer: int, shard: int) -> PreparedShard:
-        """A shard's layer ready to multiply, from the cache of the most recently used ones of this layer."""
-        if self.cached != (images.group, layer):
+        Args:
+            task: the block.
+            shards: its prepared shards; None loads them tile by tile.
+        """
+        partners: dict[int, dict[int, slice]] = {}
+        for a, b in task.tiles:
+            for shard, other in {(a, b), (b, a)}:
+                taken = partners.setdefault(shard.number, {})
+                start = max((columns.stop for columns in taken.values()), default=0)
+                taken[other.number] = slice(start, start + len(other.ids))
+        dtype = self._dtype(task)
+        minima = {
+            shard.number: self._empty(shard, max(s.stop for s in partners[shard.number].values()), dtype)
+            for shard in task.shards
+            if shard.number in task.unfinished
+        }
+        pairs, seconds = 0, 0.0
+        for a, b in task.tiles:
+            scored = torch.from_numpy(task.window.contains(a.positions, b.positions))
+            left = self._load(task, a) if shards is None else shards[a.number].result()
+            right = left if a == b else self._load(task, b) if shards is None else shards[b.number].result()
+            started = time.perf_counter()
+            rows = self._target(minima, partners, a, b, dtype)
+            columns = rows if a == b else self._target(minima, partners, b, a, dtype)
+            tile_minima(left, right, dtype, scored, (rows, columns))
+            seconds += time.perf_counter() - started
+            pairs += int(scored.sum()) // (2 if a == b else 1)
+        return minima, BlockStats(pairs=pairs, seconds_in_kernel=seconds)
+
+    def _target(
+        self,
+        minima: dict[int, Tensor],
+        partners: dict[int, dict[int, slice]],
+        shard: RingShard,
+        other: RingShard,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """Where the minima of a shard against another one go; a finished band's go nowhere."""
+        if shard.number not in minima:
+            return self._empty(shard, len(other.ids), dtype)
+        return minima[shard.number][..., partners[shard.number][other.number]]
+
+    def _empty(self, shard: RingShard, columns: int, dtype: torch.dtype) -> Tensor:
+        length = self.meta.grid[0] * self.meta.grid[1]
+        return torch.empty(len(self.settings.degrees), len(shard.ids), length, columns, dtype=dtype)
+
+    def _dtype(self, task: BlockTask) -> torch.dtype:
+        """What minima are kept in."""
+        exact = resolve_precision(self.settings.precision, self.device, task.window.images) == torch.float32
+        return torch.float32 if exact else torch.float16
+
+    def _reduce(self, group: str, layer: int, shard: int, window: Window, parts: list[Part]) -> float:
+        scores, error = patch_scores(parts, window.references, self.settings.interval, self.device)
+        write_band(self.layout, self.layout.band(self.run_id, group, layer, shard), scores.numpy())
+        return error
+
+    def _at_hand(self, task: BlockTask) -> dict[int, Future[PreparedShard]]:
+        """The prepared shards of a block, from the cache or on their way; the least recently used ones make room."""
+        found = {}
+        with self.cache_lock:
+            for shard in task.shards:
+                key = (task.group, task.layer, shard.number)
+                if key not in self.cache:
+                    self.cache[key] = self.loaders.submit(self._load, task, shard)
+                self.cache.move_to_end(key)
+                found[shard.number] = self.cache[key]
+            done = [future for future in self.cache.values() if future.done() and future.exception() is None]
+            held = sum(future.result().nbytes for future in done)
+            for key, future in list(self.cache.items()):
+                if future.done() and future.exception() is not None:
+                    del self.cache[key]  # to be tried again
+                elif held > self.cache_bytes and future in done and future not in found.values():
+                    held -= self.cache.pop(key).result().nbytes
+        return found
+
+    def _load(self, task: BlockTask, shard: RingShard) -> PreparedShard:
+        """Read and prepare a shard's layer."""
+        self.shards_read += 1
+        path = self.layout.shard(self.meta.features_id, task.group, shard.number)
+        tokens = torch.from_numpy(read_layer(self.layout.fs, path, task.layer, shard.ids))
+        dtype = resolve_precision(self.settings.precision, self.device, task.window.images)
+        return prepare(tokens.to(self.device), self.meta.grid, self.settings.degrees, dtype)
+
+    def _shrink(self) -> None:
+        """Keep less from now on."""
+        with self.cache_lock:
             self.cache.clear()
-            self.cached = (images.group, layer)
-        if shard not in self.cache:
-            path = self.layout.shard(self.meta.features_id, images.group, shard)
-            tokens = torch.from_numpy(read_layer(self.layout.fs, path, layer, images.shards[shard]))
-            dtype = resolve_precision(self.settings.precision, self.device, images.images)
-            self.cache[shard] = prepare(tokens.to(self.device), self.meta.grid, self.settings.degrees, dtype)
-            limit = self.settings.cache_mb * 2**20
-            while len(self.cache) > 2 and sum(prepared.nbytes for prepared in self.cache.values()) > limit:
-                self.cache.popitem(last=False)
-        self.cache.move_to_end(shard)
-        return self.cache[shard]
+            self.cache_bytes //= 2
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _loaded(part: StoredPart) -> Part:
+    """A part as tensors; arrays from the object store are read-only, and are only read."""
+    return part if isinstance(part, Summary) else torch.from_numpy(part)

@@ -4,7 +4,8 @@ Binary on purpose: FixedSizeList<float16> writes 30 times and reads 17 times slo
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -119,12 +120,8 @@ def read_meta(fs: fsspec.AbstractFileSystem, path: str) -> FeaturesMeta:
     Raises:
         MuscRayError: not a feature shard.
     """
-    with fs.open(path, "rb") as file:
-        try:
-            metadata = pq.read_schema(file).metadata
-        except pa.ArrowInvalid as error:
-            raise MuscRayError(f"{path} is not a readable feature shard ({error}): delete it and run again.") from error
-    return _parse_meta(metadata, path)
+    with fs.open(path, "rb") as file, _named(path):
+        return _parse_meta(pq.read_schema(file).metadata, path)
 
 
 def _parse_meta(metadata: dict[bytes, bytes] | None, path: str) -> FeaturesMeta:
@@ -141,7 +138,7 @@ def read_layer(
     fs: fsspec.AbstractFileSystem, path: str, layer: int, image_ids: Sequence[str]
 ) -> npt.NDArray[np.float16]:
     """Raw tokens (A, h*w, C) float16 of one layer for some of a shard's images, in the order asked for."""
-    with _open(fs, path) as file:
+    with _open(fs, path) as file, _named(path):
         parquet = pq.ParquetFile(file)
         meta = _parse_meta(parquet.schema_arrow.metadata, path)
         rows = _read_rows(parquet, layer_column(layer), image_ids, FLOAT16)
@@ -150,8 +147,17 @@ def read_layer(
 
 def read_class_tokens(fs: fsspec.AbstractFileSystem, path: str, image_ids: Sequence[str]) -> npt.NDArray[np.float32]:
     """Class tokens (A, class_channels) float32 for some of a shard's images, in the order asked for."""
-    with _open(fs, path) as file:
+    with _open(fs, path) as file, _named(path):
         return _read_rows(pq.ParquetFile(file), "class_token", image_ids, FLOAT32)
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Name the shard that turns out to be broken."""
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        raise MuscRayError(f"{path} is not a readable feature shard ({error}): delete it and run again.") from error
 
 
 def _open(fs: fsspec.AbstractFileSystem, path: str) -> Any:

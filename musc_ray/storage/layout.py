@@ -57,6 +57,10 @@ class Layout:
         """What a run is going to do; written first, so that `status` can tell how far it is."""
         return f"{self.run(run_id)}/started.json"
 
+    def progress_json(self, run_id: str) -> str:
+        """How far the run's stages are; written now and then while it goes on."""
+        return f"{self.run(run_id)}/progress.json"
+
     def catalog(self, run_id: str) -> str:
         """The run's images."""
         return f"{self.run(run_id)}/catalog.parquet"
@@ -73,9 +77,13 @@ class Layout:
         """Folder of a run's intermediate results; removed when the run is complete."""
         return f"{self.run(run_id)}/work"
 
+    def bands(self, run_id: str, group: str, layer: int) -> str:
+        """Folder of a group's bands of one layer."""
+        return f"{self.work(run_id)}/bands/group={escape_group(group)}/layer-{layer:02d}"
+
     def band(self, run_id: str, group: str, layer: int, shard: int) -> str:
         """Patch scores of one shard's images for one layer: the unit of resume of the mutual stage."""
-        return f"{self.work(run_id)}/bands/group={escape_group(group)}/layer-{layer:02d}/shard-{shard:05d}.npy"
+        return f"{self.bands(run_id, group, layer)}/shard-{shard:05d}.npy"
 
     def maps(self, run_id: str, group: str, shard: int) -> str:
         """Patch maps and raw scores of one shard's images."""

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -25,8 +26,8 @@ from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
 from musc_ray.images import decode_image
 from musc_ray.stages.catalog import CatalogImage
-from musc_ray.stages.cluster import plan_actors, run_on_actors, start_actors
 from musc_ray.stages.extract import CALLS_AT_ONCE, Extractor, ExtractStats, ShardTask, features_meta
+from musc_ray.stages.pool import Pool, Worker
 from musc_ray.storage.features import FeaturesMeta, ShardImage, read_layer, write_shard
 from musc_ray.storage.layout import Layout
 
@@ -52,16 +53,26 @@ def plain_actors(
     settings: Settings, layout: Layout, meta: FeaturesMeta, tasks: list[ShardTask]
 ) -> tuple[float, ExtractStats]:
     """Seconds of the product's stage once all actors have their model, and its own account of them."""
-    stats, plan = ExtractStats(), plan_actors(settings, len(tasks))
-    actors = start_actors(Extractor, plan, settings, layout.uri(layout.root), meta, plan, calls_at_once=CALLS_AT_ONCE)
-    warm_up = [ShardTask("warm-up", n, tasks[0].images[:BATCH]) for n in range(WORKERS)]
-    ray.get([actor.extract.remote(task) for actor, task in zip(actors, warm_up, strict=True)])
-    started = time.perf_counter()
-    for _, reference in run_on_actors(actors, tasks, lambda actor, task: actor.extract.remote(task)):
-        stats.add(ray.get(reference))
-    seconds = time.perf_counter() - started
-    for actor in actors:
-        ray.kill(actor)
+    stats, arguments = ExtractStats(), (settings, layout.uri(layout.root), meta)
+    warm = ShardTask("warm-up", 0, tasks[0].images[:BATCH])
+    with Pool(Extractor, settings, len(tasks), *arguments, calls_at_once=CALLS_AT_ONCE) as pool:
+        known: set[Worker] = set()
+
+        def warm_up(worker: Worker) -> ShardTask | None:
+            """Something to do until all actors are there, and for each at least once."""
+            new = worker not in known
+            known.add(worker)
+            return warm if new or len(pool) < WORKERS else None
+
+        def extract(actor: Any, task: ShardTask) -> list[Any]:
+            return [actor.extract.remote(task)]
+
+        for _ in pool.run(warm_up, extract):
+            pass
+        started, waiting = time.perf_counter(), iter(tasks)
+        for _, references, _ in pool.run(lambda _: next(waiting, None), extract):
+            stats.add(ray.get(references[0]))
+        seconds = time.perf_counter() - started
     return seconds, stats
 
 

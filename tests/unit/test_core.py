@@ -12,6 +12,7 @@ from musc_ray.core.lnamd import aggregate, layer_norm
 from musc_ray.core.mutual import tile_minima
 from musc_ray.core.pixel import image_scores, pixel_map
 from musc_ray.core.prepared import GramShard, ProductShard, prepare
+from musc_ray.core.rscin import nearest_images
 from tests import brute_force
 
 GRIDS = [(1, 1), (1, 7), (3, 5), (4, 4), (6, 2)]
@@ -152,15 +153,21 @@ def test_rscin_of_copies_counts_the_image_itself_first():
     np.testing.assert_allclose(musc_ray.rescore(scores, tokens, [1]), scores, atol=1e-6)
 
 
-def test_rscin_of_a_large_group_is_close_to_exact(monkeypatch):
-    generator = np.random.default_rng(0)
-    centres = generator.standard_normal((20, 16))
-    tokens = centres[generator.integers(0, 20, 3000)] + 0.1 * generator.standard_normal((3000, 16))
-    scores = generator.random(3000)
-    exact = musc_ray.rescore(scores, tokens)
-    monkeypatch.setattr("musc_ray.core.rscin.EXACT_SEARCH_LIMIT", 1000)
-    approximate = musc_ray.rescore(scores, tokens)
-    assert np.mean(np.abs(approximate - exact) < 1e-5) > 0.95
+@pytest.mark.parametrize("sizes", [[300], [100, 1, 2, 197], [64] * 4 + [44]])
+def test_neighbours_found_part_by_part_are_those_of_the_whole(sizes):
+    tokens = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
+    tokens[7] = tokens[250]  # each must come first in its own row
+    parts = np.split(tokens, np.cumsum(sizes)[:-1])
+    unit = tokens / np.linalg.norm(tokens.astype(np.float64), axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    others = cosines - 3 * np.eye(300)
+    nearest = -np.sort(-others, axis=1)[:, :4]
+    for queries in (range(300), range(3, 10), range(299, 300)):
+        own = np.array(queries)
+        similarities, indices = nearest_images(tokens[own], own, parts, 5)
+        np.testing.assert_array_equal(indices[:, 0], own)
+        np.testing.assert_allclose(others[own[:, None], indices[:, 1:]], nearest[own], atol=1e-6)
+        np.testing.assert_allclose(similarities, np.hstack([np.ones((len(own), 1)), nearest[own]]), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+"""Bands on storage: one shard's patch scores for one layer, the unit of resume of the mutual stage."""
+
+from pathlib import PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from musc_ray.storage.filesystem import atomic_file
+from musc_ray.storage.layout import Layout
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def finished_bands(layout: Layout, run_id: str, group: str, layer: int) -> set[int]:
+    """Shards whose band of this layer is already written."""
+    folder = layout.bands(run_id, group, layer)
+    if not layout.fs.exists(folder):
+        return set()
+    layout.fs.invalidate_cache(folder)
+    paths = (PurePosixPath(path) for path in layout.fs.ls(folder, detail=False))
+    return {int(path.stem.removeprefix("shard-")) for path in paths if path.match("shard-*.npy")}
+
+
+def write_band(layout: Layout, path: str, scores: FloatArray) -> None:
+    """Store a band's patch scores (A, L) atomically."""
+    with atomic_file(layout.fs, path) as partial, partial.open("wb") as file:
+        np.save(file, scores, allow_pickle=False)
+
+
+def read_band(layout: Layout, path: str) -> FloatArray:
+    """Patch scores (A, L) float32 of a band."""
+    with layout.fs.open(path, "rb") as file:
+        scores: FloatArray = np.load(file, allow_pickle=False)
+    return scores

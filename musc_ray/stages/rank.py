@@ -1,0 +1,111 @@
+"""What workers do in stage 5: RsCIN over a group in three steps, so that no one holds more than ids, scores and
+neighbours of a whole group: `find_neighbours` of some images, `rank_group` once they are all there, and `write_scores`
+of some shards.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from musc_ray.core.ranking import percentiles, ranks
+from musc_ray.core.rscin import nearest_images, weighted_scores
+from musc_ray.stages.ring import GroupImages, RingShard
+from musc_ray.storage.features import FeaturesMeta, read_class_tokens
+from musc_ray.storage.layout import Layout
+from musc_ray.storage.parquet import read_table, write_table
+from musc_ray.storage.schemas import SCORES
+
+IMAGES_AT_ONCE = 16384
+"""Images of a part: as queries, and as what they are compared with at a time."""
+
+Neighbours = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
+Columns = dict[str, npt.NDArray[Any]]
+
+
+def parts_of(images: GroupImages) -> list[range]:
+    """A group's shards in parts of about IMAGES_AT_ONCE images, as ranges of the ring."""
+    parts, start = [], 0
+    for index, shard in enumerate(images.ring):
+        full = shard.positions.stop - images.ring[start].first >= IMAGES_AT_ONCE
+        if full or index == len(images.ring) - 1:
+            parts.append(range(start, index + 1))
+            start = index + 1
+    return parts
+
+
+def find_neighbours(layout: Layout, meta: FeaturesMeta, images: GroupImages, part: range, k: int) -> Neighbours:
+    """The most similar images of a part's images in the whole group: similarities and ring positions, both (n, k)."""
+    first, last = images.ring[part.start], images.ring[part.stop - 1]
+    own = np.arange(first.first, last.positions.stop)
+
+    def tokens() -> Iterator[npt.NDArray[np.float32]]:
+        for other in parts_of(images):
+            yield _class_tokens(layout, meta, images, other)
+
+    return nearest_images(_class_tokens(layout, meta, images, part), own, tokens(), k)
+
+
+def rank_group(
+    layout: Layout, run_id: str, images: GroupImages, neighbours: Sequence[Neighbours], k_list: Sequence[int]
+) -> list[Columns]:
+    """Score, rank and percentile of every image, by part."""
+    raw = np.concatenate([_raw_scores(layout, run_id, images.group, shard.number) for shard in images.ring])
+    score = np.concatenate([weighted_scores(raw, *found, k_list) for found in neighbours])
+    ids = np.array([image_id for shard in images.ring for image_id in shard.ids])
+    columns: Columns = {"score": score, "rank": ranks(score, ids), "percentile": percentiles(score)}
+    bounds = [(images.ring[part.start].first, images.ring[part.stop - 1].positions.stop) for part in parts_of(images)]
+    return [{name: values[start:stop] for name, values in columns.items()} for start, stop in bounds]
+
+
+def write_scores(
+    layout: Layout,
+    run_id: str,
+    group: str,
+    shards: Sequence[RingShard],
+    grid: tuple[int, int],
+    scored_at: datetime,
+    columns: Columns,
+) -> None:
+    """Write a part's rows of the scores table, one file a shard."""
+    for shard in shards:
+        rows = slice(shard.first - shards[0].first, shard.positions.stop - shards[0].first)
+        part = {name: values[rows] for name, values in columns.items()}
+        table = _scores_table(layout, run_id, group, shard.number, grid, scored_at, part)
+        write_table(layout.fs, f"{layout.scores(run_id, group)}/part-{shard.number:05d}.parquet", table)
+
+
+def _class_tokens(layout: Layout, meta: FeaturesMeta, images: GroupImages, part: range) -> npt.NDArray[np.float32]:
+    shards = images.ring[part.start : part.stop]
+    paths = [layout.shard(meta.features_id, images.group, shard.number) for shard in shards]
+    return np.concatenate(
+        [read_class_tokens(layout.fs, path, shard.ids) for path, shard in zip(paths, shards, strict=True)]
+    )
+
+
+def _raw_scores(layout: Layout, run_id: str, group: str, shard: int) -> npt.NDArray[np.float32]:
+    table = read_table(layout.fs, layout.maps(run_id, group, shard), ["score_raw"])
+    scores: npt.NDArray[np.float32] = table["score_raw"].to_numpy()
+    return scores
+
+
+def _scores_table(
+    layout: Layout,
+    run_id: str,
+    group: str,
+    shard: int,
+    grid: tuple[int, int],
+    scored_at: datetime,
+    columns: Mapping[str, npt.NDArray[Any]],
+) -> pa.Table:
+    """The rows of one shard's images, in the contract's column order and types."""
+    maps = read_table(layout.fs, layout.maps(run_id, group, shard))
+    rows = len(maps)
+    constant = {"group": group, "run_id": run_id, "scored_at": scored_at, "grid_h": grid[0], "grid_w": grid[1]}
+    arrays = {name: pa.array([value] * rows, SCORES.field(name).type) for name, value in constant.items()}
+    arrays |= {name: pa.array(values, SCORES.field(name).type) for name, values in columns.items()}
+    arrays |= {name: maps[name] for name in maps.column_names}
+    return pa.table([arrays[name] for name in SCORES.names], schema=SCORES)

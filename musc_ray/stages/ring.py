@@ -1,0 +1,146 @@
+"""The images of a group on a ring of shards, and the blocks of tiles that the mutual stage works through."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from musc_ray.core.references import Window, blocks, reference_window
+
+
+@dataclass(frozen=True)
+class RingShard:
+    """A shard's images and where they stand on the ring."""
+
+    number: int
+    first: int
+    ids: Sequence[str]
+
+    @property
+    def positions(self) -> range:
+        """Places on the ring."""
+        return range(self.first, self.first + len(self.ids))
+
+
+Tile = tuple[RingShard, RingShard]
+
+
+@dataclass(frozen=True)
+class RingBlock:
+    """A rectangle of tiles, as ranges of shards on the ring: its rows and its columns (alike on the diagonal)."""
+
+    rows: range
+    columns: range
+    tiles: int
+    shards: frozenset[int]
+    """Numbers of the shards that a tile touches."""
+
+
+@dataclass(frozen=True)
+class GroupImages:
+    """The images of a group that are scored among themselves."""
+
+    group: str
+    ring: Sequence[RingShard]
+    window: Window
+
+    @classmethod
+    def of(
+        cls, group: str, shards: Mapping[int, Sequence[str]], references: int | None = None, seed: int = 0
+    ) -> "GroupImages":
+        """Place shards on the ring.
+
+        Shards hold images in the order of their hashed ids. They stand in the order of one random image each, so that
+        the ring of an archive extracted at once is the order of all ids, whatever the shard size, and shards that came
+        later, each with ids from everywhere, stand evenly among the others.
+
+        Args:
+            group: its name.
+            shards: image ids by shard number; at least 2 in all.
+            references: M, or None for all.
+            seed: which window of the ring.
+        """
+        ring, first = [], 0
+        for number in sorted(shards, key=lambda number: min(shards[number], key=_read_backwards)):
+            ring.append(RingShard(number, first, tuple(shards[number])))
+            first += len(shards[number])
+        return cls(group, ring, reference_window(first, references, seed))
+
+    @property
+    def images(self) -> int:
+        """N of the formulas."""
+        return self.window.images
+
+    @cached_property
+    def shards(self) -> dict[int, RingShard]:
+        """Shards by number."""
+        return {shard.number: shard for shard in self.ring}
+
+
+def _read_backwards(image_id: str) -> str:
+    """An order of the ids that has nothing to do with their own."""
+    return image_id[::-1]
+
+
+def tiles_of(rows: Sequence[RingShard], columns: Sequence[RingShard], window: Window) -> Iterator[Tile]:
+    """The tiles of a block that hold pairs of images that score each other."""
+    for index, a in enumerate(rows):
+        for b in columns[index:] if rows == columns else columns:
+            if window.touches(a.positions, b.positions):
+                yield a, b
+
+
+def ring_blocks(images: GroupImages, side: int) -> list[RingBlock]:
+    """Cut the tiles of a group into blocks of up to side x side shards, in an order that completes bands early."""
+    chunks = [range(start, min(start + side, len(images.ring))) for start in range(0, len(images.ring), side)]
+    positions = [range(images.ring[chunk.start].first, images.ring[chunk.stop - 1].positions.stop) for chunk in chunks]
+    found = []
+    for row, column in blocks(images.window, positions):
+        rows, columns = chunks[row], chunks[column]
+        above, beside = images.ring[rows.start : rows.stop], images.ring[columns.start : columns.stop]
+        tiles = list(tiles_of(above, beside, images.window))
+        if tiles:
+            touched = frozenset(shard.number for tile in tiles for shard in tile)
+            found.append(RingBlock(rows, columns, len(tiles), touched))
+    return found
+
+
+@dataclass(frozen=True)
+class BlockTask:
+    """A block of one layer: what a scorer multiplies at a time.
+
+    Attributes:
+        rows: shards; columns: shards, the same object on the diagonal.
+        unfinished: shards whose bands are not written yet: their minima are wanted.
+        whole: those of them that have no tiles elsewhere: their bands are reduced and written on the spot.
+        counted: tiles that this block adds to the progress.
+        attempt: how often its bands were begun anew.
+    """
+
+    group: str
+    layer: int
+    window: Window
+    rows: Sequence[RingShard]
+    columns: Sequence[RingShard]
+    unfinished: frozenset[int]
+    whole: frozenset[int]
+    counted: int
+    attempt: int = 0
+
+    @property
+    def returned(self) -> list[int]:
+        """Shards whose minima go back, in order."""
+        return sorted(self.unfinished - self.whole)
+
+    @cached_property
+    def shards(self) -> list[RingShard]:
+        """All shards that are multiplied, each once."""
+        return list({shard.number: shard for tile in self.tiles for shard in tile}.values())
+
+    @cached_property
+    def tiles(self) -> list[Tile]:
+        """The tiles that an unfinished band needs."""
+        return [
+            (a, b)
+            for a, b in tiles_of(self.rows, self.columns, self.window)
+            if a.number in self.unfinished or b.number in self.unfinished
+        ]

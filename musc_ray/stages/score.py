@@ -1,0 +1,80 @@
+"""Stages 3 to 5 on one pool of scorers: mutual, reduce, publish."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from musc_ray.progress import Progress
+from musc_ray.stages.archive import Archive
+from musc_ray.stages.cluster import plan_actors
+from musc_ray.stages.mutual import Mutual, block_side
+from musc_ray.stages.pool import Pool
+from musc_ray.stages.publish import Publish
+from musc_ray.stages.ring import GroupImages, RingShard
+from musc_ray.stages.scorer import Scorer
+
+logger = logging.getLogger(__name__)
+
+CALLS_AT_ONCE = 2
+"""Blocks that a scorer works on: one in the kernel, the shards of another on their way."""
+
+
+def score_groups(
+    archive: Archive,
+    groups: Sequence[GroupImages],
+    scored_at: datetime,
+    progress: Progress,
+    stages: dict[str, dict[str, Any]],
+) -> dict[str, Exception]:
+    """Score groups whose features are there; what an earlier run has done is taken up.
+
+    Args:
+        archive: settings, layout and identity of the run.
+        groups: what to score.
+        scored_at: stands in every row.
+        progress: shows the stages.
+        stages: figures of each stage are added here.
+
+    Returns:
+        The groups that failed, and why; the others are scored.
+    """
+    settings, layout, run_id, meta = archive.settings, archive.layout, archive.run_id, archive.meta
+    patches, layers = meta.grid[0] * meta.grid[1], len(meta.layers)
+    workers = plan_actors(settings, layers * sum(len(group.ring) for group in groups)).actors
+    side = block_side(settings, groups, layers, patches, workers)
+    mutual = Mutual(layout, run_id, groups, meta.layers, side)
+    arguments = (settings, layout.uri(layout.root), run_id, meta)
+    with Pool(Scorer, settings, workers, *arguments, calls_at_once=CALLS_AT_ONCE) as pool:
+        with progress.stage("mutual", total=mutual.total, unit="tiles") as stage:
+            for tiles, found in mutual.run(pool):
+                stage.advance(tiles)
+                stage.already_done(found)
+                operations = 2.0 * mutual.stats.pairs * patches**2 * meta.channels
+                stage.note(f"{operations / stage.seconds / 1e12:.2g} TFLOP/s")
+        stages["mutual"] = {
+            "seconds": stage.seconds,
+            **asdict(mutual.stats),
+            "operations": operations,
+        }
+        left = [group for group in groups if group.group not in mutual.failed]
+        with progress.stage("reduce", total=sum(group.images for group in left), unit="images") as stage:
+            for shard, _ in pool.map(_shards(left), lambda actor, task: actor.combine.remote(*task)):
+                stage.advance(len(shard[1].ids))
+        stages["reduce"] = {"seconds": stage.seconds}
+        publish = Publish(left, scored_at)
+        with progress.stage("publish", total=len(left), unit="groups") as stage:
+            for _ in publish.run(pool):
+                stage.advance(1)
+        stages["publish"] = {"seconds": stage.seconds}
+        stages["mutual"]["lost_workers"] = pool.lost
+    failed = {**mutual.failed, **publish.failed}
+    for name, error in failed.items():
+        logger.error("Group '%s' failed.", name, exc_info=error)
+    return failed
+
+
+def _shards(groups: Sequence[GroupImages]) -> Iterator[tuple[str, RingShard]]:
+    """All shards of all groups."""
+    return ((group.group, shard) for group in groups for shard in group.ring)

@@ -1,0 +1,110 @@
+"""An archive of generated features, and a command that scores it: stages 3 to 5 alone, at any size.
+
+    python -m tests.generated OUT '{"images": 400, ...}'
+
+prints the stages' figures as JSON.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import numpy as np
+
+from musc_ray.config import load_settings
+from musc_ray.progress import Progress
+from musc_ray.stages import score
+from musc_ray.stages.archive import Archive
+from musc_ray.stages.catalog import CatalogImage
+from musc_ray.stages.cluster import ray_cluster
+from musc_ray.stages.ring import GroupImages
+from musc_ray.stages.scorer import Scorer
+from musc_ray.stages.sharding import GroupShards
+from musc_ray.storage.features import FeaturesMeta, ShardImage, write_shard
+from musc_ray.storage.layout import Layout
+
+DEFAULTS = {
+    "images": 60,
+    "grid": [4, 4],
+    "channels": 16,
+    "layers": 2,
+    "groups": 1,
+    "shard_size": 8,
+    "oom": False,
+    "settings": {},
+}
+
+
+def group_features(spec: Mapping, group: int, images: range) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
+    """Ids, class tokens (n, 8) and tokens (n, L, C) float16, a layer each; every image comes from its own seed."""
+    length, channels = spec["grid"][0] * spec["grid"][1], spec["channels"]
+    common = np.random.default_rng(group).standard_normal((spec["layers"], length, channels))
+    ids, class_tokens, layers = [], [], []
+    for n in images:
+        generator = np.random.default_rng([group, n])
+        ids.append(f"{n:08x}{generator.integers(2**63):024x}")  # in order, but random when read backwards
+        class_tokens.append(generator.standard_normal(8) + 1)
+        layers.append((common + 0.5 * generator.standard_normal(common.shape)).astype(np.float16))
+    return ids, np.array(class_tokens, np.float32), list(np.stack(layers, axis=1))
+
+
+def generated_archive(out: str, given: Mapping) -> tuple[Archive, list[GroupImages]]:
+    """Write the feature shards that are missing; returns what `score_groups` takes."""
+    spec = {**DEFAULTS, **given}
+    settings = load_settings(
+        None, {"source": "generated", "out": out, "shard_size": spec["shard_size"], **spec["settings"]}
+    )
+    layout, layers = Layout.at(out), tuple(range(spec["layers"]))
+    size = (14 * spec["grid"][0], 14 * spec["grid"][1])
+    meta = FeaturesMeta(tuple(spec["grid"]), layers, spec["channels"], 8, size, "generated", "0" * 64, "generated")
+    groups = {}
+    for group in range(spec["groups"]):
+        name, shards = f"group-{group}", {}
+        for number, start in enumerate(range(0, spec["images"], spec["shard_size"])):
+            ids, class_tokens, tokens = group_features(
+                spec, group, range(start, min(start + spec["shard_size"], spec["images"]))
+            )
+            path = layout.shard(meta.features_id, name, number)
+            if not layout.fs.exists(path):
+                images = [ShardImage(image_id, f"made://{image_id}", "") for image_id in ids]
+                write_shard(layout.fs, path, FeaturesMeta(**{**vars(meta), "images": images}), class_tokens, tokens)
+            shards[number] = [CatalogImage(image_id, f"made://{image_id}", name, "") for image_id in ids]
+        groups[name] = GroupShards(done=shards)
+    archive = Archive(settings, layout, "generated", meta, groups)
+    images = {
+        name: {number: [image.image_id for image in images] for number, images in group.done.items()}
+        for name, group in groups.items()
+    }
+    return archive, [GroupImages.of(name, ids, archive.references, settings.seed) for name, ids in images.items()]
+
+
+class ForgetfulScorer(Scorer):
+    """A scorer that runs out of memory in its first block."""
+
+    failed = False
+
+    def _multiply(self, task, shards):
+        if not self.failed:
+            self.failed = True
+            raise MemoryError("injected")
+        return super()._multiply(task, shards)
+
+
+def main() -> None:
+    spec = json.loads(sys.argv[2])
+    archive, groups = generated_archive(sys.argv[1], spec)
+    if spec.get("oom"):
+        score.Scorer = ForgetfulScorer
+    stages: dict = {}
+    with ray_cluster(archive.settings):
+        started = time.perf_counter()
+        failed = score.score_groups(archive, groups, datetime.now(UTC), Progress(quiet=True), stages)
+        stages["seconds"] = time.perf_counter() - started
+    stages["failed"] = {name: str(error) for name, error in failed.items()}
+    print(json.dumps(stages))
+
+
+if __name__ == "__main__":
+    main()
