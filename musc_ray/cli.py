@@ -37,6 +37,7 @@ GroupBy = Annotated[str | None, typer.Option(help="Path template `{group}/**` or
 ShardSize = Annotated[str | None, typer.Option(help="Images a shard.")]
 Precision = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+Workers = Annotated[str | None, typer.Option(help="Actors of a stage: one a GPU, or one a CPU core.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster; without it one is started for the command.")]
 RunId = Annotated[str | None, typer.Option(help="Name of the run; otherwise made from settings and images.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Compute again what is already done.")]
@@ -129,14 +130,17 @@ def plan(
     image_size: ImageSize = None,
     layers: Layers = None,
     degrees: Degrees = None,
+    references: References = None,
     group_by: GroupBy = None,
     shard_size: ShardSize = None,
     precision: Precision = None,
+    workers: Workers = None,
+    gpu: Annotated[str | None, typer.Option(help="Plan for this kind of GPU, such as h100, a100 or l4.")] = None,
     set_options: SetOptions = None,
 ) -> None:
-    """Say what a job on SOURCE will cost, before anything is read.
+    """Say what a job on SOURCE will cost, from a look at some images and some seconds of measuring.
 
-    Example: `musc-ray plan photos/ --backbone dinov2-vit-s-14 --image-size 224`
+    Example: `musc-ray plan photos/ --references 256 --gpu h100 --workers 8`
     """
     settings = _settings(
         config,
@@ -147,14 +151,16 @@ def plan(
         image_size=image_size,
         layers=layers,
         degrees=degrees,
+        references=references,
         group_by=group_by,
         shard_size=shard_size,
         precision=precision,
+        workers=workers,
     )
     from musc_ray.stages.plan import plan_archive
     from musc_ray.summary import print_plan
 
-    print_plan(plan_archive(settings), Console())
+    print_plan(plan_archive(settings, gpu), settings.max_pending_gb, Console())
 
 
 @app.command()
@@ -166,6 +172,7 @@ def status(out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")])
     """
     from musc_ray.status import read_status
 
+    under_way: list[str] = []
     table = Table(Column("run", no_wrap=True), "started", "images", "features", "bands", "state")
     for run_status in read_status(out):
         state = "complete" if run_status.complete else "not complete: the same command resumes it"
@@ -177,7 +184,11 @@ def status(out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")])
             f"{run_status.bands_done:,} of {run_status.bands:,}",
             state,
         )
+        if not run_status.complete and run_status.updated_at is not None:
+            under_way += [f"Run {run_status.run_id} at {run_status.updated_at}:", *run_status.stages]
     Console().print(table)
+    for line in under_way:
+        typer.echo(line)
 
 
 @app.command()

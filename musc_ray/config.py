@@ -93,9 +93,17 @@ class Settings(BaseModel):
     workers: OptionalCount = Field(default=None, description="Actors of a stage; default: as many as fit.")
     threads: OptionalCount = Field(default=None, description="CPU threads of an actor; default: a fair share.")
     cache_mb: Count = Field(default=1024, description="Prepared shards that a scoring actor keeps at hand, in MiB.")
+    max_pending_gb: Count = Field(
+        default=100, description="Unfinished distances that may wait in Ray's object store and its spill space, in GB."
+    )
     run_id: OptionalText = Field(default=None, description="Name of the run; default: made from settings and images.")
     overwrite: Flag = Field(default=False, description="Compute again what is already done.")
     report_images: ReportImages = Field(default=24, description="Worst images of a group in the report, 0 to 1000.")
+
+    @property
+    def reference_count(self) -> int | None:
+        """M, or None for all."""
+        return None if self.references == "all" else int(self.references)
 
     @field_validator("source", "out", "backbone", "weights", "group_by", "address", "run_id")
     @classmethod

@@ -1,85 +1,155 @@
-"""What a job will cost: counts, arithmetic, bytes and time, before anything is read."""
+"""What a job will cost: counts, arithmetic, bytes, memory and time, from shapes and a few rates. Pure arithmetic."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from musc_ray.backbones import BackboneInfo
-from musc_ray.core.mutual import tile_minima
-from musc_ray.core.prepared import prepare
+from musc_ray.core.bands import EXACT_REFERENCES, waiting_bytes
+from musc_ray.core.references import Window, blocks, reference_window
+from musc_ray.core.summary import SUMMARY_BYTES
 
-CALIBRATION_SECONDS = 1.0
+PROCESS_BYTES = 0.6e9
+"""A worker's libraries (measured: torch, Ray, numba and timm, resident)."""
+
+PREPARING_BYTES = 16
+"""A feature value while its shard is being prepared: float16, float32 after LayerNorm, operands, sums (measured)."""
+
+START_SECONDS = 8.0
+"""Starting a stage's workers: Python, imports, compiled kernels from their cache (measured)."""
+
+
+SUGGESTED_REFERENCES = 256
+"""What to use where all do not fit: scores as well as with all (README, measured)."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one worker does in a second while all are at work.
+
+    Attributes:
+        model_operations: floating-point operations of the ViT's forward pass.
+        mutual_operations: operations of the tile kernel's products, filters and maxima included.
+        search_operations: operations of the search for similar class tokens.
+        image_seconds: reading and decoding one image; lies behind the model where cores are left.
+        image_bytes: mean size of an image file, 0 where unknown.
+        source: where the rates are from.
+    """
+
+    model_operations: float
+    mutual_operations: float
+    search_operations: float
+    image_seconds: float
+    image_bytes: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done, as far as it decides the cost.
+
+    Attributes:
+        group_sizes: images of each group.
+        info: the backbone's shape.
+        references: M, or None for all; seed: which ones.
+        itemsize: bytes of a number in products and of a stored distance.
+        on_gpu: whether each degree has a product of its own (see core/prepared.py).
+        side: shards along a side of a block of tiles.
+        cache_bytes: prepared shards that a worker keeps.
+        workers: actors of a stage.
+    """
+
+    group_sizes: Sequence[int]
+    info: BackboneInfo
+    degrees: Sequence[int]
+    references: int | None
+    seed: int
+    shard_size: int
+    batch_size: int
+    itemsize: int
+    on_gpu: bool
+    side: int
+    cache_bytes: int
+    workers: int
+
+    @property
+    def patches(self) -> int:
+        """L."""
+        return self.info.grid[0] * self.info.grid[1]
+
+    @property
+    def windows(self) -> list[Window]:
+        """Who scores whom in each group that can be scored."""
+        return [reference_window(size, self.references, self.seed) for size in self.group_sizes if size >= 2]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of scoring an archive with references `all`.
+    """The cost of a job. Operations, bytes and seconds; memory is of one worker, the rest of the whole job."""
 
-    Arithmetic in floating-point operations, storage in bytes, rates in operations a second on one worker.
-    """
-
+    job: Job
+    rates: Rates
     images: int
-    groups: int
     shards: int
     tiles: int
+    pairs: int
     extract_operations: float
     mutual_operations: float
-    feature_bytes: int
-    pending_bytes: int
-    extract_rate: float
-    mutual_rate: float
-    workers: int
+    search_operations: float
+    source_bytes: float
+    mutual_bytes_read: float
+    exchanged_bytes: float
+    pending_bytes: float
+    feature_bytes: float
+    result_bytes: float
+    extract_memory: float
+    mutual_memory: float
 
     @property
     def extract_seconds(self) -> float:
-        """Estimated time of stage 2 on `workers`."""
-        return self.extract_operations / self.extract_rate / self.workers
+        """Estimated time of stage 2."""
+        model = self.extract_operations / self.rates.model_operations
+        reading = self.images * self.rates.image_seconds
+        busy = max(model, reading) if self.job.on_gpu else model + reading  # on a CPU both want the same cores
+        return START_SECONDS + busy / self.job.workers
 
     @property
     def mutual_seconds(self) -> float:
-        """Estimated time of stage 3 on `workers`."""
-        return self.mutual_operations / self.mutual_rate / self.workers
+        """Estimated time of stages 3 and 4."""
+        return START_SECONDS + self.mutual_operations / self.rates.mutual_operations / self.job.workers
+
+    @property
+    def search_seconds(self) -> float:
+        """Estimated time of stage 5's search for similar images."""
+        return self.search_operations / self.rates.search_operations / self.job.workers
 
 
-def plan_job(
-    group_sizes: Sequence[int],
-    info: BackboneInfo,
-    degrees: Sequence[int],
-    shard_size: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    workers: int,
-) -> Plan:
-    """Count a job's work and calibrate the two rates that decide its time on this machine, for about 2 seconds.
-
-    Args:
-        group_sizes: images of each group.
-        info: the backbone's shape.
-        degrees: LNAMD degrees.
-        shard_size: images a shard.
-        dtype: precision of the tile product.
-        device: where a worker computes; calibrated with the threads that this process has.
-        workers: actors.
-    """
-    length = info.grid[0] * info.grid[1]
-    shards = [-(-size // shard_size) for size in group_sizes]
-    pairs = sum(size * (size + 1) // 2 for size in group_sizes)
-    layers = len(info.layers)
-    products = 1 if device.type == "cpu" else len(degrees)  # see core/prepared.py
+def plan_job(job: Job, rates: Rates) -> Plan:
+    """Count a job's work."""
+    info, length, layers = job.info, job.patches, len(job.info.layers)
+    images, windows = sum(job.group_sizes), job.windows
+    products = len(job.degrees) if job.on_gpu else 1
+    layer_bytes = job.shard_size * length * info.channels * 2
+    pairs = sum(window.pairs for window in windows)
     return Plan(
-        images=sum(group_sizes),
-        groups=len(group_sizes),
-        shards=sum(shards),
-        tiles=sum(count * (count + 1) // 2 for count in shards) * layers,
-        extract_operations=sum(group_sizes) * forward_operations(info),
+        job=job,
+        rates=rates,
+        images=images,
+        shards=sum(-(-size // job.shard_size) for size in job.group_sizes),
+        tiles=layers * sum(_block_count(window, job.shard_size) for window in windows),
+        pairs=pairs,
+        extract_operations=images * forward_operations(info),
         mutual_operations=pairs * 2.0 * length**2 * info.channels * layers * products,
-        feature_bytes=sum(group_sizes) * (layers * length * info.channels * 2 + info.class_channels * 4),
-        pending_bytes=max(group_sizes) ** 2 * length * len(degrees) * (4 if dtype == torch.float32 else 2),
-        extract_rate=_forward_rate(info, device),
-        mutual_rate=_mutual_rate(info, degrees, dtype, device),
-        workers=workers,
+        search_operations=sum(2.0 * size**2 * info.class_channels for size in job.group_sizes),
+        source_bytes=images * rates.image_bytes,
+        mutual_bytes_read=layers * sum(_shards_read(window, job) for window in windows) * layer_bytes,
+        exchanged_bytes=2.0 * pairs * length * len(job.degrees) * job.itemsize * layers,
+        pending_bytes=max(
+            (pending_bytes(window, length, len(job.degrees), job.itemsize) for window in windows), default=0
+        ),
+        feature_bytes=images * (layers * length * info.channels * 2 + info.class_channels * 4),
+        result_bytes=images * (length * 4 + 100),
+        extract_memory=_extract_memory(job),
+        mutual_memory=_mutual_memory(job),
     )
 
 
@@ -89,34 +159,45 @@ def forward_operations(info: BackboneInfo) -> float:
     return float(info.depth) * (24.0 * tokens * channels**2 + 4.0 * tokens**2 * channels)
 
 
-def _forward_rate(info: BackboneInfo, device: torch.device) -> float:
-    """Rate of an MLP-shaped float32 product, which a forward pass mostly consists of."""
-    tokens = torch.randn(info.grid[0] * info.grid[1], info.channels, device=device)
-    weight = torch.randn(info.channels, 4 * info.channels, device=device)
-    operations = 2.0 * tokens.shape[0] * weight.numel()
-    return operations / _seconds_of(lambda: tokens @ weight, device)
+def pending_bytes(window: Window, patches: int, degrees: int, itemsize: int) -> int:
+    """Distances of a group that wait in the object store at most: one layer's, which is what is worked on at a time."""
+    return waiting_bytes(window, itemsize) * patches * degrees
 
 
-def _mutual_rate(info: BackboneInfo, degrees: Sequence[int], dtype: torch.dtype, device: torch.device) -> float:
-    """Rate of the tile kernel on two images of noise in this shape."""
-    length = info.grid[0] * info.grid[1]
-    side = max(1, min(8, int(1024 / length)))
-    a, b = (
-        prepare(torch.randn(side, length, info.channels, device=device), info.grid, degrees, dtype) for _ in range(2)
-    )
-    products = 1 if device.type == "cpu" else len(degrees)
-    operations = 2.0 * (side * length) ** 2 * info.channels * products
-    return operations / _seconds_of(lambda: tile_minima(a, b), device)
+def _block_count(window: Window, images: int) -> int:
+    """Pairs of chunks of so many images, on the ring, that hold pairs of the window."""
+    chunks = -(-window.images // images)
+    if window.is_all:
+        return chunks * (chunks + 1) // 2
+    starts = range(0, window.images, images)
+    return sum(1 for _ in blocks(window, [range(at, min(at + images, window.images)) for at in starts]))
 
 
-def _seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Fastest of several calls within CALIBRATION_SECONDS, after one to warm up."""
-    work()
-    best, deadline = float("inf"), time.perf_counter() + CALIBRATION_SECONDS
-    while time.perf_counter() < deadline:
-        started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return best
+def _shards_read(window: Window, job: Job) -> int:
+    """Shards of a layer that workers read at most: a block's columns, and its rows once a worker."""
+    found = _block_count(window, job.side * job.shard_size)
+    rows = -(-window.images // (job.side * job.shard_size))
+    return job.side * min(2 * found, found + job.workers * rows)
+
+
+def _extract_memory(job: Job) -> float:
+    """Weights, activations of a batch, and two shards on their way: one in the model, one being written."""
+    info = job.info
+    weights = 12.0 * info.depth * info.channels**2 * 4
+    activations = job.batch_size * (job.patches + 1) * info.channels * 4 * (len(info.layers) + 8)
+    shard = job.shard_size * job.patches * info.channels * len(info.layers) * 2
+    return PROCESS_BYTES + weights + activations + 3.0 * shard
+
+
+def _mutual_memory(job: Job) -> float:
+    """Prepared shards, one being prepared, the distances of a block, and those of the band being reduced."""
+    values = job.shard_size * job.patches * job.info.channels
+    shards = sum(-(-size // job.shard_size) for size in job.group_sizes)
+    prepared = values * job.itemsize * (len(job.degrees) if job.on_gpu else 1)
+    held = min(shards * len(job.info.layers) * prepared, max(job.cache_bytes, 2 * job.side * prepared))
+    distances = job.patches * len(job.degrees) * job.itemsize
+    block = 2 * (job.side * job.shard_size) ** 2 * distances
+    references = max((window.references for window in job.windows), default=0)
+    waiting = references * job.itemsize if references <= EXACT_REFERENCES else 2 * SUMMARY_BYTES
+    band = job.shard_size * job.patches * len(job.degrees) * waiting
+    return PROCESS_BYTES + held + values * PREPARING_BYTES + max(block, band)

@@ -5,11 +5,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 import rich.progress
 from rich.console import Console
+
+RECORD_SECONDS = 5.0
+"""Least time between two records of the same stage."""
 
 
 class Stage:
@@ -84,18 +88,30 @@ class Stage:
         percent = f" ({100 * self.done // self.total} %)" if self.total else ""
         return f"{self.done:,}/{self.total:,} {self.unit}{percent}"
 
+    def as_dict(self) -> dict[str, Any]:
+        """The state of the stage as JSON-ready values."""
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "done": self.done,
+            "total": self.total,
+            "seconds": round(self.seconds, 3),
+            "ended": self._end is not None,
+            "summary": self.summary,
+        }
+
     @property
     def summary(self) -> str:
         """State of the stage in a line: counts, mean rate, and time left or, after the end, time taken."""
         parts = [self.counts]
         if self._end is not None:
-            parts = [f"{'failed' if self.failed else 'done'} after {_duration(self.seconds)}", self.counts]
+            parts = [f"{'failed' if self.failed else 'done'} after {duration(self.seconds)}", self.counts]
         if self.rate is not None:
             parts.append(f"{_number(self.rate)} {self.unit}/s")
         if self._end is not None and self.earlier:
             parts.append(f"{self.earlier:,} done earlier")
         if self._end is None and self.seconds_left is not None:
-            parts.append(f"{_duration(self.seconds_left)} left")
+            parts.append(f"{duration(self.seconds_left)} left")
         if self._note:
             parts.append(self._note)
         return ", ".join(parts)
@@ -123,6 +139,9 @@ class Progress:
     ) -> None:
         stream = sys.stderr if stream is None else stream
         self._clock = clock
+        self._stages: list[Stage] = []
+        self._record: Callable[[dict[str, Any]], None] | None = None
+        self._recorded_at = clock()
         self._display: _Bars | _Lines | None = None
         if not quiet:
             on_terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
@@ -137,21 +156,38 @@ class Progress:
         if self._display is not None:
             self._display.close()
 
+    def record(self, write: Callable[[dict[str, Any]], None]) -> None:
+        """Hand the state of all stages, JSON-ready, to `write` now and then: at ends, and every few seconds."""
+        self._record = write
+
     @contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "items") -> Iterator[Stage]:
         """Count and show one stage; an exception inside ends it as failed and goes on to the caller."""
-        display = self._display
-        stage = Stage(name, total, unit, self._clock, display.changed if display else lambda _: None)
-        if display:
-            display.started(stage)
+        stage = Stage(name, total, unit, self._clock, self._changed)
+        self._stages.append(stage)
+        if self._display:
+            self._display.started(stage)
         failed = True
         try:
             yield stage
             failed = False
         finally:
             stage.end(failed)
-            if display:
-                display.ended(stage)
+            if self._display:
+                self._display.ended(stage)
+            self._write_record()
+
+    def _changed(self, stage: Stage) -> None:
+        if self._display:
+            self._display.changed(stage)
+        if self._clock() - self._recorded_at >= RECORD_SECONDS:
+            self._write_record()
+
+    def _write_record(self) -> None:
+        if self._record is not None:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self._record({"updated_at": now, "stages": [stage.as_dict() for stage in self._stages]})
+            self._recorded_at = self._clock()
 
 
 class _Lines:
@@ -231,7 +267,7 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Hours, minutes and seconds: 0:05, 12:34 or 1:02:03."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)

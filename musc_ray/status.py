@@ -23,6 +23,9 @@ class RunStatus:
     bands: int
     scored: int
     failed: int
+    updated_at: str | None
+    stages: list[str]
+    """The state of each stage in a line, as of `updated_at`; empty before the first."""
 
 
 def read_status(out: str) -> list[RunStatus]:
@@ -44,6 +47,7 @@ def _run_status(layout: Layout, run_id: str) -> RunStatus | None:
     if started is None:
         return None
     run = read_json(layout.fs, layout.run_json(run_id))
+    progress = read_json(layout.fs, layout.progress_json(run_id)) or {"updated_at": None, "stages": []}
     groups = started["groups"]
     shards = {(name, shard) for name, group in groups.items() for shard in group["shards"]}
     bands = len(shards) * len(started["layers"])
@@ -68,4 +72,6 @@ def _run_status(layout: Layout, run_id: str) -> RunStatus | None:
         bands=bands,
         scored=run["counts"]["scored"] if run else 0,
         failed=run["counts"]["failed"] if run else 0,
+        updated_at=progress["updated_at"],
+        stages=[f"{stage['name']}: {stage['summary']}" for stage in progress["stages"]],
     )

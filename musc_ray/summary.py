@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from musc_ray.plan import Plan
+from musc_ray.plan import SUGGESTED_REFERENCES, Plan
 from musc_ray.stages.run import RunResult
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -47,28 +47,44 @@ def _print_worst(worst: list[dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
-def print_plan(plan: Plan, console: Console) -> None:
-    """A plan as a table, and what it assumed."""
+def print_plan(plan: Plan, max_pending_gb: int, console: Console) -> None:
+    """A plan as a table, what it assumed, and whether its references fit."""
+    job, rates = plan.job, plan.rates
+    groups, references = len(job.group_sizes), "all" if job.references is None else f"{job.references:,}"
     table = Table("what", "how much", show_header=False)
     rows = {
-        "images": f"{plan.images:,} in {plan.groups:,} group{'' if plan.groups == 1 else 's'}",
+        "images": f"{plan.images:,} in {groups:,} group{'' if groups == 1 else 's'}",
         "shards": f"{plan.shards:,}",
         "tiles": f"{plan.tiles:,}",
+        "pairs of images": f"{plan.pairs:,} (references {references})",
         "arithmetic, extract": f"{plan.extract_operations / 1e12:,.1f} TFLOP",
         "arithmetic, mutual": f"{plan.mutual_operations / 1e12:,.1f} TFLOP",
+        "images read": bytes_text(plan.source_bytes) if plan.source_bytes else "unknown",
         "features stored": bytes_text(plan.feature_bytes),
-        "pending distances": f"{bytes_text(plan.pending_bytes)} at most (one layer of the largest group)",
+        "features read, mutual": f"{bytes_text(plan.mutual_bytes_read)} at most",
+        "distances exchanged": f"{bytes_text(plan.exchanged_bytes)} at most",
+        "distances pending": f"{bytes_text(plan.pending_bytes)} at most",
+        "scores stored": bytes_text(plan.result_bytes),
+        "memory of a worker, extract": bytes_text(plan.extract_memory),
+        "memory of a worker, mutual": bytes_text(plan.mutual_memory),
         "time, extract": duration_text(plan.extract_seconds),
         "time, mutual": duration_text(plan.mutual_seconds),
+        "time, search for similar images": duration_text(plan.search_seconds),
     }
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
     console.print(
-        f"Assumed: {plan.workers} worker{'' if plan.workers == 1 else 's'} like this machine, each at "
-        f"{plan.extract_rate / 1e12:.2f} TFLOP/s in the model and {plan.mutual_rate / 1e12:.2f} TFLOP/s in mutual "
-        f"scoring (measured just now); every image readable, nothing extracted yet, reading and writing not counted."
+        f"Assumed: {job.workers} worker{'' if job.workers == 1 else 's'}, each at "
+        f"{rates.model_operations / 1e12:.3g} TFLOP/s in the model and {rates.mutual_operations / 1e12:.3g} TFLOP/s in "
+        f"mutual scoring ({escape(rates.source)}); every image readable, nothing extracted yet, storage fast enough to "
+        f"lie behind the arithmetic."
     )
+    if plan.pending_bytes > max_pending_gb * 1e9:
+        console.print(
+            f"[bold]References {references} do not fit[/bold]: more distances would wait than max_pending_gb "
+            f"{max_pending_gb} allows. A run would refuse; use --references {SUGGESTED_REFERENCES}, or raise it."
+        )
 
 
 def bytes_text(count: float) -> str:

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 import numpy as np
 
 from musc_ray.config import load_settings
+from musc_ray.core import bands
 from musc_ray.progress import Progress
-from musc_ray.stages import score
+from musc_ray.stages import mutual, score
 from musc_ray.stages.archive import Archive
 from musc_ray.stages.catalog import CatalogImage
 from musc_ray.stages.cluster import ray_cluster
@@ -33,6 +34,7 @@ DEFAULTS = {
     "groups": 1,
     "shard_size": 8,
     "oom": False,
+    "summaries": False,
     "settings": {},
 }
 
@@ -77,7 +79,21 @@ def generated_archive(out: str, given: Mapping) -> tuple[Archive, list[GroupImag
         name: {number: [image.image_id for image in images] for number, images in group.done.items()}
         for name, group in groups.items()
     }
-    return archive, [GroupImages.of(name, ids, archive.references, settings.seed) for name, ids in images.items()]
+    return archive, [GroupImages.of(name, ids, settings.reference_count, settings.seed) for name, ids in images.items()]
+
+
+def keep_summaries() -> None:
+    """Distances of more than 20 references are summarised, 12 at a time."""
+    bands.EXACT_REFERENCES = mutual.EXACT_REFERENCES = 20
+    mutual.CONDENSE_COLUMNS = 12
+
+
+class SummarisingScorer(Scorer):
+    """A scorer that does so, too: it lives in a process of its own."""
+
+    def __init__(self, *arguments):
+        keep_summaries()
+        super().__init__(*arguments)
 
 
 class ForgetfulScorer(Scorer):
@@ -93,10 +109,13 @@ class ForgetfulScorer(Scorer):
 
 
 def main() -> None:
-    spec = json.loads(sys.argv[2])
+    spec = {**DEFAULTS, **json.loads(sys.argv[2])}
     archive, groups = generated_archive(sys.argv[1], spec)
-    if spec.get("oom"):
+    if spec["oom"]:
         score.Scorer = ForgetfulScorer
+    if spec["summaries"]:
+        keep_summaries()
+        score.Scorer = SummarisingScorer
     stages: dict = {}
     with ray_cluster(archive.settings):
         started = time.perf_counter()

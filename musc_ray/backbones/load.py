@@ -60,6 +60,13 @@ def load_backbone(
     return Backbone(model, info, weights.sha256, device, precision)
 
 
+def untrained_backbone(info: BackboneInfo, *, device: str = "cpu", precision: str = "float32") -> Backbone:
+    """A backbone of this shape with random weights: computes nonsense at the speed of the real one."""
+    model = _build(resolve_backbone(info.name), meta=False)
+    model.resize(info.image_size)
+    return Backbone(model, info, "", device, precision)
+
+
 def _build(name: BackboneName, meta: bool) -> OpenClipVit | TimmVit:
     return OpenClipVit(name, meta) if name.library == "open_clip" else TimmVit(name, meta)
 

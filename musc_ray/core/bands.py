@@ -6,10 +6,14 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.interval import interval_average
-from musc_ray.core.summary import Summary
+from musc_ray.core.references import Window
+from musc_ray.core.summary import SUMMARY_BYTES, Summary
 
 EXACT_REFERENCES = 4096
 """Up to so many references all distances are kept until the band is complete: 8 kB a patch and degree in float16."""
+
+CONDENSE_COLUMNS = 4096
+"""Where a summary is kept, so many distances of a patch wait before they are added to it: twice its size."""
 
 VALUES_AT_ONCE = 2**26
 """Distances sorted, and bins summed, at a time."""
@@ -25,6 +29,19 @@ def condense(parts: Sequence[Part]) -> Summary:
     for summary in summaries[1:]:
         total = total.merge(summary)
     return total
+
+
+def waiting_bytes(window: Window, itemsize: int) -> int:
+    """Bytes that the distances of a patch and degree, summed over a group's images, take at most while they wait.
+
+    Args:
+        window: the group's references.
+        itemsize: bytes of a distance.
+    """
+    kept = window.most_waiting * itemsize
+    if window.references <= EXACT_REFERENCES:
+        return kept
+    return min(kept, window.images * (SUMMARY_BYTES + CONDENSE_COLUMNS * itemsize))
 
 
 def patch_scores(

@@ -36,6 +36,17 @@ class Window:
         return self.images * self.references // 2
 
     @property
+    def most_waiting(self) -> int:
+        """Distances of a patch, summed over images, that wait at most while `blocks` are worked through in order.
+
+        With w = last - first + 1: after row p the images ahead, up to p + last, have met w of their references and
+        fewer the farther they stand, first * w + w (w + 1) / 2 in all; those that the first rows met round the ring's
+        end wait all the time, which is as many again.
+        """
+        width = self.last - self.first + 1
+        return min(width * (2 * self.first + width + 1), self.images * self.references)
+
+    @property
     def is_all(self) -> bool:
         """Whether all images score each other."""
         return self.references == self.images - 1

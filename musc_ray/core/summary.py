@@ -17,6 +17,9 @@ LARGEST = 2.0
 """Unit vectors are at most 2 apart."""
 
 BIN_WIDTH = LARGEST / BINS
+SUMMARY_BYTES = 8 * BINS
+"""Of one patch and degree."""
+
 VALUES_AT_ONCE = 2**24
 
 

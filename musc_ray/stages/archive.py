@@ -30,11 +30,6 @@ class Archive:
     groups: dict[str, GroupShards]
 
     @property
-    def references(self) -> int | None:
-        """M, or None for all."""
-        return None if self.settings.references == "all" else int(self.settings.references)
-
-    @property
     def images(self) -> int:
         """Images listed, readable or not."""
         return sum(group.images for group in self.groups.values())

@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import ObjectLostError
 
 from musc_ray.config import Settings
-from musc_ray.core.bands import EXACT_REFERENCES
+from musc_ray.core.bands import CONDENSE_COLUMNS, EXACT_REFERENCES
 from musc_ray.errors import MuscRayError
 from musc_ray.stages.bands import finished_bands
 from musc_ray.stages.pool import Pool, References, Task, Worker
@@ -32,9 +32,6 @@ BLOCKS_PER_WORKER = 4
 MINIMA_SHARE = 4
 """A block's distances may take 1 / MINIMA_SHARE of `cache_mb`."""
 
-CONDENSE_PARTS = 8
-"""Parts that wait for a summary before they are condensed into one, where a summary is kept."""
-
 MOST_REPAIRS = 3
 
 
@@ -43,13 +40,19 @@ BandKey = tuple[str, int, int]
 
 @dataclass
 class Band:
-    """A band in the making: references to its parts so far, and how many are still to come."""
+    """A band in the making: references to its parts so far, and how many are still to come.
+
+    Attributes:
+        columns: images that the parts hold distances to, summaries not counted.
+        attempt: how often it was begun anew.
+    """
 
     group: GroupImages
     layer: int
     shard: int
     awaited: int
     parts: list[Any] = field(default_factory=list)
+    columns: int = 0
     attempt: int = 0
 
     @property
@@ -87,12 +90,12 @@ class MutualStats:
     largest_summary_error: float = 0.0
 
 
-def block_side(settings: Settings, groups: Sequence[GroupImages], layers: int, patches: int, workers: int) -> int:
+def block_side(settings: Settings, shards: Sequence[int], layers: int, patches: int, workers: int) -> int:
     """Shards along a side of a block: as many as memory allows while every worker still gets some blocks.
 
     Args:
         settings: shard_size, degrees and cache_mb.
-        groups: what is to be scored.
+        shards: how many each group has.
         layers: how many.
         patches: L.
         workers: actors.
@@ -101,7 +104,7 @@ def block_side(settings: Settings, groups: Sequence[GroupImages], layers: int, p
     tile_bytes = 2 * settings.shard_size**2 * patches * len(settings.degrees) * itemsize
     fitting = int((settings.cache_mb * 2**20 / MINIMA_SHARE / tile_bytes) ** 0.5)
     side = max(1, min(LARGEST_SIDE, fitting))
-    while side > 1 and layers * sum(_block_count(len(g.ring), side) for g in groups) < BLOCKS_PER_WORKER * workers:
+    while side > 1 and layers * sum(_block_count(count, side) for count in shards) < BLOCKS_PER_WORKER * workers:
         side -= 1
     return side
 
@@ -207,7 +210,7 @@ class Mutual:
             self._note_error(_result(references))
             del self.bands[task.band.key]
         elif isinstance(task, CondenseTask):
-            self._add_part(task.band, references[1])
+            self._add_part(task.band, references[1], columns=0)
         else:
             self._take_block(task, references)
 
@@ -223,17 +226,19 @@ class Mutual:
         for shard, part in zip(task.returned, references[1:], strict=True):
             band = self.bands.get((task.group, task.layer, shard))
             if band is not None and band.attempt == task.attempt:
-                self._add_part(band, part)
+                self._add_part(band, part, task.columns_of(shard))
 
-    def _add_part(self, band: Band, part: Any) -> None:
+    def _add_part(self, band: Band, part: Any, columns: int) -> None:
         """Add a part to a band; the last one sends it off, and where a summary is kept some are condensed into one."""
         band.parts.append(part)
+        band.columns += columns
         band.awaited -= 1
         if band.awaited == 0:
             self.urgent.append(BandTask(band))
-        elif band.group.window.references > EXACT_REFERENCES and len(band.parts) >= CONDENSE_PARTS:
+        elif band.group.window.references > EXACT_REFERENCES and band.columns >= CONDENSE_COLUMNS:
             self.urgent.append(CondenseTask(band, tuple(band.parts)))
             band.parts.clear()
+            band.columns = 0
             band.awaited += 1
 
     def _repair(self, band: Band) -> None:

@@ -131,6 +131,11 @@ class BlockTask:
         """Shards whose minima go back, in order."""
         return sorted(self.unfinished - self.whole)
 
+    def columns_of(self, number: int) -> int:
+        """Images that a shard meets in the block."""
+        met = {b.number if a.number == number else a.number for a, b in self.tiles if number in (a.number, b.number)}
+        return sum(len(shard.ids) for shard in self.shards if shard.number in met)
+
     @cached_property
     def shards(self) -> list[RingShard]:
         """All shards that are multiplied, each once."""

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from musc_ray.config import Settings
 from musc_ray.core.metrics import image_auroc
-from musc_ray.errors import MuscRayError
+from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.plan import SUGGESTED_REFERENCES, pending_bytes
 from musc_ray.progress import Progress
 from musc_ray.stages.archive import Archive, forget_features, open_archive
 from musc_ray.stages.catalog import to_table
@@ -60,11 +61,13 @@ def run_archive(settings: Settings, progress: Progress, labels: Mapping[str, int
     complete = read_json(layout.fs, layout.run_json(run_id))
     if complete is not None and not settings.overwrite:
         return _result(archive, complete, computed=False)
-    _scorable_groups(archive, errors=())  # a hopeless job ends before its work
+    groups, _ = _scorable_groups(archive, errors=())  # a hopeless job ends before its work
+    _check_pending(archive, groups)
     if settings.overwrite:
         remove_tree(layout.fs, layout.run(run_id))
     write_table(layout.fs, layout.catalog(run_id), to_table({name: g.all for name, g in archive.groups.items()}))
     write_json(layout.fs, layout.started_json(run_id), started_record(archive))
+    progress.record(lambda stages: write_json(layout.fs, layout.progress_json(run_id), stages))
     stages: Stages = {"catalog": {"seconds": stage.seconds, "images": archive.images}}
     with ray_cluster(settings):
         errors = _extract(archive, progress, stages)
@@ -132,7 +135,7 @@ def _scorable_groups(archive: Archive, errors: Sequence[Mapping[str, str]]) -> t
         images = sum(map(len, readable.values()))
         if images >= 2:
             shards = {shard: ids for shard, ids in readable.items() if ids}
-            groups.append(GroupImages.of(name, shards, archive.references, archive.settings.seed))
+            groups.append(GroupImages.of(name, shards, archive.settings.reference_count, archive.settings.seed))
         else:
             failed[name] = (
                 f"Group '{name}' has {images} readable image{'' if images == 1 else 's'}: at least 2 are "
@@ -141,6 +144,24 @@ def _scorable_groups(archive: Archive, errors: Sequence[Mapping[str, str]]) -> t
     if not groups:
         raise MuscRayError(next(iter(failed.values())))
     return groups, failed
+
+
+def _check_pending(archive: Archive, groups: Sequence[GroupImages]) -> None:
+    """Refuse a group whose unfinished distances would not fit, rather than to sample references silently.
+
+    Raises:
+        SettingsError: names the group and the settings to use.
+    """
+    settings, (h, w) = archive.settings, archive.meta.grid
+    itemsize = 4 if settings.precision == "float32" else 2
+    for group in groups:
+        pending = pending_bytes(group.window, h * w, len(settings.degrees), itemsize)
+        if pending > settings.max_pending_gb * 1e9:
+            raise SettingsError(
+                f"Group '{group.group}' has {group.images:,} images: with references {settings.references} up to "
+                f"{pending / 1e9:,.0f} GB of unfinished distances would wait, more than max_pending_gb "
+                f"{settings.max_pending_gb}; use --references {SUGGESTED_REFERENCES}, or raise max_pending_gb."
+            )
 
 
 def _metrics(archive: Archive, groups: Sequence[GroupImages], labels: Mapping[str, int]) -> dict[str, float]:

@@ -42,8 +42,9 @@ def score_groups(
     """
     settings, layout, run_id, meta = archive.settings, archive.layout, archive.run_id, archive.meta
     patches, layers = meta.grid[0] * meta.grid[1], len(meta.layers)
-    workers = plan_actors(settings, layers * sum(len(group.ring) for group in groups)).actors
-    side = block_side(settings, groups, layers, patches, workers)
+    shards = [len(group.ring) for group in groups]
+    workers = plan_actors(settings, layers * sum(shards)).actors
+    side = block_side(settings, shards, layers, patches, workers)
     mutual = Mutual(layout, run_id, groups, meta.layers, side)
     arguments = (settings, layout.uri(layout.root), run_id, meta)
     with Pool(Scorer, settings, workers, *arguments, calls_at_once=CALLS_AT_ONCE) as pool:

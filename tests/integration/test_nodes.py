@@ -111,6 +111,16 @@ def test_references_are_the_same_ones_whatever_the_shards(tmp_path, references):
             np.testing.assert_allclose(rows[image_id]["patch_map"], wanted, atol=1e-5)
 
 
+def test_summaries_of_many_references_are_within_their_bound(tmp_path):
+    spec = {"images": 120, "summaries": True, "settings": {**EXACT, "workers": 2}}
+    stats = figures(start(tmp_path, spec))
+    bound = stats["mutual"]["largest_summary_error"]
+    assert 0 < bound < 2e-3
+    rows = scores(tmp_path)
+    for image_id, (patch_map, _) in expected(spec).items():
+        np.testing.assert_allclose(rows[image_id]["patch_map"], patch_map, atol=bound)
+
+
 def test_three_nodes_give_the_same(tmp_path, cluster, long_expected):
     assert figures(start(tmp_path, LONG, cluster.address))["mutual"]["lost_workers"] == 0
     assert_same(tmp_path, long_expected)

@@ -1,6 +1,7 @@
 """The whole path on real pictures: exact against the brute force, resumable, and clear about bad input."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -290,6 +291,44 @@ def test_plan_prints_the_cost_and_writes_nothing(musc_ray, tmp_path, archive):
     assert "40 in 1 group" in result.stdout
     assert "24" in result.stdout  # 6 tiles, 4 layers
     assert "Assumed" in result.stdout
+    assert "measured on 8 images" in " ".join(result.stdout.split())
+
+
+def test_plan_for_a_kind_of_gpu_names_what_is_assumed_and_what_does_not_fit(musc_ray, tmp_path):
+    """A table of a million images that are not there."""
+    table = pa.table({"uri": [f"made-up://plant/{n}.png" for n in range(1_000_000)]})
+    pq.write_table(table, tmp_path / "million.parquet")
+    options = ["--backbone", "clip-vit-l-14-336", "--gpu", "h100", "--workers", "64"]
+    result = musc_ray("plan", tmp_path / "million.parquet", *options)
+    assert result.exit_code == 0, result.output
+    words = " ".join(result.stdout.split())
+    assert "1,000,000 in 1 group" in words
+    assert "499,999,500,000 (references all)" in words
+    assert "References all do not fit" in words
+    assert "cannot be read" in words
+    assert "64 workers" in words
+    result = musc_ray("plan", tmp_path / "million.parquet", *options, "--references", "256")
+    assert "128,000,000 (references 256)" in " ".join(result.stdout.split())
+    assert "do not fit" not in result.stdout
+
+
+def test_all_references_that_do_not_fit_are_refused_before_any_work(musc_ray, tmp_path, options):
+    (tmp_path / "images.csv").write_text("uri\n" + "".join(f"/gone/{n}.png\n" for n in range(200_000)))
+    result = musc_ray("run", tmp_path / "images.csv", tmp_path / "out", *options, "--set", "max_pending_gb=10")
+    assert result.exit_code == 2
+    assert "Group 'all' has 200,000 images" in sentence(result)
+    assert "--references 256" in sentence(result)
+    assert not list((tmp_path / "out").glob("runs/*"))
+
+
+def test_status_shows_how_far_a_failed_run_came(musc_ray, tmp_path, options):
+    (tmp_path / "images").mkdir()
+    write_pictures(tmp_path / "images", 5)
+    write_broken_pictures(tmp_path / "images")
+    result = musc_ray("run", tmp_path / "images", tmp_path / "out", *options, "--set", "max_error_fraction=0.01")
+    assert result.exit_code == 1
+    status = musc_ray("status", tmp_path / "out")
+    assert re.search(r"^extract: done after .* images", status.stdout, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("verb", ["run", "plan", "status", "demo"])

@@ -1,6 +1,7 @@
 """Progress of stages: plain lines in a log, a bar on a terminal, nothing when quiet."""
 
 import io
+import json
 import re
 import time
 
@@ -301,3 +302,35 @@ def test_a_dumb_terminal_gets_lines(terminal: Terminal, clock: Clock, monkeypatc
         stage.advance()
     assert "\x1b" not in terminal.getvalue()
     assert terminal.getvalue().startswith("extract: started, 1 images\n")
+
+
+def test_records_of_all_stages_at_ends_and_now_and_then(clock: Clock) -> None:
+    progress, records = Progress(quiet=True, clock=clock), []
+    with progress.stage("catalog", None, "images") as stage:
+        stage.advance(7)
+    progress.record(records.append)
+    with progress.stage("mutual", 100, "tiles") as stage:
+        for _ in range(10):
+            clock.now += 1
+            stage.advance(3)
+    assert [record["stages"][-1]["done"] for record in records] == [15, 30, 30]
+    last = records[-1]
+    assert [stage["name"] for stage in last["stages"]] == ["catalog", "mutual"]
+    assert json.loads(json.dumps(last)) == last
+    assert last["stages"][1] == {
+        "name": "mutual",
+        "unit": "tiles",
+        "done": 30,
+        "total": 100,
+        "seconds": 10.0,
+        "ended": True,
+        "summary": "done after 0:10, 30/100 tiles (30 %), 3 tiles/s",
+    }
+    assert records[0]["stages"][1]["summary"] == "15/100 tiles (15 %), 3 tiles/s, 0:28 left"
+
+
+def test_a_failed_stage_is_recorded_as_such(clock: Clock) -> None:
+    progress, records = Progress(quiet=True, clock=clock), []
+    progress.record(records.append)
+    break_a_stage(progress, clock, 10)
+    assert records[-1]["stages"][0]["summary"].startswith("failed after 0:08")

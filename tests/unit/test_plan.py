@@ -1,0 +1,119 @@
+"""The cost model against direct counts, and the sentences of a plan."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from musc_ray.backbones import BackboneInfo
+from musc_ray.calibration import assumed_rates
+from musc_ray.core.bands import CONDENSE_COLUMNS, EXACT_REFERENCES, waiting_bytes
+from musc_ray.core.references import blocks, reference_window
+from musc_ray.core.summary import SUMMARY_BYTES, Summary
+from musc_ray.errors import SettingsError
+from musc_ray.plan import Job, Rates, forward_operations, pending_bytes, plan_job
+from musc_ray.stages.ring import GroupImages, tiles_of
+
+INFO = BackboneInfo("timm:test", (64, 96), 16, (4, 6), 12, (2, 5, 8, 11), 192, 192)
+RATES = Rates(1e12, 2e12, 1e11, 0.01, 1e5, "made up")
+
+
+def job(sizes: list[int], references: int | None = None, **given: object) -> Job:
+    made = Job(
+        group_sizes=sizes,
+        info=INFO,
+        degrees=(1, 3, 5),
+        references=references,
+        seed=0,
+        shard_size=16,
+        batch_size=8,
+        itemsize=2,
+        on_gpu=False,
+        side=2,
+        cache_bytes=2**30,
+        workers=2,
+    )
+    return dataclasses.replace(made, **given)
+
+
+@given(sizes=st.lists(st.integers(2, 200), min_size=1, max_size=3), references=st.one_of(st.none(), st.integers(1, 80)))
+@hypothesis_settings(max_examples=50, deadline=None)
+def test_counts_are_those_of_the_stages(sizes, references):
+    plan = plan_job(job(sizes, references), RATES)
+    tiles = pairs = 0
+    for size in sizes:
+        shards = {n: [f"{n}-{i}" for i in range(min(16, size - 16 * n))] for n in range(-(-size // 16))}
+        images = GroupImages.of("g", shards, references)
+        tiles += sum(1 for _ in tiles_of(images.ring, images.ring, images.window))
+        pairs += int(images.window.contains(range(size), range(size)).sum()) // 2
+    assert plan.images == sum(sizes)
+    assert plan.pairs == pairs
+    # a ring that is cut in another place has a few tiles more or fewer
+    assert plan.tiles == pytest.approx(4 * tiles, rel=0.2, abs=4 * 4 * len(sizes))
+    if references is None:  # the diagonal tile of a shard of one image holds no pair
+        assert 4 * tiles <= plan.tiles <= 4 * (tiles + len(sizes))
+    assert plan.mutual_operations == pairs * 2 * 24**2 * 192 * 4
+
+
+@given(images=st.integers(2, 80), references=st.one_of(st.none(), st.integers(1, 80)), seed=st.integers(0, 30))
+@hypothesis_settings(max_examples=200, deadline=None)
+def test_no_more_distances_wait_than_stated(images, references, seed):
+    """Work through the blocks of single images in order and count what waits."""
+    window = reference_window(images, references, seed)
+    awaited = dict.fromkeys(range(images), window.references)
+    met = dict.fromkeys(range(images), 0)
+    most = 0
+    for i, j in blocks(window, [range(p, p + 1) for p in range(images)]):
+        for p in {i, j}:
+            met[p] += 1
+            awaited[p] -= 1
+            if awaited[p] == 0:
+                met[p] = 0
+        most = max(most, sum(met.values()))
+    assert most <= window.most_waiting
+    if seed == 0:  # windows far away wait less than stated in small groups
+        assert window.most_waiting <= 2 * most
+
+
+def test_summaries_bound_what_waits_of_very_many_references():
+    few, many = reference_window(EXACT_REFERENCES, None), reference_window(200_000, None)
+    assert waiting_bytes(few, 2) == few.most_waiting * 2
+    assert waiting_bytes(many, 2) == 200_000 * (SUMMARY_BYTES + 2 * CONDENSE_COLUMNS)
+    summary = Summary.of(torch.zeros(1, 10))
+    assert summary.counts.nbytes + summary.excesses.nbytes == SUMMARY_BYTES
+    assert pending_bytes(few, 24, 3, 2) == few.most_waiting * 2 * 24 * 3
+
+
+def test_time_follows_work_and_workers():
+    one, two = (plan_job(job([2000], workers=workers), RATES) for workers in (1, 2))
+    start = 8.0
+    assert one.mutual_seconds - start == pytest.approx(2 * (two.mutual_seconds - start))
+    assert one.extract_seconds - start == pytest.approx(2000 * (forward_operations(INFO) / 1e12 + 0.01))
+    assert plan_job(job([4000], 64), RATES).pairs == 2 * plan_job(job([2000], 64), RATES).pairs
+    assert plan_job(job([4000]), RATES).pairs > 3.9 * one.pairs
+
+
+def test_a_gpu_multiplies_each_degree_and_decodes_behind_the_model():
+    cpu, gpu = (plan_job(job([2000], on_gpu=on_gpu), RATES) for on_gpu in (False, True))
+    assert gpu.mutual_operations == 3 * cpu.mutual_operations
+    assert gpu.extract_seconds < cpu.extract_seconds
+
+
+def test_assumed_rates_say_so_and_unknown_kinds_are_refused():
+    rates = assumed_rates("h100", INFO, [])
+    assert "not measured" in rates.source
+    assert rates.model_operations == pytest.approx(0.4 * 989e12)
+    with pytest.raises(SettingsError, match=r"--gpu must be one of .*h100.*not 'h1000'"):
+        assumed_rates("h1000", INFO, [])
+
+
+def test_forward_operations_are_close_to_a_count_of_the_matrix_products():
+    """ViT-S/14 at 224 px: 257 tokens, 12 blocks of qkv, projection, MLP and attention."""
+    info = BackboneInfo("timm:vit_small", (224, 224), 14, (16, 16), 12, (11,), 384, 384)
+    tokens, c = 257, 384
+    block = 2 * tokens * (c * 3 * c + c * c + 2 * c * 4 * c) + 2 * 2 * tokens**2 * c
+    np.testing.assert_allclose(forward_operations(info), 12 * block)
