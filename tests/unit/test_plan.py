@@ -75,7 +75,7 @@ def test_no_more_distances_wait_than_stated(images, references, seed):
                 met[p] = 0
         most = max(most, sum(met.values()))
     assert most <= window.most_waiting
-    if seed == 0:  # windows far away wait less than stated in small groups
+    if seed == 0 and images > 8:  # windows far away wait less than stated in small groups
         assert window.most_waiting <= 2 * most
 
 
