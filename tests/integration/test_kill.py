@@ -1,5 +1,6 @@
 """Killed without warning, again and again: what is written stays whole, and a re-run ends with the same scores."""
 
+import itertools
 import os
 import random
 import signal
@@ -57,12 +58,13 @@ def scores(out: Path) -> dict[str, tuple]:
 
 @pytest.mark.slow
 def test_killed_twenty_times_the_result_is_the_same(command, tmp_path):
-    calm = tmp_path / "calm"
-    started = time.monotonic()
-    assert start(command, calm).wait() == 0
-    whole = time.monotonic() - started
+    for calm in (tmp_path / "first", tmp_path / "calm"):  # the second finds compiled kernels and warm files
+        started = time.monotonic()
+        assert start(command, calm).wait() == 0
+        whole = time.monotonic() - started
     chance = random.Random(SEED)
-    out, killed = tmp_path / "out", []
+    outs = (tmp_path / f"out{number}" for number in itertools.count())
+    out, killed = next(outs), []
     while len(killed) < KILLS:
         process = start(command, out)
         try:
@@ -76,7 +78,7 @@ def test_killed_twenty_times_the_result_is_the_same(command, tmp_path):
             assert pq.read_table(shard, columns=["image_id"]).num_rows == 4  # visible means whole
         if list(out.glob("runs/*/run.json")):
             assert len(scores(out)) == 60
-            out = tmp_path / f"out{len(killed)}"  # done in spite of it: begin another
+            out = next(outs)  # done in spite of it: begin another
     assert start(command, out).wait() == 0
     expected = scores(calm)
     finished = [folder for folder in tmp_path.iterdir() if list(folder.glob("runs/*/run.json"))]
