@@ -35,6 +35,7 @@ from musc_ray.config_errors import (
     unknown_setting,
     validation_sentences,
 )
+from musc_ray.core import LARGEST_DEGREE
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.storage.filesystem import open_filesystem
 
@@ -172,6 +173,8 @@ class Settings(BaseModel):
                 raise ValueError(
                     f"Setting 'degrees' must be odd, not {value} in {shown(values)}: use {value - 1} or {value + 1}."
                 )
+            if value > LARGEST_DEGREE:
+                raise ValueError(f"Setting 'degrees' holds {value}, larger than {LARGEST_DEGREE}: use smaller ones.")
         return values
 
     @field_validator("interval")

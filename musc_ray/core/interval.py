@@ -1,7 +1,12 @@
 """Interval average: from a patch's distances to all other images to its anomaly score (MuSc, section 3.3)."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import torch
 from torch import Tensor
+
+from musc_ray.core.smallest import HALVES, means_of_smallest
 
 
 def interval_bounds(references: int, interval: tuple[float, float]) -> tuple[int, int]:
@@ -22,8 +27,8 @@ def interval_average(minima: Tensor, references: int, interval: tuple[float, flo
     """Mean of the selected smallest distances along the last axis (MuSc, eq. 5).
 
     Args:
-        minima: (..., N) distances of a patch to its nearest patch in every image, any float dtype; entries that do
-            not count (the image itself) are +inf and sort behind the `references` that do.
+        minima: (..., N) distances of a patch to its nearest patch in every image, none negative, any float dtype;
+            entries that do not count (the image itself) are +inf and sort behind the `references` that do.
         references: how many of the N entries count.
         interval: which share of the sorted distances is averaged.
 
@@ -31,5 +36,24 @@ def interval_average(minima: Tensor, references: int, interval: tuple[float, flo
         (...) float32.
     """
     start, stop = interval_bounds(references, interval)
+    if minima.device.type == "cpu":
+        return _on_cpu(minima, start, stop)
     nearest = torch.topk(minima, stop, dim=-1, largest=False, sorted=start > 0).values
     return nearest[..., start:].float().mean(dim=-1)
+
+
+def _on_cpu(minima: Tensor, start: int, stop: int) -> Tensor:
+    """The same without sorting: several times as fast as `topk`."""
+    rows = minima if minima.dtype == torch.float16 else minima.float()
+    rows = rows.reshape(-1, minima.shape[-1]).contiguous()
+    values = rows.numpy().view(np.uint16) if rows.dtype == torch.float16 else rows.numpy()
+    means = torch.empty(len(rows))
+
+    def average(part: slice) -> None:
+        means_of_smallest(values[part].reshape(-1), HALVES, rows.shape[1], start, stop, means[part].numpy())
+
+    step = -(-len(rows) // torch.get_num_threads())
+    parts = [slice(first, first + step) for first in range(0, len(rows), step)]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        list(pool.map(average, parts))
+    return means.view(minima.shape[:-1])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from musc_ray.core.prepared import PreparedShard
 
-BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**29}
+BLOCK_ENTRIES = {"cpu": 2**21, "cuda": 2**29}
 """Entries of one product held at a time: small enough for the last-level cache, large enough for full GEMM speed."""
 
 
@@ -44,16 +44,18 @@ def tile_minima(
     if pairs is None:
         pairs = torch.ones(a.images, b.images, dtype=torch.bool)
     if a is b:
-        pairs = pairs & ~torch.eye(a.images, dtype=torch.bool)
+        for image in range(a.images):
+            rows[:, image, :, image] = torch.inf
 
     def fill(block: tuple[slice, slice]) -> None:
         i, j = block
-        wanted = pairs[i, j].to(a.device)
-        if not wanted.any():
+        unwanted = ~pairs[i, j]
+        if unwanted.all():
             rows[:, i, :, j] = torch.inf
             columns[:, j, :, i] = torch.inf
             return
-        for d, (nearest_in_b, nearest_in_a) in enumerate(_block_minima(a, b, i, j, wanted)):
+        mask = unwanted.to(a.device) if unwanted.any() else None
+        for d, (nearest_in_b, nearest_in_a) in enumerate(_block_minima(a, b, i, j, mask)):
             rows[d, i, :, j] = nearest_in_b.to(out_dtype).cpu()
             columns[d, j, :, i] = nearest_in_a.to(out_dtype).cpu()
 
@@ -76,23 +78,26 @@ def _for_each(blocks: Iterable[tuple[slice, slice]], fill: Callable[[tuple[slice
 
 
 def _block_minima(
-    a: PreparedShard, b: PreparedShard, i: slice, j: slice, wanted: Tensor
+    a: PreparedShard, b: PreparedShard, i: slice, j: slice, unwanted: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each degree the distances (a, L, b) and (b, L, a) between images i of a and j of b; not `wanted`: +inf."""
-    for d, maxima in enumerate(a.nearest(b, i, j)):
-        nearest_in_b, nearest_in_a = (part.mul_(-2.0).clamp_(min=0.0).sqrt_() for part in maxima)
-        nearest_in_b.masked_fill_(~wanted[:, None, :], torch.inf)
-        nearest_in_a.masked_fill_(~wanted.T[:, None, :], torch.inf)
+    """For each degree the distances (a, L, b) and (b, L, a) between images i of a and j of b; +inf where unwanted."""
+    for d, (nearest_in_b, nearest_in_a) in enumerate(a.nearest(b, i, j)):
+        if unwanted is not None:
+            nearest_in_b.masked_fill_(unwanted[:, None, :], torch.inf)
+            nearest_in_a.masked_fill_(unwanted.T[:, None, :], torch.inf)
         _recompute_near_duplicates(a, b, d, i, j, nearest_in_b, nearest_in_a)
         yield nearest_in_b, nearest_in_a
 
 
 def _blocks(a: PreparedShard, b: PreparedShard) -> Iterator[tuple[slice, slice]]:
-    """Cut a tile into blocks of images; of a diagonal tile only the upper triangle of blocks."""
+    """Cut a tile into blocks of images; of a diagonal tile only what lies above the diagonal."""
     side = max(1, int((BLOCK_ENTRIES[a.device.type] / a.patches**2) ** 0.5))
     for i in range(0, a.images, side):
-        for j in range(i if a is b else 0, b.images, side):
-            yield slice(i, min(i + side, a.images)), slice(j, min(j + side, b.images))
+        rows = slice(i, min(i + side, a.images))
+        if a is b:
+            yield from ((slice(k, k + 1), slice(k + 1, rows.stop)) for k in range(i, rows.stop - 1))
+        for j in range(rows.stop if a is b else 0, b.images, side):
+            yield rows, slice(j, min(j + side, b.images))
 
 
 def _recompute_near_duplicates(
@@ -105,8 +110,11 @@ def _recompute_near_duplicates(
     Args:
         nearest_in_b: (a, L, b) distances of images i of a; nearest_in_a: (b, L, a) distances of images j of b.
     """
-    special = a.zero_vectors(d, i)[:, None, None] | b.zero_vectors(d, j)[None, None, :]
     limit = max(a.near_duplicate[d], b.near_duplicate[d])
+    zeros = a.zero_vectors(d), b.zero_vectors(d)
+    if not zeros[0].any() and not zeros[1].any() and min(nearest_in_b.min(), nearest_in_a.min()) >= limit:
+        return  # nearly always
+    special = zeros[0][i][:, None, None] | zeros[1][j][None, None, :]
     near_b = ((nearest_in_b < limit) | special) & nearest_in_b.isfinite()
     near_a = ((nearest_in_a < limit) | special.permute(2, 1, 0)) & nearest_in_a.isfinite()
     for p, q in (near_b.any(dim=1) | near_a.any(dim=1).T).nonzero().tolist():

@@ -29,6 +29,11 @@ def resolve_precision(precision: str, device: torch.device, images: int) -> torc
     return DTYPES[precision]
 
 
+def distance_dtype(products: torch.dtype) -> torch.dtype:
+    """What distances are kept in: float16, 11 bits, where products are no more exact; else float32."""
+    return torch.float32 if products == torch.float32 else torch.float16
+
+
 def _cpu_has_bfloat16() -> bool:
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

@@ -19,8 +19,13 @@ from musc_ray.core.lnamd import aggregate, layer_norm
 SMALLEST_NEAR_DUPLICATE = 1e-2
 """Below this distance float32 cancellation costs more than 1e-5."""
 
+IMAGES_AT_ONCE = 16
+"""Images prepared at a time on a CPU: what is made on the way stays in memory that is used again."""
+
 ROUNDING = {torch.float32: 0.0, torch.float16: 2**-12 / 3**0.5, torch.bfloat16: 2**-9 / 3**0.5}
 """Root mean square relative error of rounding to a dtype."""
+
+HAS_ONEDNN = bool(torch.cpu.get_capabilities().get("avx512_f")) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 PIECES = {torch.float32: 1, torch.float16: 3, torch.bfloat16: 3}
 """How many numbers of a dtype add up to a float32 without loss (24 bits in pieces of 8 or 11)."""
@@ -38,7 +43,7 @@ def prepare(
         dtype: float32, bfloat16 or float16: what the product reads.
     """
     form = GramShard if tokens.device.type == "cpu" else ProductShard
-    return form(layer_norm(tokens), grid, tuple(degrees), dtype)
+    return form(tokens, grid, tuple(degrees), dtype)
 
 
 class PreparedShard(ABC):
@@ -76,10 +81,10 @@ class PreparedShard(ABC):
 
     @abstractmethod
     def nearest(self, other: Self, i: slice, j: slice) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each degree the maxima of -|a - b|^2 / 2 between images i of this shard and j of another one.
+        """For each degree the distances |a - b| of nearest patches between images i of this shard and j of another one.
 
         Yields:
-            (a, L, b) over the patches of b, and (b, L, a) over the patches of a, float32.
+            (a, L, b), the least over the patches of b, and (b, L, a), the least over the patches of a, float32.
         """
 
     @abstractmethod
@@ -87,8 +92,8 @@ class PreparedShard(ABC):
         """The unit vectors (L, C) float32 of an image for the d-th degree."""
 
     @abstractmethod
-    def zero_vectors(self, d: int, images: slice) -> Tensor:
-        """Which images (a,) hold a zero vector for which the product's distances do not hold."""
+    def zero_vectors(self, d: int) -> Tensor:
+        """Which images (A,) hold a zero vector for which the product's distances do not hold."""
 
 
 class GramShard(PreparedShard):
@@ -98,30 +103,46 @@ class GramShard(PreparedShard):
     close to s |z|^2, s the mean cosine of patches: t^2 = |z|^2 (1 + s) / 2 lies between.
     """
 
-    def __init__(self, normalised: Tensor, grid: tuple[int, int], degrees: tuple[int, ...], dtype: torch.dtype) -> None:
-        super().__init__(normalised.shape[0], grid, normalised.shape[2], degrees)
-        z = normalised.to(dtype)
-        vectors, shift, pieces = z.float(), torch.zeros(z.shape[:2]), []
-        mean_cosine = float(F.normalize(vectors, dim=2).mean(dim=(0, 1)).square().sum())
-        if dtype != torch.float32:
-            exact = vectors.norm(dim=2) * ((1 + mean_cosine) / 2) ** 0.5
+    def __init__(self, tokens: Tensor, grid: tuple[int, int], degrees: tuple[int, ...], dtype: torch.dtype) -> None:
+        images, _, channels = tokens.shape
+        super().__init__(images, grid, channels, degrees)
+        pieces = 0 if dtype == torch.float32 else 4
+        left = torch.zeros(images * self.patches + gram.SPARE, channels + pieces, dtype=dtype)
+        z = left[: images * self.patches].view(images, self.patches, -1)
+        lengths, mean = [torch.empty(images, self.patches) for _ in degrees], torch.zeros(channels)
+        own = torch.empty(images, self.patches)
+        for start in range(0, images, IMAGES_AT_ONCE):
+            part = slice(start, start + IMAGES_AT_ONCE)
+            z[part, :, :channels] = layer_norm(tokens[part])
+            vectors = z[part, :, :channels].float().contiguous()
+            own[part] = vectors.norm(dim=2)
+            mean += torch.einsum("al,alc->c", _inverse(own[part]), vectors) / own.numel()
+            for of_degree, degree in zip(lengths, degrees, strict=True):
+                of_degree[part] = torch.from_numpy(gram.box_lengths(vectors.numpy(), grid, degree))
+        mean_cosine = float(mean.square().sum())
+        shift = torch.zeros_like(own)
+        if pieces:
+            exact = own * ((1 + mean_cosine) / 2) ** 0.5
             high = exact.to(dtype)
             low = (exact - high.float()).to(dtype)
-            shift, pieces = high.float() + low.float(), [high, high, low, low]
-        left = torch.cat([z, *(-piece[:, :, None] for piece in pieces)], dim=2)
-        self.operands = [left.view(-1, left.shape[2])]
-        self.scales = [self._scale(vectors, shift, degree) for degree in degrees]
+            shift = high.float() + low.float()
+            z[:, :, channels:] = -torch.stack([high, high, low, low], dim=2)
+        self.operands = [left]
+        inverses = [_inverse(of_degree) for of_degree in lengths]
+        ratios = [_box_sums(shift, grid, r) * inverse for r, inverse in zip(degrees, inverses, strict=True)]
+        self._with_zeros = [(inverse == 0).any(dim=1) for inverse in inverses]
+        scales = list(zip(inverses, ratios, strict=True))
+        self.left_scales = [(inverse.numpy(), ratio.where(ratio > 0, 1).numpy()) for inverse, ratio in scales]
+        self.lines = [gram.lines(inverse.numpy(), ratio.numpy(), grid) for inverse, ratio in scales]
         self.near_duplicate = [
             self._near_duplicate(ratio, degree, mean_cosine, ROUNDING[dtype])
-            for degree, (_, ratio) in zip(degrees, self.scales, strict=True)
+            for degree, ratio in zip(degrees, ratios, strict=True)
         ]
 
-    def _scale(self, vectors: Tensor, shift: Tensor, degree: int) -> tuple[Tensor, Tensor]:
-        """1 / n and T / n (A, L) of the degree-r patches; 0 for zero vectors."""
-        sums = _box_sums(torch.cat([vectors, shift[:, :, None]], dim=2), self.grid, degree)
-        lengths, shifts = sums[:, :, :-1].norm(dim=2), sums[:, :, -1]
-        inverse = torch.where(lengths > 0, 1 / lengths, 0)
-        return inverse, shifts * inverse
+    @property
+    def nbytes(self) -> int:
+        """See PreparedShard; the right operand is the left one only where there is no shift."""
+        return super().nbytes * (1 if self.dtype == torch.float32 else 2)
 
     @staticmethod
     def _near_duplicate(ratio: Tensor, degree: int, mean_cosine: float, rounding: float) -> float:
@@ -137,7 +158,7 @@ class GramShard(PreparedShard):
     @cached_property
     def right(self) -> Tensor:
         """As the other shard's operand: high and low pieces meet each other, their signs positive."""
-        left = self.operands[0]
+        left = self.operands[0][: self.images * self.patches]
         if left.shape[1] == self.channels:
             return left
         high, low = -left[:, self.channels, None], -left[:, self.channels + 2, None]
@@ -145,12 +166,14 @@ class GramShard(PreparedShard):
 
     def nearest(self, other: Self, i: slice, j: slice) -> Iterator[tuple[Tensor, Tensor]]:
         """See PreparedShard; all degrees from one product."""
-        product = self._rows(self.operands[0], i) @ self._rows(other.right, j).T
+        right = self._rows(other.right, j)
+        spare = -(-gram.SPARE // len(right))
+        left = self.operands[0][i.start * self.patches : i.stop * self.patches + spare]
+        product = cpu_product(left, right)
         bits = product.view(torch.uint16) if product.dtype == torch.bfloat16 else product.float()
-        for degree, own, others in zip(self.degrees, self.scales, other.scales, strict=True):
-            left = (own[0][i].numpy(), own[1][i].numpy())
-            right = (others[0][j].numpy(), others[1][j].numpy())
-            rows, columns = gram.nearest(bits.numpy(), self.grid, degree, left, right)
+        for degree, (inverse, ratio), lines in zip(self.degrees, self.left_scales, other.lines, strict=True):
+            own, others = (inverse[i], ratio[i]), (lines[0][j], lines[1][j])
+            rows, columns = gram.nearest(bits.numpy(), self.grid, degree, own, others)
             yield torch.from_numpy(rows), torch.from_numpy(columns)
 
     def unit_vectors(self, d: int, image: int) -> Tensor:
@@ -158,19 +181,28 @@ class GramShard(PreparedShard):
         rows = self._rows(self.operands[0], slice(image, image + 1))[:, : self.channels].float()
         return aggregate(rows[None], self.grid, self.degrees[d])[0]
 
-    def zero_vectors(self, d: int, images: slice) -> Tensor:
+    def zero_vectors(self, d: int) -> Tensor:
         """See PreparedShard."""
-        return (self.scales[d][0][images] == 0).any(dim=1)
+        return self._with_zeros[d]
 
 
-def _box_sums(maps: Tensor, grid: tuple[int, int], degree: int) -> Tensor:
-    """r x r sums over the grid of (A, L, C), zeros around."""
-    if degree == 1:
-        return maps
-    images, length, channels = maps.shape
-    planes = maps.transpose(1, 2).reshape(images, channels, *grid)
-    sums = F.avg_pool2d(planes, degree, stride=1, padding=degree // 2, divisor_override=1)
-    return sums.reshape(images, channels, length).transpose(1, 2)
+def _inverse(lengths: Tensor) -> Tensor:
+    """1 / length, 0 for zero vectors."""
+    return torch.where(lengths > 0, 1 / lengths, 0)
+
+
+def _box_sums(values: Tensor, grid: tuple[int, int], degree: int) -> Tensor:
+    """Sums of r x r neighbours (A, L) of (A, L), zeros around the grid."""
+    planes = values.view(-1, 1, *grid)
+    return F.avg_pool2d(planes, degree, stride=1, padding=degree // 2, divisor_override=1).flatten(1)
+
+
+def cpu_product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b.T on a CPU; float32 by oneDNN where there is AVX-512: on AMD at twice the rate of MKL, PyTorch's choice."""
+    if a.dtype == torch.float32 and HAS_ONEDNN:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+        return product
+    return a @ b.T
 
 
 class ProductShard(PreparedShard):
@@ -181,8 +213,9 @@ class ProductShard(PreparedShard):
     with lengths split into pieces that keep them exact to float32.
     """
 
-    def __init__(self, normalised: Tensor, grid: tuple[int, int], degrees: tuple[int, ...], dtype: torch.dtype) -> None:
-        super().__init__(normalised.shape[0], grid, normalised.shape[2], degrees)
+    def __init__(self, tokens: Tensor, grid: tuple[int, int], degrees: tuple[int, ...], dtype: torch.dtype) -> None:
+        super().__init__(tokens.shape[0], grid, tokens.shape[2], degrees)
+        normalised = layer_norm(tokens)
         self.operands = [self._operand(aggregate(normalised, grid, degree), dtype) for degree in degrees]
         self.near_duplicate = [SMALLEST_NEAR_DUPLICATE] * len(degrees)
 
@@ -203,12 +236,14 @@ class ProductShard(PreparedShard):
             )
             product = self._rows(own, i) @ torch.cat([z, lengths, ones], dim=1).T
             product = product.view(i.stop - i.start, self.patches, j.stop - j.start, self.patches)
-            yield product.amax(dim=3).float(), product.amax(dim=1).permute(1, 2, 0).float()
+            maxima = product.amax(dim=3), product.amax(dim=1).permute(1, 2, 0)
+            in_b, in_a = (part.float().mul_(-2.0).clamp_(min=0.0).sqrt_() for part in maxima)
+            yield in_b, in_a
 
     def unit_vectors(self, d: int, image: int) -> Tensor:
         """See PreparedShard."""
         return self._rows(self.operands[d], slice(image, image + 1))[:, : self.channels].float()
 
-    def zero_vectors(self, d: int, images: slice) -> Tensor:
+    def zero_vectors(self, d: int) -> Tensor:
         """None: lengths travel along in the product."""
-        return torch.zeros(images.stop - images.start, dtype=torch.bool, device=self.device)
+        return torch.zeros(self.images, dtype=torch.bool, device=self.device)

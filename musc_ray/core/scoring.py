@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from musc_ray.core import LARGEST_DEGREE
 from musc_ray.core.interval import interval_average
 from musc_ray.core.mutual import tile_minima
-from musc_ray.core.precision import resolve_precision
+from musc_ray.core.precision import distance_dtype, resolve_precision
 from musc_ray.core.prepared import prepare
 
 
@@ -48,7 +49,7 @@ def score_features(
     total = torch.zeros(images, grid[0] * grid[1], dtype=torch.float64)
     for tokens in layers:
         shard = prepare(tokens.to(target), grid, degrees, dtype)
-        minima, _ = tile_minima(shard, shard)
+        minima, _ = tile_minima(shard, shard, distance_dtype(dtype))
         for of_degree in minima:
             total += interval_average(of_degree, images - 1, interval)
     return (total / (len(layers) * len(degrees))).float()
@@ -73,8 +74,8 @@ def check_inputs(
     """
     if not layers:
         raise ValueError("features must hold at least one layer.")
-    if not degrees or any(degree < 1 or degree % 2 == 0 for degree in degrees):
-        raise ValueError(f"degrees must be odd numbers of at least 1, got {list(degrees)}.")
+    if not degrees or any(degree not in range(1, LARGEST_DEGREE + 1, 2) for degree in degrees):
+        raise ValueError(f"degrees must be odd numbers from 1 to {LARGEST_DEGREE}, got {list(degrees)}.")
     if not 0.0 <= interval[0] < interval[1] <= 1.0:
         raise ValueError(f"interval must satisfy 0 <= low < high <= 1, got {tuple(interval)}.")
     images = layers[0].shape[0]
@@ -86,7 +87,7 @@ def check_inputs(
             )
         if not tokens.dtype.is_floating_point:
             raise ValueError(f"features[{number}] must be of a float dtype, got {tokens.dtype}.")
-        if not torch.isfinite(tokens).all():
+        if not torch.isfinite(tokens.sum(dtype=torch.float32)) and not torch.isfinite(tokens).all():
             raise ValueError(f"features[{number}] holds NaN or infinite values.")
     if images < 2:
         raise ValueError(f"at least 2 images are needed to score each other, got {images}.")

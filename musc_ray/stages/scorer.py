@@ -19,7 +19,7 @@ from musc_ray.config import Settings
 from musc_ray.core.bands import Part, condense, patch_scores
 from musc_ray.core.memory import is_out_of_memory
 from musc_ray.core.mutual import tile_minima
-from musc_ray.core.precision import resolve_precision
+from musc_ray.core.precision import distance_dtype, resolve_precision
 from musc_ray.core.prepared import PreparedShard, prepare
 from musc_ray.core.references import Window
 from musc_ray.core.summary import Summary
@@ -187,8 +187,7 @@ class Scorer:
 
     def _dtype(self, task: BlockTask) -> torch.dtype:
         """What minima are kept in."""
-        exact = resolve_precision(self.settings.precision, self.device, task.window.images) == torch.float32
-        return torch.float32 if exact else torch.float16
+        return distance_dtype(resolve_precision(self.settings.precision, self.device, task.window.images))
 
     def _reduce(self, group: str, layer: int, shard: int, window: Window, parts: list[Part]) -> float:
         scores, error = patch_scores(parts, window.references, self.settings.interval, self.device)

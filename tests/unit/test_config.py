@@ -157,6 +157,7 @@ def test_accepted_values(key: str, given_value: object, expected: object) -> Non
         ("degrees", [], "Setting 'degrees' must be whole numbers of at least 1, for example 1,3,5, not []."),
         ("degrees", [-1], "Setting 'degrees' must be whole numbers of at least 1, for example 1,3,5, not [-1]."),
         ("degrees", [1, 2], "Setting 'degrees' must be odd, not 2 in [1, 2]: use 1 or 3."),
+        ("degrees", [1, 35], "Setting 'degrees' holds 35, larger than 33: use smaller ones."),
         ("degrees", "1,3,3", "Setting 'degrees' repeats 3 in [1, 3, 3]: give it once."),
         ("k_list", [1, 1], "Setting 'k_list' repeats 1 in [1, 1]: give it once."),
         ("k_list", "0,1", "Setting 'k_list' must be whole numbers of at least 1, for example 1,3,5, not '0,1'."),

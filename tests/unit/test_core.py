@@ -8,6 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import musc_ray
+from musc_ray.core.interval import interval_average
 from musc_ray.core.lnamd import aggregate, layer_norm
 from musc_ray.core.mutual import tile_minima
 from musc_ray.core.pixel import image_scores, pixel_map
@@ -16,6 +17,7 @@ from musc_ray.core.rscin import nearest_images
 from tests import brute_force
 
 GRIDS = [(1, 1), (1, 7), (3, 5), (4, 4), (6, 2)]
+LONG_GRIDS = [(2, 17), (3, 35), (18, 1)]
 
 
 def tokens_of(images: int, grid: tuple[int, int], channels: int, seed: int = 0, spread: float = 0.5) -> np.ndarray:
@@ -33,7 +35,7 @@ def test_lnamd(grid, degree):
     np.testing.assert_allclose(result.numpy(), brute_force.lnamd(tokens, grid, degree), atol=2e-6)
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("grid", GRIDS + LONG_GRIDS)
 @pytest.mark.parametrize("images", [2, 3, 9])
 @pytest.mark.parametrize("interval", [(0.0, 0.3), (0.2, 0.9), (0.0, 1.0)])
 def test_patch_maps(grid, images, interval):
@@ -78,6 +80,38 @@ def test_threads_change_nothing():
     np.testing.assert_allclose(results[0], results[2], atol=1e-6)
 
 
+@pytest.mark.parametrize("degrees", [(7,), (33,), (1, 9, 17)])
+@pytest.mark.parametrize("grid", [(3, 5), (5, 20), (19, 2)])
+def test_wide_neighbourhoods(degrees, grid):
+    features = [tokens_of(4, grid, 24, seed=2)]
+    expected = brute_force.patch_maps(features, grid, degrees)
+    result = musc_ray.score_features(features, grid, degrees=degrees, precision="float32")
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-5)
+
+
+@given(
+    rows=st.integers(1, 5),
+    length=st.integers(1, 80),
+    seed=st.integers(0, 1000),
+    levels=st.sampled_from([1, 3, 1000]),
+    interval=st.sampled_from([(0.0, 0.3), (0.2, 0.5), (0.0, 1.0), (0.9, 1.0)]),
+    half=st.booleans(),
+)
+def test_interval_average_is_a_mean_of_sorted_distances(rows, length, seed, levels, interval, half):
+    """With ties, zeros and distances that do not count."""
+    generator = np.random.default_rng(seed)
+    values = np.sort(generator.integers(0, levels, (rows, length)) / levels * 2, axis=1).astype(np.float32)
+    if half:
+        values = values.astype(np.float16)
+    padded = np.full((rows, length + 3), np.inf, values.dtype)
+    places = generator.permutation(length + 3)[:length]
+    padded[:, places] = values
+    start = min(int(interval[0] * length), length - 1)
+    expected = values[:, start : max(start + 1, int(interval[1] * length))].astype(np.float64).mean(axis=1)
+    result = interval_average(torch.from_numpy(padded), length, interval)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+
+
 def test_duplicates_and_constant_images_come_out_exact():
     features = tokens_of(8, (3, 4), 16)
     features[5] = features[2]  # an exact copy
@@ -90,7 +124,7 @@ def test_duplicates_and_constant_images_come_out_exact():
     assert result[2].max() == result[5].max()
 
 
-@given(seed=st.integers(0, 10_000), images=st.integers(2, 8), grid=st.sampled_from(GRIDS))
+@given(seed=st.integers(0, 10_000), images=st.integers(2, 8), grid=st.sampled_from(GRIDS + LONG_GRIDS))
 @hypothesis_settings(max_examples=25)
 def test_permuting_images_permutes_scores(seed, images, grid):
     features = tokens_of(images, grid, 8, seed)
@@ -181,6 +215,7 @@ def test_neighbours_found_part_by_part_are_those_of_the_whole(sizes):
         ([np.full((3, 4, 2), np.nan)], (2, 2), {}, "NaN"),
         ([np.zeros((3, 4, 2), int)], (2, 2), {}, "float"),
         ([np.zeros((3, 4, 2))], (2, 2), {"degrees": (2,)}, "odd"),
+        ([np.zeros((3, 4, 2))], (2, 2), {"degrees": (1, 35)}, "from 1 to 33"),
         ([np.zeros((3, 4, 2))], (2, 2), {"interval": (0.5, 0.5)}, "interval"),
         ([np.zeros((3, 4, 2))], (2, 2), {"precision": "float8"}, "precision"),
     ],

@@ -1,0 +1,192 @@
+"""Explicit vectors of 16 float32 for numba: LLVM makes AVX-512, AVX2 or NEON instructions of them.
+
+Sums over a sliding window keep its values in registers, which no loop vectoriser finds by itself.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+
+def _can_cache() -> bool:
+    """Whether numba finds a writable place for compiled code; without one every process compiles anew, for seconds."""
+    try:
+        numba.njit(cache=True)(_can_cache)
+    except RuntimeError:
+        return False
+    return True
+
+
+OPTIONS: dict[str, Any] = {
+    "fastmath": {"nnan", "ninf", "nsz", "reassoc", "contract", "arcp"},
+    "nogil": True,
+    "cache": _can_cache(),
+    "error_model": "numpy",
+}
+LANES = 16
+FLAGS = ("nnan", "ninf", "nsz", "reassoc", "contract")
+
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+
+
+class VectorType(types.Type):
+    """The type of 16 float32 in registers."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Float32x16")
+
+
+vector = VectorType()
+
+
+@register_model(VectorType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _FLOATS)
+
+
+def _lanes(indices: Iterable[int]) -> Any:
+    return ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(indices))
+
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, pointee: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, value=array).data
+    return builder.bitcast(builder.gep(data, [index]), pointee.as_pointer())
+
+
+@intrinsic
+def load(_context: Any, array: Any, index: Any) -> Any:
+    """16 numbers of an array from an index on: float32, or bfloat16 given as uint16 bits."""
+    bits = array.dtype == types.uint16
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.VectorType(ir.IntType(16), LANES) if bits else _FLOATS
+        pointer = _address(context, builder, signature.args[0], *arguments, kind)
+        value = builder.load(pointer, align=2 if bits else 4)
+        if not bits:
+            return value
+        wide = builder.zext(value, ir.VectorType(ir.IntType(32), LANES))
+        return builder.bitcast(builder.shl(wide, ir.Constant(wide.type, [16] * LANES)), _FLOATS)
+
+    return vector(array, types.uintp), generate
+
+
+@intrinsic
+def store(_context: Any, array: Any, index: Any, value: Any) -> Any:
+    """Write 16 float32 to an array from an index on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _address(context, builder, signature.args[0], *arguments[:2], _FLOATS)
+        builder.store(arguments[2], pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.uintp, vector), generate
+
+
+@intrinsic
+def splat(_context: Any, value: Any) -> Any:
+    """16 times the same float32."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        one = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), arguments[0], ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(one, one, _lanes([0] * LANES))
+
+    return vector(types.float32), generate
+
+
+def _binary(instruction: str) -> Any:
+    @intrinsic
+    def operation(_context: Any, a: Any, b: Any) -> Any:
+        def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            return getattr(builder, instruction)(*arguments, flags=FLAGS)
+
+        return vector(vector, vector), generate
+
+    return operation
+
+
+add, multiply = _binary("fadd"), _binary("fmul")
+
+
+@intrinsic
+def larger(_context: Any, a: Any, b: Any) -> Any:
+    """The larger of each two; none is NaN."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        is_larger = builder.fcmp_ordered(">", *arguments, flags=FLAGS)
+        return builder.select(is_larger, *arguments)
+
+    return vector(vector, vector), generate
+
+
+@intrinsic
+def largest(_context: Any, value: Any) -> Any:
+    """The largest lane."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        (value,) = arguments
+        width = LANES // 2
+        while width:
+            other = builder.shuffle_vector(value, value, _lanes((lane + width) % LANES for lane in range(LANES)))
+            value = builder.select(builder.fcmp_ordered(">", value, other, flags=FLAGS), value, other)
+            width //= 2
+        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+    return types.float32(vector), generate
+
+
+@intrinsic
+def window_of(_context: Any, taps: Any) -> Any:
+    """A window of zero vectors, as many as there are taps."""
+
+    def generate(context: Any, builder: Any, signature: Any, _arguments: Any) -> Any:
+        return context.make_tuple(builder, signature.return_type, [ir.Constant(_FLOATS, [0.0] * LANES)] * len(taps))
+
+    return types.UniTuple(vector, len(taps))(taps), generate
+
+
+@intrinsic
+def sum_across(_context: Any, before: Any, here: Any, behind: Any, taps: Any) -> Any:
+    """Sum of each lane of `here` and its neighbours, as many as there are taps, up to 2 LANES + 1."""
+    if len(taps) // 2 > LANES:
+        return None
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        low, middle, high = arguments[:3]
+        total = middle
+        for by in range(1, len(taps) // 2 + 1):
+            for pair, first in (((low, middle), LANES - by), ((middle, high), by)):
+                neighbours = builder.shuffle_vector(*pair, _lanes(range(first, first + LANES)))
+                total = builder.fadd(total, neighbours, flags=FLAGS)
+        return total
+
+    return vector(vector, vector, vector, taps), generate
+
+
+@intrinsic
+def slide(_context: Any, window: Any, value: Any) -> Any:
+    """The window without its first vector and with another one at its end."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kept = cgutils.unpack_tuple(builder, arguments[0], window.count)[1:]
+        return context.make_tuple(builder, signature.return_type, [*kept, arguments[1]])
+
+    return window(window, vector), generate
+
+
+@intrinsic
+def total(_context: Any, window: Any) -> Any:
+    """The sum of a window's vectors."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        first, *others = cgutils.unpack_tuple(builder, arguments[0], window.count)
+        for other in others:
+            first = builder.fadd(first, other, flags=FLAGS)
+        return first
+
+    return vector(window), generate
