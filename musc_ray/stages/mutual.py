@@ -26,8 +26,8 @@ from musc_ray.storage.layout import Layout
 LARGEST_SIDE = 8
 """Shards along a side of a block: each that is read serves so many tiles."""
 
-BLOCKS_PER_WORKER = 4
-"""Blocks are made smaller until there are so many for each actor, so that none idles at the end."""
+BLOCKS_PER_WORKER = 16
+"""Blocks are made smaller until there are so many for each actor, so that none idles long at the end."""
 
 MINIMA_SHARE = 4
 """A block's distances may take 1 / MINIMA_SHARE of `cache_mb`."""
@@ -165,10 +165,15 @@ class Mutual:
         columns = rows if block.columns == block.rows else group.ring[block.columns.start : block.columns.stop]
         unfinished = block.shards - done
         whole = frozenset(shard for shard in unfinished if awaited[shard] == 1)
-        task = BlockTask(group.group, layer, group.window, rows, columns, unfinished, whole, block.tiles)
+        keep = self._worth_keeping(group)
+        task = BlockTask(group.group, layer, group.window, rows, columns, unfinished, whole, block.tiles, keep)
         for shard in task.returned:
             self.bands.setdefault((group.group, layer, shard), Band(group, layer, shard, awaited[shard]))
         return task
+
+    def _worth_keeping(self, group: GroupImages) -> int:
+        """All shards where each meets each, as far as they fit; on a ring those of two blocks: none comes back."""
+        return len(group.ring) if group.window.is_all else 4 * self.side
 
     def _next_task(self, worker: Worker, workers: int) -> Task | None:
         """What is complete is reduced first; else, of the next few blocks, the one whose shards the worker holds."""
@@ -256,9 +261,9 @@ class Mutual:
         pieces = [others[start : start + self.side] for start in range(0, len(others), self.side)]
         anew = Band(group, band.layer, band.shard, len(pieces), attempt=band.attempt + 1)
         self.bands[anew.key] = anew
-        only = frozenset([band.shard])
+        only, keep = frozenset([band.shard]), self._worth_keeping(group)
         self.urgent.extend(
-            BlockTask(group.group, band.layer, group.window, [own], piece, only, frozenset(), 0, anew.attempt)
+            BlockTask(group.group, band.layer, group.window, [own], piece, only, frozenset(), 0, keep, anew.attempt)
             for piece in pieces
         )
 

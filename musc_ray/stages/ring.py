@@ -113,6 +113,7 @@ class BlockTask:
         unfinished: shards whose bands are not written yet: their minima are wanted.
         whole: those of them that have no tiles elsewhere: their bands are reduced and written on the spot.
         counted: tiles that this block adds to the progress.
+        worth_keeping: shards that a worker may need again soon.
         attempt: how often its bands were begun anew.
     """
 
@@ -124,6 +125,7 @@ class BlockTask:
     unfinished: frozenset[int]
     whole: frozenset[int]
     counted: int
+    worth_keeping: int
     attempt: int = 0
 
     @property

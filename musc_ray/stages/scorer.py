@@ -209,7 +209,11 @@ class Scorer:
             for key, future in list(self.cache.items()):
                 if future.done() and future.exception() is not None:
                     del self.cache[key]  # to be tried again
-                elif held > self.cache_bytes and future in done and future not in found.values():
+                elif (
+                    (held > self.cache_bytes or len(self.cache) > task.worth_keeping)
+                    and future in done
+                    and future not in found.values()
+                ):
                     held -= self.cache.pop(key).result().nbytes
         return found
 

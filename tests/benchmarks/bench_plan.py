@@ -25,7 +25,7 @@ CASES = ({"references": "all"}, {"references": 64}, {"references": "all", "preci
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 500
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 400
     print(describe_machine())
     print(f"{count} images; seconds and MB as planned, as measured, and their ratio")
     with tempfile.TemporaryDirectory() as name:

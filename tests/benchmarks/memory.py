@@ -7,7 +7,7 @@ from typing import Self
 
 import psutil
 
-SAMPLE_SECONDS = 0.3
+SAMPLE_SECONDS = 1.0
 
 
 class PeakMemory:
