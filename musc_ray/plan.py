@@ -18,6 +18,9 @@ START_SECONDS = 8.0
 """Starting a stage's workers: Python, imports, compiled kernels from their cache (measured)."""
 
 
+STORAGE_RATE = 1e9
+"""Bytes a second between a worker and its storage, assumed: a share of a fast network, or a local disk."""
+
 SUGGESTED_REFERENCES = 256
 """What to use where all do not fit: scores as well as with all (README, measured)."""
 
@@ -33,6 +36,7 @@ class Rates:
         image_seconds: reading and decoding one image; lies behind the model where cores are left.
         image_bytes: mean size of an image file, 0 where unknown.
         source: where the rates are from.
+        storage_bytes: bytes of features that a worker reads or writes; assumed.
     """
 
     model_operations: float
@@ -41,6 +45,7 @@ class Rates:
     image_seconds: float
     image_bytes: float
     source: str
+    storage_bytes: float = STORAGE_RATE
 
 
 @dataclass(frozen=True)
@@ -105,17 +110,50 @@ class Plan:
     mutual_memory: float
 
     @property
-    def extract_seconds(self) -> float:
-        """Estimated time of stage 2."""
+    def extract_parts(self) -> dict[str, float]:
+        """Seconds that stage 2 takes for its parts, which go on at the same time; on a CPU the model decodes, too."""
         model = self.extract_operations / self.rates.model_operations
         reading = self.images * self.rates.image_seconds
-        busy = max(model, reading) if self.job.on_gpu else model + reading  # on a CPU both want the same cores
-        return START_SECONDS + busy / self.job.workers
+        return self._shared(
+            {
+                "the model": model if self.job.on_gpu else model + reading,
+                "decoding": reading,
+                "storage": self.feature_bytes / self.rates.storage_bytes,
+            }
+        )
+
+    @property
+    def mutual_parts(self) -> dict[str, float]:
+        """Seconds that stages 3 and 4 take for their parts, which go on at the same time."""
+        return self._shared(
+            {
+                "arithmetic": self.mutual_operations / self.rates.mutual_operations,
+                "storage": self.mutual_bytes_read / self.rates.storage_bytes,
+            }
+        )
+
+    def _shared(self, parts: dict[str, float]) -> dict[str, float]:
+        return {name: seconds / self.job.workers for name, seconds in parts.items()}
+
+    @property
+    def extract_seconds(self) -> float:
+        """Estimated time of stage 2."""
+        return START_SECONDS + max(self.extract_parts.values())
+
+    @property
+    def extract_bound(self) -> str:
+        """The part that decides it."""
+        return max(self.extract_parts, key=self.extract_parts.__getitem__)
 
     @property
     def mutual_seconds(self) -> float:
         """Estimated time of stages 3 and 4."""
-        return START_SECONDS + self.mutual_operations / self.rates.mutual_operations / self.job.workers
+        return START_SECONDS + max(self.mutual_parts.values())
+
+    @property
+    def mutual_bound(self) -> str:
+        """The part that decides it."""
+        return max(self.mutual_parts, key=self.mutual_parts.__getitem__)
 
     @property
     def search_seconds(self) -> float:
@@ -174,10 +212,8 @@ def _block_count(window: Window, images: int) -> int:
 
 
 def _shards_read(window: Window, job: Job) -> int:
-    """Shards of a layer that workers read at most: a block's columns, and its rows once a worker."""
-    found = _block_count(window, job.side * job.shard_size)
-    rows = -(-window.images // (job.side * job.shard_size))
-    return job.side * min(2 * found, found + job.workers * rows)
+    """About how many shards of a layer workers read: every block brings one side that its worker does not hold."""
+    return min(job.side, -(-window.images // job.shard_size)) * _block_count(window, job.side * job.shard_size)
 
 
 def _extract_memory(job: Job) -> float:
@@ -193,8 +229,11 @@ def _mutual_memory(job: Job) -> float:
     """Prepared shards, one being prepared, the distances of a block, and those of the band being reduced."""
     values = job.shard_size * job.patches * job.info.channels
     shards = sum(-(-size // job.shard_size) for size in job.group_sizes)
-    prepared = values * job.itemsize * (len(job.degrees) if job.on_gpu else 1)
+    copies = len(job.degrees) if job.on_gpu else 4 // job.itemsize  # see core/prepared.py
+    prepared = values * job.itemsize * copies
     held = min(shards * len(job.info.layers) * prepared, max(job.cache_bytes, 2 * job.side * prepared))
+    if not all(window.is_all for window in job.windows):
+        held = min(held, 4 * job.side * prepared)  # see stages/mutual.py
     distances = job.patches * len(job.degrees) * job.itemsize
     block = 2 * (job.side * job.shard_size) ** 2 * distances
     references = max((window.references for window in job.windows), default=0)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from musc_ray.errors import MuscRayError
+from musc_ray.stages.bands import finished_bands
 from musc_ray.storage.filesystem import read_json
 from musc_ray.storage.layout import Layout
 
@@ -54,11 +55,12 @@ def _run_status(layout: Layout, run_id: str) -> RunStatus | None:
     if run is not None:
         shards_done, bands_done = len(shards), bands
     else:
-        shards_done = sum(layout.fs.exists(layout.shard(started["features_id"], name, shard)) for name, shard in shards)
+        shards_done = sum(
+            len(layout.written_shards(layout.features(started["features_id"], name)).keys() & set(group["shards"]))
+            for name, group in groups.items()
+        )
         bands_done = sum(
-            layout.fs.exists(layout.band(run_id, name, layer, shard))
-            for name, shard in shards
-            for layer in started["layers"]
+            len(finished_bands(layout, run_id, name, layer)) for name in groups for layer in started["layers"]
         )
     return RunStatus(
         run_id=run_id,

@@ -61,7 +61,7 @@ def print_plan(plan: Plan, max_pending_gb: int, console: Console) -> None:
         "arithmetic, mutual": f"{plan.mutual_operations / 1e12:,.1f} TFLOP",
         "images read": bytes_text(plan.source_bytes) if plan.source_bytes else "unknown",
         "features stored": bytes_text(plan.feature_bytes),
-        "features read, mutual": f"{bytes_text(plan.mutual_bytes_read)} at most",
+        "features read, mutual": f"about {bytes_text(plan.mutual_bytes_read)}",
         "distances exchanged": f"{bytes_text(plan.exchanged_bytes)} at most",
         "distances pending": f"{bytes_text(plan.pending_bytes)} at most",
         "scores stored": bytes_text(plan.result_bytes),
@@ -77,9 +77,11 @@ def print_plan(plan: Plan, max_pending_gb: int, console: Console) -> None:
     console.print(
         f"Assumed: {job.workers} worker{'' if job.workers == 1 else 's'}, each at "
         f"{rates.model_operations / 1e12:.3g} TFLOP/s in the model and {rates.mutual_operations / 1e12:.3g} TFLOP/s in "
-        f"mutual scoring ({escape(rates.source)}); every image readable, nothing extracted yet, storage fast enough to "
-        f"lie behind the arithmetic."
+        f"mutual scoring ({escape(rates.source)}), {bytes_text(rates.storage_bytes)}/s to and from its storage, which "
+        f"lies behind the arithmetic where that takes longer; every image readable, nothing extracted yet."
     )
+    for stage, bound in (("extract", plan.extract_bound), ("mutual", plan.mutual_bound)):
+        console.print(f"What bounds {stage}: {bound}.")
     if plan.pending_bytes > max_pending_gb * 1e9:
         console.print(
             f"[bold]References {references} do not fit[/bold]: more distances would wait than max_pending_gb "

@@ -1,7 +1,5 @@
 """Bands on storage: one shard's patch scores for one layer, the unit of resume of the mutual stage."""
 
-from pathlib import PurePosixPath
-
 import numpy as np
 import numpy.typing as npt
 
@@ -13,12 +11,7 @@ FloatArray = npt.NDArray[np.float32]
 
 def finished_bands(layout: Layout, run_id: str, group: str, layer: int) -> set[int]:
     """Shards whose band of this layer is already written."""
-    folder = layout.bands(run_id, group, layer)
-    if not layout.fs.exists(folder):
-        return set()
-    layout.fs.invalidate_cache(folder)
-    paths = (PurePosixPath(path) for path in layout.fs.ls(folder, detail=False))
-    return {int(path.stem.removeprefix("shard-")) for path in paths if path.match("shard-*.npy")}
+    return set(layout.written_shards(layout.bands(run_id, group, layer)))
 
 
 def write_band(layout: Layout, path: str, scores: FloatArray) -> None:

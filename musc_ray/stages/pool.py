@@ -55,6 +55,7 @@ class Pool:
 
     Attributes:
         lost: actors that died.
+        repeated: tasks that were begun anew, since their actor died or ran out of memory.
     """
 
     def __init__(self, actor: type, settings: Settings, tasks: int, *arguments: Any, calls_at_once: int = 1) -> None:
@@ -68,7 +69,7 @@ class Pool:
         """
         self.settings, self.tasks = settings, max(1, tasks)
         self.plan = plan_actors(settings, self.tasks)
-        self.lost = 0
+        self.lost = self.repeated = 0
         remote: Any = ray.remote(actor)
         self._remote = remote.options(num_cpus=self.plan.cpus, num_gpus=self.plan.gpus, max_concurrency=calls_at_once)
         self._arguments = (*arguments, self.plan)
@@ -126,6 +127,7 @@ class Pool:
                 if isinstance(error, LOST) or is_out_of_memory(error):
                     attempt.failures += 1
                     if attempt.failures < TRIES:
+                        self.repeated += 1
                         again.append(attempt)
                         continue
                 yield attempt.task, references, error

@@ -4,6 +4,7 @@ of some shards.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +22,9 @@ from musc_ray.storage.schemas import SCORES
 
 IMAGES_AT_ONCE = 16384
 """Images of a part: as queries, and as what they are compared with at a time."""
+
+READS_AT_ONCE = 16
+"""Shards whose class tokens are read at a time: small reads wait for the storage, not for the network."""
 
 Neighbours = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 Columns = dict[str, npt.NDArray[Any]]
@@ -81,9 +85,10 @@ def write_scores(
 def _class_tokens(layout: Layout, meta: FeaturesMeta, images: GroupImages, part: range) -> npt.NDArray[np.float32]:
     shards = images.ring[part.start : part.stop]
     paths = [layout.shard(meta.features_id, images.group, shard.number) for shard in shards]
-    return np.concatenate(
-        [read_class_tokens(layout.fs, path, shard.ids) for path, shard in zip(paths, shards, strict=True)]
-    )
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        return np.concatenate(
+            list(pool.map(lambda path, shard: read_class_tokens(layout.fs, path, shard.ids), paths, shards))
+        )
 
 
 def _raw_scores(layout: Layout, run_id: str, group: str, shard: int) -> npt.NDArray[np.float32]:

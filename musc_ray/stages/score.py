@@ -69,7 +69,7 @@ def score_groups(
             for _ in publish.run(pool):
                 stage.advance(1)
         stages["publish"] = {"seconds": stage.seconds}
-        stages["mutual"]["lost_workers"] = pool.lost
+        stages["mutual"] |= {"lost_workers": pool.lost, "repeated_tasks": pool.repeated}
     failed = {**mutual.failed, **publish.failed}
     for name, error in failed.items():
         logger.error("Group '%s' failed.", name, exc_info=error)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 from musc_ray.stages.catalog import CatalogImage
 from musc_ray.storage.features import FeaturesMeta, ShardImage, read_meta
@@ -37,14 +36,9 @@ class GroupShards:
 
 def existing_shards(layout: Layout, features_id: str, group: str) -> dict[int, FeaturesMeta]:
     """The shards of a group that are written, by number, from their footers."""
-    folder = layout.features(features_id, group)
-    if not layout.fs.exists(folder):
-        return {}
-    layout.fs.invalidate_cache(folder)
-    paths = sorted(path for path in layout.fs.ls(folder, detail=False) if PurePosixPath(path).match("shard-*.parquet"))
-    numbers = [int(PurePosixPath(path).stem.removeprefix("shard-")) for path in paths]
+    written = layout.written_shards(layout.features(features_id, group))
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-        return dict(zip(numbers, pool.map(lambda path: read_meta(layout.fs, path), paths), strict=True))
+        return dict(zip(written, pool.map(lambda path: read_meta(layout.fs, path), written.values()), strict=True))
 
 
 def assign_shards(images: Sequence[CatalogImage], existing: Mapping[int, FeaturesMeta], shard_size: int) -> GroupShards:

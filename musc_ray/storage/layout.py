@@ -1,12 +1,15 @@
 """Every path below OUT, in one place."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
 import fsspec
 
 from musc_ray.storage.filesystem import is_local, open_filesystem
+
+NUMBERED = re.compile(r"/shard-(\d+)\.\w+\Z")
 
 LONGEST_NAME = 180
 """Longer escaped group names are cut and made unique by a hash: file systems allow 255 bytes a name."""
@@ -35,6 +38,14 @@ class Layout:
     def features(self, features_id: str, group: str) -> str:
         """Folder of a group's feature shards."""
         return f"{self.root}/features/{features_id}/group={escape_group(group)}"
+
+    def written_shards(self, folder: str) -> dict[int, str]:
+        """The files `shard-<n>.*` of a folder by number, from one listing; none where there is no folder."""
+        if not self.fs.exists(folder):
+            return {}
+        self.fs.invalidate_cache(folder)
+        found = ((NUMBERED.search(path), path) for path in sorted(self.fs.ls(folder, detail=False)))
+        return {int(match[1]): path for match, path in found if match}
 
     def shard(self, features_id: str, group: str, shard: int) -> str:
         """A feature shard."""

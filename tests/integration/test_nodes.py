@@ -18,6 +18,7 @@ from ray.cluster_utils import Cluster
 
 import musc_ray
 from musc_ray.core.references import reference_window
+from musc_ray.stages.pool import TASKS_PER_ACTOR
 from tests import brute_force
 from tests.generated import DEFAULTS, group_features
 
@@ -150,6 +151,13 @@ def scorers(process: subprocess.Popen | None = None) -> list[psutil.Process]:
     return [each for each in psutil.process_iter(["name"]) if "Scorer" in (each.info["name"] or "")]
 
 
+def assert_little_was_repeated(stats: dict) -> None:
+    """The tasks of the actor that died, and the bands whose parts were lost with it; all tiles are counted once."""
+    assert stats["repeated_tasks"] <= TASKS_PER_ACTOR
+    assert stats["repaired_bands"] <= LONG["images"] / LONG["shard_size"]  # those of the layer in flight, of 3
+    assert stats["tiles"] == 3 * 50 * 51 // 2
+
+
 def test_a_worker_killed_among_tiles_changes_nothing(tmp_path, long_expected):
     process = start(tmp_path, {**LONG, "settings": {**EXACT, "workers": 2}})
     wait_for_bands(tmp_path, process)
@@ -158,6 +166,7 @@ def test_a_worker_killed_among_tiles_changes_nothing(tmp_path, long_expected):
     os.kill(victim.pid, signal.SIGKILL)
     stats = figures(process)
     assert stats["mutual"]["lost_workers"] == 1
+    assert_little_was_repeated(stats["mutual"])
     assert_same(tmp_path, long_expected)
 
 
@@ -167,6 +176,7 @@ def test_a_node_removed_among_tiles_changes_nothing(tmp_path, cluster, long_expe
     cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
     stats = figures(process)
     assert stats["mutual"]["lost_workers"] == 1
+    assert_little_was_repeated(stats["mutual"])
     assert_same(tmp_path, long_expected)
 
 
