@@ -212,8 +212,17 @@ def _block_count(window: Window, images: int) -> int:
 
 
 def _shards_read(window: Window, job: Job) -> int:
-    """About how many shards of a layer workers read: every block brings one side that its worker does not hold."""
-    return min(job.side, -(-window.images // job.shard_size)) * _block_count(window, job.side * job.shard_size)
+    """About how many shards of a layer workers read: a block brings one side that its worker does not hold, if any."""
+    shards = -(-window.images // job.shard_size)
+    read = min(job.side, shards) * _block_count(window, job.side * job.shard_size)
+    fits = shards * _prepared_bytes(job) <= job.cache_bytes
+    return min(read, job.workers * shards) if fits and window.is_all else read
+
+
+def _prepared_bytes(job: Job) -> float:
+    """Bytes of a shard's layer ready to multiply (see core/prepared.py)."""
+    copies = len(job.degrees) if job.on_gpu else 4 // job.itemsize
+    return float(job.shard_size * job.patches * job.info.channels * job.itemsize * copies)
 
 
 def _extract_memory(job: Job) -> float:
@@ -229,11 +238,10 @@ def _mutual_memory(job: Job) -> float:
     """Prepared shards, one being prepared, the distances of a block, and those of the band being reduced."""
     values = job.shard_size * job.patches * job.info.channels
     shards = sum(-(-size // job.shard_size) for size in job.group_sizes)
-    copies = len(job.degrees) if job.on_gpu else 4 // job.itemsize  # see core/prepared.py
-    prepared = values * job.itemsize * copies
+    prepared = _prepared_bytes(job)
     held = min(shards * len(job.info.layers) * prepared, max(job.cache_bytes, 2 * job.side * prepared))
     if not all(window.is_all for window in job.windows):
-        held = min(held, 4 * job.side * prepared)  # see stages/mutual.py
+        held = min(held, 3 * job.side * prepared)  # see stages/mutual.py
     distances = job.patches * len(job.degrees) * job.itemsize
     block = 2 * (job.side * job.shard_size) ** 2 * distances
     references = max((window.references for window in job.windows), default=0)

@@ -172,8 +172,8 @@ class Mutual:
         return task
 
     def _worth_keeping(self, group: GroupImages) -> int:
-        """All shards where each meets each, as far as they fit; on a ring those of two blocks: none comes back."""
-        return len(group.ring) if group.window.is_all else 4 * self.side
+        """All shards where each meets each, as far as they fit; on a ring those of a block: few come back."""
+        return len(group.ring) if group.window.is_all else 2 * self.side
 
     def _next_task(self, worker: Worker, workers: int) -> Task | None:
         """What is complete is reduced first; else, of the next few blocks, the one whose shards the worker holds."""
