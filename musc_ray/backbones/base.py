@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from musc_ray.core.onednn import OneDnnLinear
 from musc_ray.errors import SettingsError
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -75,7 +76,10 @@ class Backbone:
             (B, class_channels) float32, all on the device.
         """
         pixels = images.to(self.device).permute(0, 3, 1, 2).float().div_(255)
-        with torch.autocast(self.device.type, AUTOCAST.get(self.precision), enabled=self.precision in AUTOCAST):
+        arithmetic = (
+            torch.autocast(self.device.type, AUTOCAST[self.precision]) if self.precision in AUTOCAST else OneDnnLinear()
+        )
+        with arithmetic:
             ascending = sorted(set(self.info.layers))  # the libraries give each layer once, in this order
             tokens = self._model.tokens((pixels - self._mean) / self._std, ascending)
         by_layer = dict(zip(ascending, tokens.layers, strict=True))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from musc_ray.core import gram
 from musc_ray.core.lnamd import aggregate, layer_norm
+from musc_ray.core.onednn import linear
 
 SMALLEST_NEAR_DUPLICATE = 1e-2
 """Below this distance float32 cancellation costs more than 1e-5."""
@@ -24,8 +25,6 @@ IMAGES_AT_ONCE = 16
 
 ROUNDING = {torch.float32: 0.0, torch.float16: 2**-12 / 3**0.5, torch.bfloat16: 2**-9 / 3**0.5}
 """Root mean square relative error of rounding to a dtype."""
-
-HAS_ONEDNN = bool(torch.cpu.get_capabilities().get("avx512_f")) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 PIECES = {torch.float32: 1, torch.float16: 3, torch.bfloat16: 3}
 """How many numbers of a dtype add up to a float32 without loss (24 bits in pieces of 8 or 11)."""
@@ -169,7 +168,7 @@ class GramShard(PreparedShard):
         right = self._rows(other.right, j)
         spare = -(-gram.SPARE // len(right))
         left = self.operands[0][i.start * self.patches : i.stop * self.patches + spare]
-        product = cpu_product(left, right)
+        product = linear(left, right)
         bits = product.view(torch.uint16) if product.dtype == torch.bfloat16 else product.float()
         for degree, (inverse, ratio), lines in zip(self.degrees, self.left_scales, other.lines, strict=True):
             own, others = (inverse[i], ratio[i]), (lines[0][j], lines[1][j])
@@ -195,14 +194,6 @@ def _box_sums(values: Tensor, grid: tuple[int, int], degree: int) -> Tensor:
     """Sums of r x r neighbours (A, L) of (A, L), zeros around the grid."""
     planes = values.view(-1, 1, *grid)
     return F.avg_pool2d(planes, degree, stride=1, padding=degree // 2, divisor_override=1).flatten(1)
-
-
-def cpu_product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b.T on a CPU; float32 by oneDNN where there is AVX-512: on AMD at twice the rate of MKL, PyTorch's choice."""
-    if a.dtype == torch.float32 and HAS_ONEDNN:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
-        return product
-    return a @ b.T
 
 
 class ProductShard(PreparedShard):

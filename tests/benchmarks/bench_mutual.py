@@ -18,7 +18,7 @@ from machine import describe_machine
 
 import musc_ray
 from musc_ray.core.lnamd import aggregate, layer_norm
-from musc_ray.core.prepared import cpu_product
+from musc_ray.core.onednn import linear
 
 SHAPES = {"ViT-S/14 at 224 px": (120, 16, 384), "ViT-L/14 at 518 px": (80, 37, 1024)}
 DEGREES = (1, 3, 5)
@@ -56,7 +56,7 @@ def gemm_rate(side: int, channels: int, dtype: torch.dtype) -> float:
     a, b = torch.randn(rows, channels).to(dtype), torch.randn(rows, channels).to(dtype)
 
     def multiply(_: int) -> None:
-        cpu_product(a, b)
+        linear(a, b)
 
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         seconds = seconds_of(lambda: list(pool.map(multiply, range(16 * threads))), 7)
