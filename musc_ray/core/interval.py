@@ -1,12 +1,13 @@
 """Interval average: from a patch's distances to all other images to its anomaly score (MuSc, section 3.3)."""
 
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from musc_ray.core.smallest import HALVES, means_of_smallest
+HAS_NUMBA = find_spec("numba") is not None
 
 
 def interval_bounds(references: int, interval: tuple[float, float]) -> tuple[int, int]:
@@ -36,7 +37,7 @@ def interval_average(minima: Tensor, references: int, interval: tuple[float, flo
         (...) float32.
     """
     start, stop = interval_bounds(references, interval)
-    if minima.device.type == "cpu":
+    if minima.device.type == "cpu" and HAS_NUMBA:
         return _on_cpu(minima, start, stop)
     nearest = torch.topk(minima, stop, dim=-1, largest=False, sorted=start > 0).values
     return nearest[..., start:].float().mean(dim=-1)
@@ -44,6 +45,8 @@ def interval_average(minima: Tensor, references: int, interval: tuple[float, flo
 
 def _on_cpu(minima: Tensor, start: int, stop: int) -> Tensor:
     """The same without sorting: several times as fast as `topk`."""
+    from musc_ray.core.smallest import HALVES, means_of_smallest
+
     rows = minima if minima.dtype == torch.float16 else minima.float()
     rows = rows.reshape(-1, minima.shape[-1]).contiguous()
     values = rows.numpy().view(np.uint16) if rows.dtype == torch.float16 else rows.numpy()

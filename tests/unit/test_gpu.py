@@ -1,0 +1,96 @@
+"""What runs on a GPU, as far as it can be checked without one; and scoring where there is nothing but torch."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from musc_ray.core.product_shard import ProductShard
+
+pytest.importorskip("triton")
+
+FUSED_AGAINST_PRODUCT = """
+import torch
+from musc_ray.core.product_shard import ProductShard
+generator = torch.Generator().manual_seed(0)
+for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 1e-3)):
+    for grid, channels in (((3, 5), 24), ((11, 13), 72)):
+        common = torch.randn(1, grid[0] * grid[1], channels, generator=generator)
+        a, b = (
+            ProductShard(common + torch.randn(images, *common.shape[1:], generator=generator), grid, (1, 3), dtype)
+            for images in (3, 2)
+        )
+        for d in range(2):
+            for i, j in ((slice(0, 3), slice(0, 2)), (slice(1, 2), slice(1, 2))):
+                fused, product = a._fused_maxima(b, d, i, j), a._product_maxima(b, d, i, j)
+                for one, other in zip(fused, product):
+                    torch.testing.assert_close(one, other.float(), atol=tolerance, rtol=0)
+print("same")
+"""
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from musc_ray.core import fused
+numbers = ["images_b", "patches", "channels", "stride_a", "stride_b"]
+for kind in ("fp16", "bf16", "fp32"):
+    signature = {"a": "*" + kind, "half_a": "*fp32", "b": "*" + kind, "half_b": "*fp32", "rows": "*fp32"}
+    signature |= {"columns": "*fp32", **dict.fromkeys(numbers, "i32")}
+    sizes = {"ROWS": fused.ROWS, "COLUMNS": fused.COLUMNS, "DEPTH": fused.DEPTH}
+    aligned = {(place,): [["tt.divisibility", 16]] for place in (0, 1, 2, 3, 4, 5, 8, 9, 10)}
+    source = ASTSource(fused._nearest, signature | dict.fromkeys(sizes, "constexpr"), sizes, aligned)
+    options = {"num_warps": fused.WARPS, "num_stages": fused.STAGES}
+    for capability in (80, 90):
+        compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options)
+        assert compiled.metadata.shared <= 163 * 1024, compiled.metadata.shared  # what an A100 has
+        if kind != "fp32":
+            assert ("wgmma.mma_async" if capability == 90 else "mma.sync") in compiled.asm["ptx"]
+print("compiled")
+"""
+
+ONLY_TORCH = """
+import sys
+for name in ("ray", "numba", "llvmlite", "faiss", "pyarrow", "fsspec", "pydantic"):
+    sys.modules[name] = None
+import torch
+import musc_ray
+generator = torch.Generator().manual_seed(0)
+features = [torch.randn(6, 12, 16, generator=generator) for _ in range(2)]
+for precision in ("float32", "auto"):
+    print(musc_ray.score_features(features, (3, 4), precision=precision).double().sum().item())
+"""
+
+
+def output_of(code: str, **environment: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_fused_kernel_gives_what_the_product_gives():
+    """In Triton's interpreter, which runs on a CPU."""
+    assert output_of(FUSED_AGAINST_PRODUCT, TRITON_INTERPRET="1") == "same\n"
+
+
+def test_the_fused_kernel_compiles_to_tensor_core_instructions(tmp_path):
+    assert output_of(COMPILE, TRITON_CACHE_DIR=str(tmp_path)) == "compiled\n"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_rows_are_aligned_for_tensor_cores(dtype):
+    shard = ProductShard(torch.randn(2, 6, 20), (2, 3), (1, 3), dtype)
+    assert all(operand.stride(0) % 8 == 0 for operand in shard.operands)
+
+
+def test_scoring_needs_nothing_but_torch():
+    import musc_ray
+
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(6, 12, 16, generator=generator) for _ in range(2)]
+    expected = musc_ray.score_features(features, (3, 4), precision="float32").double().sum().item()
+    assert [float(line) for line in output_of(ONLY_TORCH).split()] == pytest.approx([expected] * 2, abs=1e-4)
