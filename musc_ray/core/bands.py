@@ -60,15 +60,21 @@ def patch_scores(
     """
     if references > EXACT_REFERENCES:
         return _from_summary(condense(parts), references, interval)
-    kept = [part for part in parts if isinstance(part, Tensor)]
-    degrees, images, length, _ = kept[0].shape
-    step = max(1, VALUES_AT_ONCE // (length * sum(part.shape[3] for part in kept)))
+    return exact_scores([part for part in parts if isinstance(part, Tensor)], references, interval, device), 0.0
+
+
+def exact_scores(
+    parts: Sequence[Tensor], references: int, interval: tuple[float, float], device: torch.device
+) -> Tensor:
+    """`patch_scores` from distances (D, A, L, B) alone, some images at a time: (A, L) float32 on the CPU."""
+    degrees, images, length, _ = parts[0].shape
+    step = max(1, VALUES_AT_ONCE // (length * sum(part.shape[3] for part in parts)))
     total = torch.zeros(images, length, dtype=torch.float64)
     for d in range(degrees):
         for start in range(0, images, step):
-            rows = torch.cat([part[d, start : start + step].to(device) for part in kept], dim=2)
+            rows = torch.cat([part[d, start : start + step].to(device) for part in parts], dim=2)
             total[start : start + step] += interval_average(rows, references, interval).cpu()
-    return (total / degrees).float(), 0.0
+    return (total / degrees).float()
 
 
 def _from_summary(summary: Summary, references: int, interval: tuple[float, float]) -> tuple[Tensor, float]:

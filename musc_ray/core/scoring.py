@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from musc_ray.core import LARGEST_DEGREE
-from musc_ray.core.interval import interval_average
+from musc_ray.core.bands import exact_scores
 from musc_ray.core.mutual import tile_minima
 from musc_ray.core.precision import distance_dtype, resolve_precision
 from musc_ray.core.prepared import prepare
@@ -50,9 +50,8 @@ def score_features(
     for tokens in layers:
         shard = prepare(tokens.to(target), grid, degrees, dtype)
         minima, _ = tile_minima(shard, shard, distance_dtype(dtype))
-        for of_degree in minima:
-            total += interval_average(of_degree, images - 1, interval)
-    return (total / (len(layers) * len(degrees))).float()
+        total += exact_scores([minima], images - 1, interval, target)
+    return (total / len(layers)).float()
 
 
 def default_device() -> torch.device:

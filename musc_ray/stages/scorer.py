@@ -73,7 +73,6 @@ class Scorer:
         self.cache_bytes = settings.cache_mb * 2**20
         self.cache: OrderedDict[tuple[str, int, int], Future[PreparedShard]] = OrderedDict()
         self.cache_lock, self.kernel_turn = threading.Lock(), threading.Lock()
-        self.shards_read = 0
         self.loaders = ThreadPoolExecutor(LOADERS, initializer=use_threads, initargs=(plan.threads,))
 
     def block(self, task: BlockTask) -> BlockStats | list[BlockStats | StoredPart]:
@@ -82,8 +81,8 @@ class Scorer:
         Returns:
             Stats, and for each shard of `task.returned`, if any, its minima (D, A, L, B) against others of the block.
         """
-        started, read_before = time.perf_counter(), self.shards_read
-        shards = self._at_hand(task)  # loaded while the block before is in the kernel
+        started = time.perf_counter()
+        shards, read = self._at_hand(task)  # loaded while the block before is in the kernel
         with self.kernel_turn:
             use_threads(self.plan.threads)  # PyTorch keeps the number per calling thread
             try:
@@ -95,7 +94,7 @@ class Scorer:
                 del shards
                 self._shrink()
                 parts, stats = self._multiply(task, None)
-                stats = replace(stats, shrunk=True)
+                stats, read = replace(stats, shrunk=True), read + 2 * len(task.tiles)
             errors = [
                 self._reduce(task.group, task.layer, number, task.window, [parts.pop(number)])
                 for number in sorted(task.whole)
@@ -103,7 +102,7 @@ class Scorer:
         stats = replace(
             stats,
             seconds=time.perf_counter() - started,
-            shards_read=self.shards_read - read_before,
+            shards_read=read,
             error=max(errors, default=0.0),
         )
         return [stats, *(parts[number].numpy() for number in task.returned)] if task.returned else stats
@@ -194,14 +193,15 @@ class Scorer:
         write_band(self.layout, self.layout.band(self.run_id, group, layer, shard), scores.numpy())
         return error
 
-    def _at_hand(self, task: BlockTask) -> dict[int, Future[PreparedShard]]:
-        """The prepared shards of a block, from the cache or on their way; the least recently used ones make room."""
-        found = {}
+    def _at_hand(self, task: BlockTask) -> tuple[dict[int, Future[PreparedShard]], int]:
+        """The prepared shards of a block, and how many of them are on their way; the least recently used make room."""
+        found, read = {}, 0
         with self.cache_lock:
             for shard in task.shards:
                 key = (task.group, task.layer, shard.number)
                 if key not in self.cache:
                     self.cache[key] = self.loaders.submit(self._load, task, shard)
+                    read += 1
                 self.cache.move_to_end(key)
                 found[shard.number] = self.cache[key]
             done = [future for future in self.cache.values() if future.done() and future.exception() is None]
@@ -215,11 +215,10 @@ class Scorer:
                     and future not in found.values()
                 ):
                     held -= self.cache.pop(key).result().nbytes
-        return found
+        return found, read
 
     def _load(self, task: BlockTask, shard: RingShard) -> PreparedShard:
         """Read and prepare a shard's layer."""
-        self.shards_read += 1
         path = self.layout.shard(self.meta.features_id, task.group, shard.number)
         tokens = torch.from_numpy(read_layer(self.layout.fs, path, task.layer, shard.ids))
         dtype = resolve_precision(self.settings.precision, self.device, task.window.images)

@@ -4,9 +4,10 @@
 
 The baseline is what a user would otherwise run: for every image, layer and degree one full `torch.cdist` against every
 other image in float32, minimum, and interval average. It is run on some images and scaled to all N. Errors are against
-float64.
+float64. Everything runs on the GPU where there is one, where each degree needs a product; needs torch alone.
 """
 
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -19,8 +20,12 @@ from machine import describe_machine
 import musc_ray
 from musc_ray.core.lnamd import aggregate, layer_norm
 from musc_ray.core.onednn import linear
+from musc_ray.core.precision import resolve_precision
+from musc_ray.core.scoring import default_device
 
-SHAPES = {"ViT-S/14 at 224 px": (120, 16, 384), "ViT-L/14 at 518 px": (80, 37, 1024)}
+DEVICE = default_device()
+ON_GPU = DEVICE.type == "cuda"
+SHAPES = {"ViT-S/14 at 224 px": (120, 16, 384), "ViT-L/14 at 518 px": (200 if ON_GPU else 80, 37, 1024)}
 DEGREES = (1, 3, 5)
 
 
@@ -46,14 +51,16 @@ def seconds_of(work: Callable[[], object], repeats: int) -> float:
     for _ in range(repeats):
         started = time.perf_counter()
         work()
+        if ON_GPU:
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return min(times)
 
 
 def gemm_rate(side: int, channels: int, dtype: torch.dtype) -> float:
     """Operations a second of plain products of the kernel's block shape, each core with products of its own."""
-    rows, threads = max(side * side, 1024), torch.get_num_threads()
-    a, b = torch.randn(rows, channels).to(dtype), torch.randn(rows, channels).to(dtype)
+    rows, threads = (8 if ON_GPU else 1) * max(side * side, 1024), 1 if ON_GPU else torch.get_num_threads()
+    a, b = (torch.randn(rows, channels, device=DEVICE).to(dtype) for _ in range(2))
 
     def multiply(_: int) -> None:
         linear(a, b)
@@ -64,14 +71,19 @@ def gemm_rate(side: int, channels: int, dtype: torch.dtype) -> float:
     return 2.0 * rows * rows * channels * 16 * threads / seconds
 
 
+def peak_bytes() -> float:
+    """The most memory so far: of the GPU, or of this process."""
+    return torch.cuda.max_memory_allocated() if ON_GPU else 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def measure(name: str, images: int, side: int, channels: int) -> None:
     grid, length = (side, side), side * side
-    features = features_of(images, side, channels)
+    features = features_of(images, side, channels).to(DEVICE)
     sample = [0, images // 2]
     zs = [aggregate(layer_norm(features), grid, degree) for degree in DEGREES]
     baseline_image(zs[0][:3], 0)
     baseline = sum(seconds_of(lambda z=z: [baseline_image(z, i) for i in sample], 1) for z in zs) * images / len(sample)
-    exact = torch.zeros(len(sample), length, dtype=torch.float64)
+    exact = torch.zeros(len(sample), length, dtype=torch.float64, device=DEVICE)
     for degree in DEGREES:
         z = aggregate(layer_norm(features), grid, degree).double()
         for row, i in enumerate(sample):
@@ -80,20 +92,24 @@ def measure(name: str, images: int, side: int, channels: int) -> None:
             k = max(1, int(0.3 * len(others)))
             exact[row] += minima.topk(k, largest=False).values.mean(dim=1) / len(DEGREES)
     print(f"{name}: N = {images}, L = {length}, C = {channels}, degrees {DEGREES}; baseline {baseline:.1f} s")
-    print(f"  {'precision':10} {'s':>7} {'ratio':>7} {'largest error':>14} {'share of the GEMM limit':>24}")
-    operations = images * (images - 1) / 2 * 2.0 * length**2 * channels
+    titles = ("precision", "s", "TFLOP/s", "ratio", "largest error", "of GEMM limit", "peak GB")
+    print("  {:10} {:>7} {:>8} {:>6} {:>14} {:>14} {:>8}".format(*titles))
+    operations = images * (images - 1) / 2 * 2.0 * length**2 * channels * (len(DEGREES) if ON_GPU else 1)
     for precision, dtype in {"float32": torch.float32, "auto": None, "bfloat16": torch.bfloat16}.items():
         run = partial(musc_ray.score_features, [features], grid, degrees=DEGREES, precision=precision)
-        error = (run()[sample].double() - exact).abs().max().item()
+        error = (run()[sample].double() - exact.cpu()).abs().max().item()
         seconds = seconds_of(run, 3)
-        limit = operations / gemm_rate(side, channels, dtype or torch.bfloat16)
-        print(f"  {precision:10} {seconds:7.2f} {baseline / seconds:7.1f} {error:14.1e} {limit / seconds:24.2f}")
+        limit = operations / gemm_rate(side, channels, dtype or resolve_precision("auto", DEVICE, images))
+        print(
+            f"  {precision:10} {seconds:7.2f} {operations / seconds / 1e12:8.2f} {baseline / seconds:6.1f} "
+            f"{error:14.1e} {limit / seconds:14.2f} {peak_bytes() / 1e9:8.2f}"
+        )
 
 
 def main() -> None:
     print(describe_machine())
     for name, shape in SHAPES.items():
-        if "--large" in sys.argv or shape[1] < 20:
+        if ON_GPU or "--large" in sys.argv or shape[1] < 20:
             measure(name, *shape)
 
 
