@@ -237,13 +237,14 @@ def _extract_memory(job: Job) -> float:
 def _mutual_memory(job: Job) -> float:
     """Prepared shards, one being prepared, the distances of a block, and those of the band being reduced."""
     values = job.shard_size * job.patches * job.info.channels
-    shards = sum(-(-size // job.shard_size) for size in job.group_sizes)
+    largest = max(job.group_sizes, default=0)
     prepared = _prepared_bytes(job)
-    held = min(shards * len(job.info.layers) * prepared, max(job.cache_bytes, 2 * job.side * prepared))
-    if not all(window.is_all for window in job.windows):
-        held = min(held, 3 * job.side * prepared)  # see stages/mutual.py
+    on_ring = not all(window.is_all for window in job.windows)
+    shards = -(-largest // job.shard_size)
+    kept = min(3 * job.side, shards) if on_ring else shards  # see stages/mutual.py
+    held = min(kept * prepared, max(job.cache_bytes, 2 * job.side * prepared))
     distances = job.patches * len(job.degrees) * job.itemsize
-    block = 2 * (job.side * job.shard_size) ** 2 * distances
+    block = 2 * min(job.side * job.shard_size, largest) ** 2 * distances
     references = max((window.references for window in job.windows), default=0)
     waiting = references * job.itemsize if references <= EXACT_REFERENCES else 2 * SUMMARY_BYTES
     band = job.shard_size * job.patches * len(job.degrees) * waiting
