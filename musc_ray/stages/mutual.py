@@ -9,7 +9,6 @@ The driver holds ids and references only. Groups and layers follow each other wi
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import ray
@@ -181,8 +180,9 @@ class Mutual:
             task = self.urgent.popleft()
             if _group_of(task) not in self.failed:
                 return task
-        wanted = max(0, 2 * workers - len(self.upcoming))
-        self.upcoming.extend(task for task in islice(self.coming, wanted) if task.group not in self.failed)
+        while len(self.upcoming) < 2 * workers and (block := next(self.coming, None)) is not None:
+            if block.group not in self.failed:
+                self.upcoming.append(block)
         if not self.upcoming:
             return None
         held = self.held.setdefault(worker, deque(maxlen=4 * self.side))
