@@ -50,6 +50,7 @@ def ray_cluster(settings: Settings) -> Iterator[None]:
         }
     else:
         options["address"] = address
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # a failed task's other results are not asked for
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
