@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bench_extract.py [IMAGES]
 
-Why the product has plain actors: on 2 cores (AMD Zen 5, no GPU; 640 solar cells, DINOv2 ViT-S/14 at 224 px) both ways
-ran at 1.04 of the bare loop, so Ray Data buys nothing, and pixels would pass through its object store on the way from
-decoder to model. Of the plain actors' time 99 % went to the model; writing (2 %) lay behind it.
+Why the product has plain actors: on 2 cores (AMD Zen 5, no GPU; 640 solar cells, DINOv2 ViT-S/14 at 224 px) these
+ran at 1.02 of the bare loop and Ray Data at 1.04, so Ray Data buys nothing, and pixels would pass through its object
+store on the way from decoder to model. Of the plain actors' time 98 % went to the model; writing (4 %) lay behind it.
 """
 
 import sys

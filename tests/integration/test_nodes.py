@@ -80,16 +80,20 @@ def long_expected() -> dict[str, tuple[np.ndarray, float]]:
     return expected(LONG)
 
 
-@pytest.mark.parametrize(
-    ("workers", "shard_size"),
-    [(1, 60), (2, 7), (4, 13)],
-)
-def test_workers_and_shards_change_nothing(tmp_path, workers, shard_size):
-    spec = {"shard_size": shard_size, "groups": 2, "settings": {**EXACT, "workers": workers}}
-    stats = figures(start(tmp_path, spec))
-    assert_same(tmp_path, expected(spec))
-    assert stats["mutual"]["pairs"] == 2 * 2 * 60 * 59 // 2  # groups, layers: each pair of images once
-    assert stats["mutual"]["lost_workers"] == 0
+def test_workers_and_shards_change_nothing(tmp_path):
+    """Each run equals the formulas, and the runs each other."""
+    runs, wanted = [], expected({"groups": 2})
+    for workers, shard_size in ((1, 60), (2, 7), (4, 13)):
+        out = tmp_path / str(workers)
+        stats = figures(start(out, {"shard_size": shard_size, "groups": 2, "settings": {**EXACT, "workers": workers}}))
+        assert stats["mutual"]["pairs"] == 2 * 2 * 60 * 59 // 2  # groups, layers: each pair of images once
+        assert stats["mutual"]["lost_workers"] == 0
+        assert_same(out, wanted)
+        runs.append(scores(out))
+    for column in ("score", "score_raw", "patch_map"):
+        first, *others = [np.array([run[image_id][column] for image_id in sorted(run)]) for run in runs]
+        for other in others:
+            np.testing.assert_allclose(other, first, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("references", [10, 24])
