@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from musc_ray.errors import MuscRayError
 from musc_ray.storage.filesystem import atomic_file
 from musc_ray.storage.layout import Layout
 
@@ -21,7 +22,14 @@ def write_band(layout: Layout, path: str, scores: FloatArray) -> None:
 
 
 def read_band(layout: Layout, path: str) -> FloatArray:
-    """Patch scores (A, L) float32 of a band."""
+    """Patch scores (A, L) float32 of a band.
+
+    Raises:
+        MuscRayError: the file is broken.
+    """
     with layout.fs.open(path, "rb") as file:
-        scores: FloatArray = np.load(file, allow_pickle=False)
+        try:
+            scores: FloatArray = np.load(file, allow_pickle=False)
+        except (EOFError, ValueError) as error:
+            raise MuscRayError(f"{path} is not a readable band ({error}): delete it and run again.") from error
     return scores

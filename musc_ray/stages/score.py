@@ -48,34 +48,42 @@ def score_groups(
     mutual = Mutual(layout, run_id, groups, meta.layers, side)
     arguments = (settings, layout.uri(layout.root), run_id, meta)
     with Pool(Scorer, settings, workers, *arguments, calls_at_once=CALLS_AT_ONCE) as pool:
+        products = len(settings.degrees) if pool.plan.device == "cuda" else 1  # see core/prepared.py
         with progress.stage("mutual", total=mutual.total, unit="tiles") as stage:
             for tiles, found in mutual.run(pool):
                 stage.advance(tiles)
                 stage.already_done(found)
-                operations = 2.0 * mutual.stats.pairs * patches**2 * meta.channels
+                operations = 2.0 * mutual.stats.pairs * patches**2 * meta.channels * products
                 stage.note(f"{operations / stage.seconds / 1e12:.2g} TFLOP/s")
         stages["mutual"] = {
             "seconds": stage.seconds,
             **asdict(mutual.stats),
             "operations": operations,
         }
-        left = [group for group in groups if group.group not in mutual.failed]
+        failed = dict(mutual.failed)
+        left = [group for group in groups if group.group not in failed]
         with progress.stage("reduce", total=sum(group.images for group in left), unit="images") as stage:
-            for shard, _ in pool.map(_shards(left), lambda actor, task: actor.combine.remote(*task)):
-                stage.advance(len(shard[1].ids))
+            for (group, shard), error in _reduce(pool, left):
+                stage.advance(len(shard.ids))
+                if error is not None:
+                    failed.setdefault(group, error)
         stages["reduce"] = {"seconds": stage.seconds}
+        left = [group for group in left if group.group not in failed]
         publish = Publish(left, scored_at)
         with progress.stage("publish", total=len(left), unit="groups") as stage:
             for _ in publish.run(pool):
                 stage.advance(1)
         stages["publish"] = {"seconds": stage.seconds}
         stages["mutual"] |= {"lost_workers": pool.lost, "repeated_tasks": pool.repeated}
-    failed = {**mutual.failed, **publish.failed}
+    failed |= publish.failed
     for name, error in failed.items():
-        logger.error("Group '%s' failed.", name, exc_info=error)
+        logger.error("Group '%s' failed: %s", name, error)
+        logger.debug("Where it failed:", exc_info=error)
     return failed
 
 
-def _shards(groups: Sequence[GroupImages]) -> Iterator[tuple[str, RingShard]]:
-    """All shards of all groups."""
-    return ((group.group, shard) for group in groups for shard in group.ring)
+def _reduce(pool: Pool, groups: Sequence[GroupImages]) -> Iterator[tuple[tuple[str, RingShard], Exception | None]]:
+    """Combine all shards of all groups; yields group and shard, and what went wrong if anything did."""
+    shards = ((group.group, shard) for group in groups for shard in group.ring)
+    for task, _, error in pool.run(lambda _: next(shards, None), lambda actor, task: [actor.combine.remote(*task)]):
+        yield task, error

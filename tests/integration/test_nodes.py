@@ -218,3 +218,14 @@ def test_a_group_with_a_broken_shard_fails_alone(tmp_path):
     assert "shard-00002" in stats["failed"]["group-1"]
     assert {row["group"] for row in scores(tmp_path).values()} == {"group-0", "group-2"}
     assert all(row["score"] == pytest.approx(first[key]["score"], abs=1e-6) for key, row in scores(tmp_path).items())
+
+
+def test_a_group_with_a_broken_band_fails_alone(tmp_path):
+    spec = {"groups": 2, "images": 20, "settings": {**EXACT, "workers": 1}}
+    band = tmp_path / "runs/generated/work/bands/group=group-0/layer-01/shard-00001.npy"
+    band.parent.mkdir(parents=True)
+    band.write_bytes(b"cut off")
+    stats = figures(start(tmp_path, spec))
+    assert list(stats["failed"]) == ["group-0"]
+    assert f"{band} is not a readable band" in stats["failed"]["group-0"]
+    assert {row["group"] for row in scores(tmp_path).values()} == {"group-1"}
