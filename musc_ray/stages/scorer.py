@@ -48,14 +48,13 @@ class BlockStats:
 
     Attributes:
         pairs: image pairs that score each other, each counted once.
-        seconds: time it took, loading and waiting included; seconds_in_kernel: of these, multiplying.
+        seconds_in_kernel: time that multiplying took.
         shards_read: how many were not at hand.
         shrunk: whether memory ran out and the block was done again with fewer shards at hand.
         error: largest possible error of the bands reduced on the spot.
     """
 
     pairs: int = 0
-    seconds: float = 0.0
     seconds_in_kernel: float = 0.0
     shards_read: int = 0
     shrunk: bool = False
@@ -81,7 +80,6 @@ class Scorer:
         Returns:
             Stats, and for each shard of `task.returned`, if any, its minima (D, A, L, B) against others of the block.
         """
-        started = time.perf_counter()
         shards, read = self._at_hand(task)  # loaded while the block before is in the kernel
         with self.kernel_turn:
             use_threads(self.plan.threads)  # PyTorch keeps the number per calling thread
@@ -99,12 +97,7 @@ class Scorer:
                 self._reduce(task.group, task.layer, number, task.window, [parts.pop(number)])
                 for number in sorted(task.whole)
             ]
-        stats = replace(
-            stats,
-            seconds=time.perf_counter() - started,
-            shards_read=read,
-            error=max(errors, default=0.0),
-        )
+        stats = replace(stats, shards_read=read, error=max(errors, default=0.0))
         return [stats, *(parts[number].numpy() for number in task.returned)] if task.returned else stats
 
     def condense(self, *parts: StoredPart) -> tuple[None, Summary]:
