@@ -10,7 +10,7 @@ import torch
 
 from musc_ray.backbones import Backbone, BackboneInfo
 from musc_ray.core.mutual import tile_minima
-from musc_ray.core.prepared import prepare
+from musc_ray.core.prepared import prepare, products_a_tile
 from musc_ray.errors import SettingsError
 from musc_ray.images import decode_image
 from musc_ray.plan import Rates, forward_operations
@@ -103,7 +103,7 @@ def _tile(info: BackboneInfo, degrees: Sequence[int], dtype: torch.dtype, device
         prepare((common + torch.randn(side, length, info.channels)).to(device), info.grid, degrees, dtype)
         for _ in range(2)
     )
-    products = 1 if device.type == "cpu" else len(degrees)  # see core/prepared.py
+    products = products_a_tile(device.type == "cuda", len(degrees))
     return 2.0 * (side * length) ** 2 * info.channels * products, lambda: tile_minima(a, b, torch.float16)
 
 

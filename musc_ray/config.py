@@ -106,6 +106,11 @@ class Settings(BaseModel):
         """M, or None for all."""
         return None if self.references == "all" else int(self.references)
 
+    @property
+    def distance_bytes(self) -> int:
+        """Bytes of a stored distance: float32 where exact arithmetic is asked for, else float16."""
+        return 4 if self.precision == "float32" else 2
+
     @field_validator("source", "out", "backbone", "weights", "group_by", "address", "run_id")
     @classmethod
     def _plain_text(cls, value: str | None, info: ValidationInfo) -> str | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from musc_ray.backbones import BackboneInfo
 from musc_ray.core.bands import EXACT_REFERENCES, waiting_bytes
+from musc_ray.core.prepared import products_a_tile
 from musc_ray.core.references import Window, blocks, reference_window
 from musc_ray.core.summary import SUMMARY_BYTES
 
@@ -165,7 +166,7 @@ def plan_job(job: Job, rates: Rates) -> Plan:
     """Count a job's work."""
     info, length, layers = job.info, job.patches, len(job.info.layers)
     images, windows = sum(job.group_sizes), job.windows
-    products = len(job.degrees) if job.on_gpu else 1
+    products = products_a_tile(job.on_gpu, len(job.degrees))
     layer_bytes = job.shard_size * length * info.channels * 2
     pairs = sum(window.pairs for window in windows)
     return Plan(

@@ -16,6 +16,11 @@ SMALLEST_NEAR_DUPLICATE = 1e-2
 """Below this distance float32 cancellation costs more than 1e-5."""
 
 
+def products_a_tile(on_gpu: bool, degrees: int) -> int:
+    """Matrix products of a layer's tile: one for all degrees on a CPU, one a degree on a GPU."""
+    return degrees if on_gpu else 1
+
+
 def prepare(
     tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> "PreparedShard":

@@ -99,8 +99,7 @@ def block_side(settings: Settings, shards: Sequence[int], layers: int, patches: 
         patches: L.
         workers: actors.
     """
-    itemsize = 4 if settings.precision == "float32" else 2
-    tile_bytes = 2 * settings.shard_size**2 * patches * len(settings.degrees) * itemsize
+    tile_bytes = 2 * settings.shard_size**2 * patches * len(settings.degrees) * settings.distance_bytes
     fitting = int((settings.cache_mb * 2**20 / MINIMA_SHARE / tile_bytes) ** 0.5)
     side = max(1, min(LARGEST_SIDE, fitting))
     while side > 1 and layers * sum(_block_count(count, side) for count in shards) < BLOCKS_PER_WORKER * workers:

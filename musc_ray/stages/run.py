@@ -153,9 +153,8 @@ def _check_pending(archive: Archive, groups: Sequence[GroupImages]) -> None:
         SettingsError: names the group and the settings to use.
     """
     settings, (h, w) = archive.settings, archive.meta.grid
-    itemsize = 4 if settings.precision == "float32" else 2
     for group in groups:
-        pending = pending_bytes(group.window, h * w, len(settings.degrees), itemsize)
+        pending = pending_bytes(group.window, h * w, len(settings.degrees), settings.distance_bytes)
         if pending > settings.max_pending_gb * 1e9:
             raise SettingsError(
                 f"Group '{group.group}' has {group.images:,} images: with references {settings.references} up to "

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from musc_ray.core.prepared import products_a_tile
 from musc_ray.progress import Progress
 from musc_ray.stages.archive import Archive
 from musc_ray.stages.cluster import plan_actors
@@ -48,7 +49,7 @@ def score_groups(
     mutual = Mutual(layout, run_id, groups, meta.layers, side)
     arguments = (settings, layout.uri(layout.root), run_id, meta)
     with Pool(Scorer, settings, workers, *arguments, calls_at_once=CALLS_AT_ONCE) as pool:
-        products = len(settings.degrees) if pool.plan.device == "cuda" else 1  # see core/prepared.py
+        products = products_a_tile(pool.plan.device == "cuda", len(settings.degrees))
         with progress.stage("mutual", total=mutual.total, unit="tiles") as stage:
             for tiles, found in mutual.run(pool):
                 stage.advance(tiles)
