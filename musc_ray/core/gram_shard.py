@@ -1,6 +1,5 @@
 """The form of a shard for CPUs: plain patches, whose one product serves all degrees."""
 
-from collections.abc import Iterator
 from functools import cached_property
 from typing import Self
 
@@ -33,7 +32,7 @@ class GramShard(PreparedShard):
         pieces = 0 if dtype == torch.float32 else 4
         left = torch.zeros(images * self.patches + gram.SPARE, channels + pieces, dtype=dtype)
         z = left[: images * self.patches].view(images, self.patches, -1)
-        lengths, mean = [torch.empty(images, self.patches) for _ in degrees], torch.zeros(channels)
+        lengths, mean = torch.empty(len(degrees), images, self.patches), torch.zeros(channels)
         own = torch.empty(images, self.patches)
         for start in range(0, images, IMAGES_AT_ONCE):
             part = slice(start, start + IMAGES_AT_ONCE)
@@ -52,16 +51,18 @@ class GramShard(PreparedShard):
             shift = high.float() + low.float()
             z[:, :, channels:] = -torch.stack([high, high, low, low], dim=2)
         self.operands = [left]
-        inverses = [_inverse(of_degree) for of_degree in lengths]
-        ratios = [_box_sums(shift, grid, r) * inverse for r, inverse in zip(degrees, inverses, strict=True)]
-        self._with_zeros = [(inverse == 0).any(dim=1) for inverse in inverses]
-        scales = list(zip(inverses, ratios, strict=True))
-        self.left_scales = [(inverse.numpy(), ratio.where(ratio > 0, 1).numpy()) for inverse, ratio in scales]
-        self.lines = [gram.lines(inverse.numpy(), ratio.numpy(), grid) for inverse, ratio in scales]
-        self.near_duplicate = [
-            self._near_duplicate(ratio, degree, mean_cosine, ROUNDING[dtype])
-            for degree, ratio in zip(degrees, ratios, strict=True)
-        ]
+        inverses = _inverse(lengths)
+        ratios = torch.stack([_box_sums(shift, grid, degree) for degree in degrees]) * inverses
+        self.zero_vectors = (inverses == 0).any(dim=2)
+        self.with_zeros = self.zero_vectors.any(dim=1)
+        self.left_scales = inverses.numpy(), ratios.where(ratios > 0, 1).numpy()
+        self.lines = gram.lines(inverses.numpy(), ratios.numpy(), grid)
+        self.near_duplicate = torch.tensor(
+            [
+                self._near_duplicate(ratio, degree, mean_cosine, ROUNDING[dtype])
+                for degree, ratio in zip(degrees, ratios, strict=True)
+            ]
+        )
 
     @property
     def nbytes(self) -> int:
@@ -88,26 +89,19 @@ class GramShard(PreparedShard):
         high, low = -left[:, self.channels, None], -left[:, self.channels + 2, None]
         return torch.cat([left[:, : self.channels], high, low, high, low], dim=1)
 
-    def nearest(self, other: Self, i: slice, j: slice) -> Iterator[tuple[Tensor, Tensor]]:
+    def nearest(self, other: Self, i: slice, j: slice) -> tuple[Tensor, Tensor]:
         """See PreparedShard; all degrees from one product."""
         right = self._rows(other.right, j)
-        spare = -(-gram.SPARE // len(right))
-        left = self.operands[0][i.start * self.patches : i.stop * self.patches + spare]
-        product = linear(left, right)
+        spare = gram.spare_rows(self.grid, len(right))
+        product = linear(self.operands[0][i.start * self.patches : i.stop * self.patches + spare], right)
         bits = product.view(torch.uint16) if product.dtype == torch.bfloat16 else product.float()
-        for degree, (inverse, ratio), lines in zip(self.degrees, self.left_scales, other.lines, strict=True):
-            own, others = (inverse[i], ratio[i]), (lines[0][j], lines[1][j])
-            rows, columns = gram.nearest(bits.numpy(), self.grid, degree, own, others)
-            yield torch.from_numpy(rows), torch.from_numpy(columns)
+        rows, columns = gram.nearest(bits.numpy(), self.grid, self.degrees, self.left_scales, other.lines, (i, j))
+        return torch.from_numpy(rows), torch.from_numpy(columns)
 
     def unit_vectors(self, d: int, image: int) -> Tensor:
         """See PreparedShard."""
         rows = self._rows(self.operands[0], slice(image, image + 1))[:, : self.channels].float()
         return aggregate(rows[None], self.grid, self.degrees[d])[0]
-
-    def zero_vectors(self, d: int) -> Tensor:
-        """See PreparedShard."""
-        return self._with_zeros[d]
 
 
 def _inverse(lengths: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def interval_average(minima: Tensor, references: int, interval: tuple[float, flo
 
 def _on_cpu(minima: Tensor, start: int, stop: int) -> Tensor:
     """The same without sorting: several times as fast as `topk`."""
-    from musc_ray.core.smallest import HALVES, means_of_smallest
+    from musc_ray.core.smallest import means_of_smallest
 
     rows = minima if minima.dtype == torch.float16 else minima.float()
     rows = rows.reshape(-1, minima.shape[-1]).contiguous()
@@ -53,7 +53,7 @@ def _on_cpu(minima: Tensor, start: int, stop: int) -> Tensor:
     means = torch.empty(len(rows))
 
     def average(part: slice) -> None:
-        means_of_smallest(values[part].reshape(-1), HALVES, rows.shape[1], start, stop, means[part].numpy())
+        means_of_smallest(values[part].reshape(-1), rows.shape[1], start, stop, means[part].numpy())
 
     step = -(-len(rows) // torch.get_num_threads())
     parts = [slice(first, first + step) for first in range(0, len(rows), step)]

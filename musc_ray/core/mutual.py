@@ -55,9 +55,7 @@ def tile_minima(
             columns[:, j, :, i] = torch.inf
             return
         mask = unwanted.to(a.device) if unwanted.any() else None
-        for d, (nearest_in_b, nearest_in_a) in enumerate(_block_minima(a, b, i, j, mask)):
-            rows[d, i, :, j] = nearest_in_b.to(out_dtype).cpu()
-            columns[d, j, :, i] = nearest_in_a.to(out_dtype).cpu()
+        rows[:, i, :, j], columns[:, j, :, i] = _block_minima(a, b, i, j, mask)
 
     _for_each(_blocks(a, b), fill, torch.get_num_threads() if a.device.type == "cpu" else 1)
     return rows, columns
@@ -79,14 +77,18 @@ def _for_each(blocks: Iterable[tuple[slice, slice]], fill: Callable[[tuple[slice
 
 def _block_minima(
     a: PreparedShard, b: PreparedShard, i: slice, j: slice, unwanted: Tensor | None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each degree the distances (a, L, b) and (b, L, a) between images i of a and j of b; +inf where unwanted."""
-    for d, (nearest_in_b, nearest_in_a) in enumerate(a.nearest(b, i, j)):
-        if unwanted is not None:
-            nearest_in_b.masked_fill_(unwanted[:, None, :], torch.inf)
-            nearest_in_a.masked_fill_(unwanted.T[:, None, :], torch.inf)
-        _recompute_near_duplicates(a, b, d, i, j, nearest_in_b, nearest_in_a)
-        yield nearest_in_b, nearest_in_a
+) -> tuple[Tensor, Tensor]:
+    """The distances (D, a, L, b) and (D, b, L, a) between images i of a and j of b; +inf where unwanted."""
+    nearest_in_b, nearest_in_a = a.nearest(b, i, j)
+    if unwanted is not None:
+        nearest_in_b.masked_fill_(unwanted[:, None, :], torch.inf)
+        nearest_in_a.masked_fill_(unwanted.T[:, None, :], torch.inf)
+    limits = torch.maximum(a.near_duplicate, b.near_duplicate)
+    closest = torch.minimum(nearest_in_b.amin(dim=(1, 2, 3)), nearest_in_a.amin(dim=(1, 2, 3)))
+    suspicious = (closest < limits) | a.with_zeros | b.with_zeros
+    for d in suspicious.nonzero().flatten().tolist():  # nearly always none
+        _recompute_near_duplicates(a, b, d, i, j, nearest_in_b[d], nearest_in_a[d])
+    return nearest_in_b, nearest_in_a
 
 
 def _blocks(a: PreparedShard, b: PreparedShard) -> Iterator[tuple[slice, slice]]:
@@ -110,11 +112,8 @@ def _recompute_near_duplicates(
     Args:
         nearest_in_b: (a, L, b) distances of images i of a; nearest_in_a: (b, L, a) distances of images j of b.
     """
-    limit = max(a.near_duplicate[d], b.near_duplicate[d])
-    zeros = a.zero_vectors(d), b.zero_vectors(d)
-    if not zeros[0].any() and not zeros[1].any() and min(nearest_in_b.min(), nearest_in_a.min()) >= limit:
-        return  # nearly always
-    special = zeros[0][i][:, None, None] | zeros[1][j][None, None, :]
+    limit = torch.maximum(a.near_duplicate[d], b.near_duplicate[d])
+    special = a.zero_vectors[d, i][:, None, None] | b.zero_vectors[d, j][None, None, :]
     near_b = ((nearest_in_b < limit) | special) & nearest_in_b.isfinite()
     near_a = ((nearest_in_a < limit) | special.permute(2, 1, 0)) & nearest_in_a.isfinite()
     for p, q in (near_b.any(dim=1) | near_a.any(dim=1).T).nonzero().tolist():

@@ -5,7 +5,7 @@ products are cheap and passes over memory are not, each degree has its own (`Pro
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Self
 
@@ -46,11 +46,15 @@ class PreparedShard(ABC):
 
     Attributes:
         operands: left operands (A * L, C + extra), images row-major.
-        near_duplicate: for each degree, the distance below which a product loses too much of it.
+        near_duplicate: (D,) for each degree, the distance below which a product loses too much of it.
+        zero_vectors: (D, A) bool, which images hold a zero vector for which the product's distances do not hold.
+        with_zeros: (D,) whether any does.
     """
 
     operands: list[Tensor]
-    near_duplicate: list[float]
+    near_duplicate: Tensor
+    zero_vectors: Tensor
+    with_zeros: Tensor
 
     def __init__(self, images: int, grid: tuple[int, int], channels: int, degrees: tuple[int, ...]) -> None:
         self.images, self.grid, self.channels, self.degrees = images, grid, channels, degrees
@@ -75,17 +79,13 @@ class PreparedShard(ABC):
         return operand[images.start * self.patches : images.stop * self.patches]
 
     @abstractmethod
-    def nearest(self, other: Self, i: slice, j: slice) -> Iterator[tuple[Tensor, Tensor]]:
+    def nearest(self, other: Self, i: slice, j: slice) -> tuple[Tensor, Tensor]:
         """For each degree the distances |a - b| of nearest patches between images i of this shard and j of another one.
 
-        Yields:
-            (a, L, b), the least over the patches of b, and (b, L, a), the least over the patches of a, float32.
+        Returns:
+            (D, a, L, b), the least over the patches of b, and (D, b, L, a), the least over the patches of a, float32.
         """
 
     @abstractmethod
     def unit_vectors(self, d: int, image: int) -> Tensor:
         """The unit vectors (L, C) float32 of an image for the d-th degree."""
-
-    @abstractmethod
-    def zero_vectors(self, d: int) -> Tensor:
-        """Which images (A,) hold a zero vector for which the product's distances do not hold."""

@@ -1,6 +1,5 @@
 """The form of a shard for GPUs: unit vectors of every degree, whose products are largest where patches are near."""
 
-from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Self
 
@@ -32,7 +31,9 @@ class ProductShard(PreparedShard):
         normalised = layer_norm(tokens)
         self.half_squares: list[Tensor] = []
         self.operands = [self._operand(aggregate(normalised, grid, degree), dtype) for degree in degrees]
-        self.near_duplicate = [SMALLEST_NEAR_DUPLICATE] * len(degrees)
+        self.near_duplicate = torch.full((len(degrees),), SMALLEST_NEAR_DUPLICATE, device=self.device)
+        self.zero_vectors = torch.zeros(len(degrees), self.images, dtype=torch.bool, device=self.device)
+        self.with_zeros = self.zero_vectors.any(dim=1)  # none: lengths travel along in the product
 
     def _operand(self, z: Tensor, dtype: torch.dtype) -> Tensor:
         z = z.reshape(-1, self.channels).to(dtype)
@@ -46,12 +47,11 @@ class ProductShard(PreparedShard):
         odd = z.new_zeros(1, 1).expand(len(z), -(self.channels + 2 * len(pieces)) % ALIGNED)
         return torch.cat([z, ones, *pieces, odd], dim=1)
 
-    def nearest(self, other: Self, i: slice, j: slice) -> Iterator[tuple[Tensor, Tensor]]:
+    def nearest(self, other: Self, i: slice, j: slice) -> tuple[Tensor, Tensor]:
         """See PreparedShard; a product for each degree."""
         maxima = self._fused_maxima if self.device.type == "cuda" and HAS_TRITON else self._product_maxima
-        for d in range(len(self.degrees)):
-            in_b, in_a = (part.float().mul_(-2.0).clamp_(min=0.0).sqrt_() for part in maxima(other, d, i, j))
-            yield in_b, in_a
+        in_b, in_a = zip(*(maxima(other, d, i, j) for d in range(len(self.degrees))), strict=True)
+        return _distances(torch.stack(in_b)), _distances(torch.stack(in_a))
 
     def _fused_maxima(self, other: Self, d: int, i: slice, j: slice) -> tuple[Tensor, Tensor]:
         """Maxima of -|z_a - z_b|^2 / 2, (a, L, b) and (b, L, a), without the product in memory."""
@@ -75,6 +75,7 @@ class ProductShard(PreparedShard):
         """See PreparedShard."""
         return self._rows(self.operands[d], slice(image, image + 1))[:, : self.channels].float()
 
-    def zero_vectors(self, d: int) -> Tensor:
-        """None: lengths travel along in the product."""
-        return torch.zeros(self.images, dtype=torch.bool, device=self.device)
+
+def _distances(half_squares: Tensor) -> Tensor:
+    """Distances from -d^2 / 2."""
+    return half_squares.float().mul_(-2.0).clamp_(min=0.0).sqrt_()

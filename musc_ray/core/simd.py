@@ -54,38 +54,45 @@ def _lanes(indices: Iterable[int]) -> Any:
     return ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(indices))
 
 
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, pointee: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, value=array).data
-    return builder.bitcast(builder.gep(data, [index]), pointee.as_pointer())
+def _address(builder: Any, pointer: Any, index: Any, pointee: Any) -> Any:
+    return builder.bitcast(builder.gep(pointer, [index]), pointee.as_pointer())
 
 
 @intrinsic
-def load(_context: Any, array: Any, index: Any) -> Any:
-    """16 numbers of an array from an index on: float32, or bfloat16 given as uint16 bits."""
-    bits = array.dtype == types.uint16
+def pointer(_context: Any, array: Any) -> Any:
+    """Where an array's numbers lie. Arrays are counted by reference, even in inner loops; pointers are not."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.make_array(signature.args[0])(context, builder, value=arguments[0]).data
+
+    return types.CPointer(array.dtype)(array), generate
+
+
+@intrinsic
+def load(_context: Any, source: Any, index: Any) -> Any:
+    """16 numbers behind a pointer from an index on: float32, or bfloat16 given as uint16 bits."""
+    bits = source.dtype == types.uint16
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         kind = ir.VectorType(ir.IntType(16), LANES) if bits else _FLOATS
-        pointer = _address(context, builder, signature.args[0], *arguments, kind)
-        value = builder.load(pointer, align=2 if bits else 4)
+        value = builder.load(_address(builder, *arguments, kind), align=2 if bits else 4)
         if not bits:
             return value
         wide = builder.zext(value, ir.VectorType(ir.IntType(32), LANES))
         return builder.bitcast(builder.shl(wide, ir.Constant(wide.type, [16] * LANES)), _FLOATS)
 
-    return vector(array, types.uintp), generate
+    return vector(source, types.uintp), generate
 
 
 @intrinsic
-def store(_context: Any, array: Any, index: Any, value: Any) -> Any:
-    """Write 16 float32 to an array from an index on."""
+def store(_context: Any, target: Any, index: Any, value: Any) -> Any:
+    """Write 16 float32 behind a pointer from an index on."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _address(context, builder, signature.args[0], *arguments[:2], _FLOATS)
-        builder.store(arguments[2], pointer, align=4)
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[2], _address(builder, *arguments[:2], _FLOATS), align=4)
         return context.get_dummy_value()
 
-    return types.void(array, types.uintp, vector), generate
+    return types.void(target, types.uintp, vector), generate
 
 
 @intrinsic
@@ -113,13 +120,17 @@ def _binary(instruction: str) -> Any:
 add, multiply = _binary("fadd"), _binary("fmul")
 
 
+def _larger(builder: Any, a: Any, b: Any) -> Any:
+    """As an intrinsic: of a comparison before a store LLVM makes a masked store, which is slow."""
+    return builder.select(builder.fcmp_ordered(">", a, b, flags=FLAGS), a, b)
+
+
 @intrinsic
 def larger(_context: Any, a: Any, b: Any) -> Any:
     """The larger of each two; none is NaN."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        is_larger = builder.fcmp_ordered(">", *arguments, flags=FLAGS)
-        return builder.select(is_larger, *arguments)
+        return _larger(builder, *arguments)
 
     return vector(vector, vector), generate
 
@@ -132,8 +143,8 @@ def largest(_context: Any, value: Any) -> Any:
         (value,) = arguments
         width = LANES // 2
         while width:
-            other = builder.shuffle_vector(value, value, _lanes((lane + width) % LANES for lane in range(LANES)))
-            value = builder.select(builder.fcmp_ordered(">", value, other, flags=FLAGS), value, other)
+            shuffled = builder.shuffle_vector(value, value, _lanes((lane + width) % LANES for lane in range(LANES)))
+            value = _larger(builder, value, shuffled)
             width //= 2
         return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
@@ -166,6 +177,22 @@ def sum_across(_context: Any, before: Any, here: Any, behind: Any, taps: Any) ->
         return total
 
     return vector(vector, vector, vector, taps), generate
+
+
+@intrinsic
+def sum_of(_context: Any, source: Any, index: Any, step: Any, taps: Any) -> Any:
+    """Sum of as many vectors of float32 behind a pointer as there are taps, one every `step` numbers."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        values, at, by = arguments[:3]
+        total = None
+        for _ in taps:
+            value = builder.load(_address(builder, values, at, _FLOATS), align=4)
+            total = value if total is None else builder.fadd(total, value, flags=FLAGS)
+            at = builder.add(at, by)
+        return total
+
+    return vector(source, types.uintp, types.uintp, taps), generate
 
 
 @intrinsic

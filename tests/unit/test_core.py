@@ -8,6 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import musc_ray
+from musc_ray.core import gram
 from musc_ray.core.gram_shard import GramShard
 from musc_ray.core.interval import interval_average
 from musc_ray.core.lnamd import aggregate, layer_norm
@@ -160,6 +161,15 @@ def test_sharding_changes_nothing(seed, cut):
     own_a, own_b = tile_minima(a, a)[0], tile_minima(b, b)[0]
     np.testing.assert_allclose(torch.cat([own_a, rows], dim=3), whole[:, :cut], atol=1e-5)
     np.testing.assert_allclose(torch.cat([columns, own_b], dim=3), whole[:, cut:], atol=1e-5)
+
+
+@pytest.mark.parametrize("kept_bytes", [1, 2**12])
+def test_strips_of_a_grid_fit_together(monkeypatch, kept_bytes):
+    grid = (7, 19)
+    shard = prepare(torch.from_numpy(tokens_of(4, grid, 8)), grid, (1, 3, 5))
+    whole, _ = tile_minima(shard, shard)
+    monkeypatch.setattr(gram, "KEPT_BYTES", kept_bytes)
+    torch.testing.assert_close(tile_minima(shard, shard)[0], whole, atol=1e-6, rtol=0)
 
 
 def test_blocks_of_a_tile_fit_together(monkeypatch):
