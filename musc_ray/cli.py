@@ -40,6 +40,8 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 Workers = Annotated[str | None, typer.Option(help="Actors of a stage: one a GPU, or one a CPU core.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster; without it one is started for the command.")]
 RunId = Annotated[str | None, typer.Option(help="Name of the run; otherwise made from settings and images.")]
+Threshold = Annotated[str | None, typer.Option(help="Images with at least this score are anomalous.")]
+Contamination = Annotated[str | None, typer.Option(help="Share of each group that is anomalous, such as 0.05.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Compute again what is already done.")]
 SetOptions = Annotated[list[str] | None, typer.Option("--set", help="Any setting as key=value; may be repeated.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
@@ -85,6 +87,8 @@ def run(
     device: Device = None,
     address: Address = None,
     run_id: RunId = None,
+    threshold: Threshold = None,
+    contamination: Contamination = None,
     overwrite: Overwrite = False,
     set_options: SetOptions = None,
     quiet: Quiet = False,
@@ -111,6 +115,8 @@ def run(
         device=device,
         address=address,
         run_id=run_id,
+        threshold=threshold,
+        contamination=contamination,
     )
     from musc_ray.stages.run import run_archive
     from musc_ray.summary import print_result

@@ -208,8 +208,8 @@ class Settings(BaseModel):
             )
         if self.threshold is not None and self.contamination is not None:
             raise ValueError(
-                f"Settings 'threshold' {self.threshold:g} and 'contamination' {self.contamination:g} exclude each other: "
-                "give one of them, and set the other to null if a settings file has it."
+                f"Settings 'threshold' {self.threshold:g} and 'contamination' {self.contamination:g} exclude each "
+                "other: give one of them, and set the other to null if a settings file has it."
             )
         if self.source is not None and self.out is not None and lists_out(self.source, self.out):
             raise ValueError(

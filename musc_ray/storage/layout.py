@@ -80,6 +80,11 @@ class Layout:
         """Folder of a group's part of the scores table."""
         return f"{self.run(run_id)}/scores/group={escape_group(group)}"
 
+    def score_files(self, run_id: str, group: str) -> list[str]:
+        """The files of a group's part of the scores table."""
+        names = self.fs.ls(self.scores(run_id, group), detail=False)
+        return sorted(path for path in names if path.endswith(".parquet"))
+
     def errors(self, run_id: str) -> str:
         """Folder of the errors table."""
         return f"{self.run(run_id)}/errors"
