@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-FENCE = 3.0
-"""Standard deviations above the good images: the usual three-sigma rule, no value fitted to any data."""
+FENCE = 3.5
+"""Robust standard deviations above the bulk from which a value counts as an outlier (Iglewicz and Hoaglin, 1993)."""
 
 NORMAL_MAD = 1.4826
 """Standard deviation of a normal distribution by its median absolute deviation: 1 / Phi^-1(3/4)."""
@@ -17,14 +17,14 @@ def is_anomalous(scores: npt.NDArray[np.floating], threshold: float) -> npt.NDAr
 
 
 def suggest_threshold(scores: npt.NDArray[np.floating]) -> float:
-    """A threshold from the scores alone: three robust standard deviations above the bulk of good images.
+    """A threshold from the scores alone: 3.5 robust standard deviations above the bulk of good images.
 
     Most images are good and lie close together, an unknown share of defects lies above them. So where the good ones lie
     is the shorth, the mean of the shortest half of the sorted scores (Andrews et al., Robust Estimates of Location,
     1972), which leaves out a longer tail on either side; and how far they spread is the lower MAD, the median distance
     from there of the scores below, which defects hardly reach (the lower half of the double MAD):
 
-        threshold = shorth + 3 * 1.4826 * median(shorth - s | s <= shorth)
+        threshold = shorth + 3.5 * 1.4826 * median(shorth - s | s <= shorth)
 
     Affine equivariant; of no use when half of the images or more are defective. `tests/benchmarks/bench_threshold.py`
     compares it with other rules.
@@ -39,14 +39,19 @@ def suggest_threshold(scores: npt.NDArray[np.floating]) -> float:
     Raises:
         ValueError: no scores, or NaN or infinite ones.
     """
+    shorth, spread = bulk(scores)
+    return max(shorth + FENCE * NORMAL_MAD * spread, float(np.nextafter(shorth, np.inf)))
+
+
+def bulk(scores: npt.NDArray[np.floating]) -> tuple[float, float]:
+    """Where the good ones among scores (N,) lie and how far they spread: shorth and lower MAD, see above."""
     ordered = _sorted(scores)
     half = len(ordered) // 2 + 1
     widths = ordered[half - 1 :] - ordered[: len(ordered) - half + 1]
     start = int(np.argmin(widths))
     shortest = ordered[start : start + half]
     shorth = float(np.clip(shortest.mean(), shortest[0], shortest[-1]))  # the mean may round out of its values
-    spread = float(np.median(shorth - ordered[ordered <= shorth]))
-    return max(shorth + FENCE * NORMAL_MAD * spread, float(np.nextafter(shorth, np.inf)))
+    return shorth, float(np.median(shorth - ordered[ordered <= shorth]))
 
 
 def contamination_threshold(scores: npt.NDArray[np.floating], share: float) -> float:

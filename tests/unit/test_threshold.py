@@ -20,7 +20,7 @@ def by_definition(scores: list[float]) -> float:
     size = len(ordered) // 2 + 1
     halves = [ordered[start : start + size] for start in range(len(ordered) - size + 1)]
     centre = statistics.fmean(min(halves, key=lambda half: half[-1] - half[0]))
-    return centre + 3 * 1.4826 * statistics.median([centre - score for score in ordered if score <= centre])
+    return centre + 3.5 * 1.4826 * statistics.median([centre - score for score in ordered if score <= centre])
 
 
 @given(SCORES)
