@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from musc_ray.plan import SUGGESTED_REFERENCES, Plan
+from musc_ray.stages.heatmaps import HeatmapsResult
 from musc_ray.stages.run import RunResult
 from musc_ray.stages.thresholds import GroupThreshold
 
@@ -50,6 +51,16 @@ def _print_worst(worst: list[dict[str, Any]], console: Console) -> None:
             escape(f"{row['group']}: {name}" if many_groups else name),
         )
     console.print(table)
+
+
+def print_heatmaps(result: HeatmapsResult, console: Console) -> None:
+    """How many heat maps there are now, what was left out, and where they lie."""
+    if result.unreadable:
+        note = f"Note: {result.unreadable:,} originals cannot be read, the first is {result.first_unreadable}"
+        console.print(escape(note), soft_wrap=True)
+    there = f", {result.skipped:,} were there already (--overwrite writes them anew)" if result.skipped else ""
+    console.print(f"{result.written:,} heat maps written{there}")
+    console.print(f"Heat maps: {escape(result.folder)}", soft_wrap=True)
 
 
 def _print_thresholds(thresholds: list[GroupThreshold], console: Console) -> None:
