@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from musc_ray.config import Settings
-from musc_ray.config_errors import lists_out, shown
+from musc_ray.config_errors import credentials_sentence, has_credentials, lists_out, shown
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.heatmaps import Format, Scale, encode, upsample
 from musc_ray.images import decode_original
@@ -23,6 +24,9 @@ from musc_ray.storage.image_bytes import read_image
 from musc_ray.storage.layout import Layout, escape_group, heatmap_name
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.runs import complete_run
+
+READS_AT_ONCE = 16
+"""Files of scores whose ranks are read at a time: small reads wait for the storage."""
 
 TASKS_A_CPU = 2
 """One running, one waiting; a task holds one image at a time."""
@@ -89,10 +93,12 @@ def export_heatmaps(
     """
     if options.overlay and options.file_format != "png":
         raise SettingsError(f"--overlay makes pictures, not {options.file_format}: use --format png.")
+    if to is not None and has_credentials(to):
+        raise SettingsError(credentials_sentence("--to"))
     layout = Layout.at(settings.out or "")
     run = complete_run(layout, run_id)
     folder = layout.uri(layout.heatmaps(run["run_id"])) if to is None else absolute(to)
-    if lists_out(run["settings"]["source"], folder):
+    if to is not None and lists_out(run["settings"]["source"], folder):
         raise SettingsError(f"--to {shown(to)} lies among the images of the source: choose another folder.")
     groups = _groups(layout, run, group)
     check_writable(*open_filesystem(folder))
@@ -129,7 +135,8 @@ def _group_tasks(layout: Layout, run: dict[str, Any], group: str, folder: str, t
     random sample of its images), to its largest `score_raw`.
     """
     paths = layout.score_files(run["run_id"], group)
-    tables = [read_table(layout.fs, path, ["score_raw", "rank"]) for path in paths]
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        tables = list(pool.map(lambda path: read_table(layout.fs, path, ["score_raw", "rank"]), paths))
     patches = pc.list_flatten(read_table(layout.fs, paths[0], ["patch_map"])["patch_map"]).to_numpy()
     scale = (float(np.median(patches)), float(pc.max(pa.concat_tables(tables)["score_raw"]).as_py()))
     wanted = [len(table) if top is None else pc.sum(pc.less_equal(table["rank"], top)).as_py() for table in tables]
