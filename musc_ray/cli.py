@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from functools import wraps
 from typing import Annotated, Any
 
@@ -40,9 +41,19 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 Workers = Annotated[str | None, typer.Option(help="Actors of a stage: one a GPU, or one a CPU core.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster; without it one is started for the command.")]
 RunId = Annotated[str | None, typer.Option(help="Name of the run; otherwise made from settings and images.")]
+Threshold = Annotated[str | None, typer.Option(help="Images with at least this score are anomalous.")]
+Contamination = Annotated[str | None, typer.Option(help="Share of each group that is anomalous, such as 0.05.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Compute again what is already done.")]
 SetOptions = Annotated[list[str] | None, typer.Option("--set", help="Any setting as key=value; may be repeated.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+
+
+class HeatmapFormat(StrEnum):
+    """What `heatmaps` writes."""
+
+    PNG = "png"
+    NPY = "npy"
+    TIFF = "tiff"
 
 
 def _readable_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -85,6 +96,8 @@ def run(
     device: Device = None,
     address: Address = None,
     run_id: RunId = None,
+    threshold: Threshold = None,
+    contamination: Contamination = None,
     overwrite: Overwrite = False,
     set_options: SetOptions = None,
     quiet: Quiet = False,
@@ -111,6 +124,8 @@ def run(
         device=device,
         address=address,
         run_id=run_id,
+        threshold=threshold,
+        contamination=contamination,
     )
     from musc_ray.stages.run import run_archive
     from musc_ray.summary import print_result
@@ -189,6 +204,33 @@ def status(out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")])
     Console().print(table)
     for line in under_way:
         typer.echo(line)
+
+
+@app.command()
+@_readable_errors
+def heatmaps(
+    out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")],
+    file_format: Annotated[HeatmapFormat, typer.Option("--format", help="Pictures, or float32 values.")],
+    overlay: Annotated[bool, typer.Option("--overlay", help="Lay a png over the original.")] = False,
+    top: Annotated[int | None, typer.Option(min=1, help="Only so many of the worst of each group.")] = None,
+    group: Annotated[str | None, typer.Option(help="Only this group.")] = None,
+    to: Annotated[str | None, typer.Option(help="Folder or URI; default: the run's own folder.")] = None,
+    run_id: Annotated[str | None, typer.Option(help="Which run; default: the complete one scored last.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write anew what is there.")] = False,
+    address: Address = None,
+    set_options: SetOptions = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write the patch maps of a run as files of the original images' sizes.
+
+    Example: `musc-ray heatmaps results/ --format png --overlay --top 20`
+    """
+    settings = _settings(None, set_options, overwrite, out=out, address=address)
+    from musc_ray.stages.heatmaps import HeatmapsOptions, export_heatmaps
+    from musc_ray.summary import print_heatmaps
+
+    options = HeatmapsOptions(file_format.value, overlay, top, overwrite)
+    print_heatmaps(export_heatmaps(settings, options, Progress(quiet=quiet), run_id, to, group), Console())
 
 
 @app.command()

@@ -21,6 +21,8 @@ from musc_ray.config_errors import (
     Layers,
     Natural,
     OptionalCount,
+    OptionalScore,
+    OptionalShare,
     OptionalText,
     Precision,
     References,
@@ -99,6 +101,12 @@ class Settings(BaseModel):
     )
     run_id: OptionalText = Field(default=None, description="Name of the run; default: made from settings and images.")
     overwrite: Flag = Field(default=False, description="Compute again what is already done.")
+    threshold: OptionalScore = Field(
+        default=None, description="Images with at least this score (after RsCIN) are anomalous: column is_anomalous."
+    )
+    contamination: OptionalShare = Field(
+        default=None, description="Share of each group that is anomalous, in place of a threshold: column is_anomalous."
+    )
     report_images: ReportImages = Field(default=24, description="Worst images of a group in the report, 0 to 1000.")
 
     @property
@@ -197,6 +205,11 @@ class Settings(BaseModel):
             raise ValueError(
                 "Settings 'precision' float16 and 'device' cpu do not go together, since CPUs have no fast float16 "
                 "products: use bfloat16 or float32."
+            )
+        if self.threshold is not None and self.contamination is not None:
+            raise ValueError(
+                f"Settings 'threshold' {self.threshold:g} and 'contamination' {self.contamination:g} exclude each "
+                "other: give one of them, and set the other to null if a settings file has it."
             )
         if self.source is not None and self.out is not None and lists_out(self.source, self.out):
             raise ValueError(

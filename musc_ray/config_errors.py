@@ -74,6 +74,14 @@ Natural = Annotated[_Natural, _expects("a whole number of at least 0")]
 Count = Annotated[_Positive, _expects("a whole number of at least 1")]
 OptionalCount = Annotated[_Positive | None, _expects("a whole number of at least 1")]
 Fraction = Annotated[_Fraction, _expects("a number from 0 to 1")]
+OptionalScore = Annotated[
+    Annotated[float, BeforeValidator(_real_from_text), Field(ge=0, allow_inf_nan=False)] | None,
+    _expects("a number of at least 0"),
+]
+OptionalShare = Annotated[
+    Annotated[float, BeforeValidator(_real_from_text), Field(gt=0, lt=1, allow_inf_nan=False)] | None,
+    _expects("a number between 0 and 1, for example 0.05"),
+]
 Counts = Annotated[
     tuple[_Positive, ...], _TUPLE, Field(min_length=1), _expects("whole numbers of at least 1, for example 1,3,5")
 ]

@@ -7,7 +7,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from musc_ray.plan import SUGGESTED_REFERENCES, Plan
+from musc_ray.stages.heatmaps import HeatmapsResult
 from musc_ray.stages.run import RunResult
+from musc_ray.stages.thresholds import GroupThreshold
+
+GROUPS_SHOWN = 10
+"""Groups whose thresholds are printed."""
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -20,6 +25,7 @@ def print_result(result: RunResult, console: Console) -> None:
     _print_worst(result.worst, console)
     for name, value in run["metrics"].items():
         console.print(f"{escape(name)}: [bold]{value:.4f}[/bold]")
+    _print_thresholds(result.thresholds, console)
     counts = run["counts"]
     seconds = sum(stage["seconds"] for stage in run["stages"].values())
     console.print(
@@ -45,6 +51,32 @@ def _print_worst(worst: list[dict[str, Any]], console: Console) -> None:
             escape(f"{row['group']}: {name}" if many_groups else name),
         )
     console.print(table)
+
+
+def print_heatmaps(result: HeatmapsResult, console: Console) -> None:
+    """How many heat maps there are now, what was left out, and where they lie."""
+    if result.unreadable:
+        note = f"Note: {result.unreadable:,} originals cannot be read, the first is {result.first_unreadable}"
+        console.print(escape(note), soft_wrap=True)
+    there = f", {result.skipped:,} were there already (--overwrite writes them anew)" if result.skipped else ""
+    console.print(f"{result.written:,} heat maps written{there}")
+    console.print(f"Heat maps: {escape(result.folder)}", soft_wrap=True)
+
+
+def _print_thresholds(thresholds: list[GroupThreshold], console: Console) -> None:
+    """How many images of each group are anomalous, or would be at the suggested threshold."""
+    for found in thresholds[:GROUPS_SHOWN]:
+        group = f"Group {found.group}: " if len(thresholds) > 1 else ""
+        of_images = f"{found.anomalous:,} of {found.images:,} images"
+        if not found.suggested:
+            line = f"{of_images} are anomalous (score at least {found.threshold:.6g})"
+        elif found.anomalous:
+            line = f"threshold suggested {found.threshold:.4f}: {of_images} would be anomalous"
+        else:
+            line = f"no image stands out (threshold suggested {found.threshold:.4f})"
+        console.print(escape(f"{group}{line}"), soft_wrap=True)
+    if len(thresholds) > GROUPS_SHOWN:
+        console.print(f"... and {len(thresholds) - GROUPS_SHOWN:,} more groups.")
 
 
 def print_plan(plan: Plan, max_pending_gb: int, console: Console) -> None:

@@ -14,11 +14,13 @@ import pyarrow as pa
 
 from musc_ray.core.ranking import percentiles, ranks
 from musc_ray.core.rscin import nearest_images, weighted_scores
+from musc_ray.core.threshold import is_anomalous
 from musc_ray.stages.ring import GroupImages, RingShard
+from musc_ray.stages.thresholds import ThresholdRule
 from musc_ray.storage.features import FeaturesMeta, read_class_tokens
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import read_table, write_table
-from musc_ray.storage.schemas import SCORES
+from musc_ray.storage.schemas import IS_ANOMALOUS, SCORES
 
 IMAGES_AT_ONCE = 16384
 """Images of a part: as queries, and as what they are compared with at a time."""
@@ -54,13 +56,21 @@ def find_neighbours(layout: Layout, meta: FeaturesMeta, images: GroupImages, par
 
 
 def rank_group(
-    layout: Layout, run_id: str, images: GroupImages, neighbours: Sequence[Neighbours], k_list: Sequence[int]
+    layout: Layout,
+    run_id: str,
+    images: GroupImages,
+    neighbours: Sequence[Neighbours],
+    k_list: Sequence[int],
+    rule: ThresholdRule,
 ) -> list[Columns]:
-    """Score, rank and percentile of every image, by part."""
+    """Score, rank and percentile of every image, and whether it is anomalous where there is a rule, by part."""
     raw = np.concatenate([_raw_scores(layout, run_id, images.group, shard.number) for shard in images.ring])
     score = np.concatenate([weighted_scores(raw, *found, k_list) for found in neighbours])
     ids = np.array([image_id for shard in images.ring for image_id in shard.ids])
     columns: Columns = {"score": score, "rank": ranks(score, ids), "percentile": percentiles(score)}
+    threshold = rule.threshold_of(score)
+    if threshold is not None:
+        columns[IS_ANOMALOUS.name] = is_anomalous(score, threshold)
     bounds = [(images.ring[part.start].first, images.ring[part.stop - 1].positions.stop) for part in parts_of(images)]
     return [{name: values[start:stop] for name, values in columns.items()} for start, stop in bounds]
 
@@ -111,6 +121,7 @@ def _scores_table(
     rows = len(maps)
     constant = {"group": group, "run_id": run_id, "scored_at": scored_at, "grid_h": grid[0], "grid_w": grid[1]}
     arrays = {name: pa.array([value] * rows, SCORES.field(name).type) for name, value in constant.items()}
-    arrays |= {name: pa.array(values, SCORES.field(name).type) for name, values in columns.items()}
+    schema = SCORES.append(IS_ANOMALOUS) if IS_ANOMALOUS.name in columns else SCORES
+    arrays |= {name: pa.array(values, schema.field(name).type) for name, values in columns.items()}
     arrays |= {name: maps[name] for name in maps.column_names}
-    return pa.table([arrays[name] for name in SCORES.names], schema=SCORES)
+    return pa.table([arrays[name] for name in schema.names], schema=schema)

@@ -37,8 +37,9 @@ def run_record(
     failed_images: int,
     metrics: Mapping[str, float],
     notes: Sequence[str],
+    thresholds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The content of run.json: resolved settings, versions, counts, times per stage."""
+    """The content of run.json: resolved settings, versions, counts, times per stage, thresholds if there are any."""
     meta = archive.meta
     return {
         "run_id": archive.run_id,
@@ -71,4 +72,5 @@ def run_record(
             "python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},
         },
+        **({"thresholds": dict(thresholds)} if thresholds else {}),
     }

@@ -24,6 +24,7 @@ from musc_ray.stages.record import run_record, started_record
 from musc_ray.stages.report import read_scores, write_report
 from musc_ray.stages.ring import GroupImages
 from musc_ray.stages.score import score_groups
+from musc_ray.stages.thresholds import GroupThreshold, ThresholdRule, apply_rule, group_threshold, thresholds_of
 from musc_ray.storage.filesystem import read_json, remove_tree, write_json
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.schemas import ERRORS
@@ -34,10 +35,11 @@ Stages = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a command has to show: run.json, the worst images, where things lie, and whether anything was computed."""
+    """What a command has to show: run.json, the worst images, thresholds, where things lie, whether it was computed."""
 
     run: dict[str, Any]
     worst: list[dict[str, Any]]
+    thresholds: list[GroupThreshold]
     scores_path: str
     report_path: str
     computed: bool
@@ -60,7 +62,8 @@ def run_archive(settings: Settings, progress: Progress, labels: Mapping[str, int
     layout, run_id = archive.layout, archive.run_id
     complete = read_json(layout.fs, layout.run_json(run_id))
     if complete is not None and not settings.overwrite:
-        return _result(archive, complete, computed=False)
+        scored = [name for name in archive.groups if name not in complete["failed_groups"]]
+        return _result(archive, apply_rule(layout, complete, scored, ThresholdRule.of(settings)), computed=False)
     groups, _ = _scorable_groups(archive, errors=())  # a hopeless job ends before its work
     _check_pending(archive, groups)
     if settings.overwrite:
@@ -80,7 +83,8 @@ def run_archive(settings: Settings, progress: Progress, labels: Mapping[str, int
         raise MuscRayError(next(iter(failed_groups.values()))) from next(iter(failures.values()))
     metrics = _metrics(archive, groups, labels or {})
     notes = _notes(failed_groups, stages)
-    run = run_record(archive, groups, scored_at, stages, failed_groups, len(errors), metrics, notes)
+    thresholds = thresholds_of(layout, run_id, [group.group for group in groups], ThresholdRule.of(settings))
+    run = run_record(archive, groups, scored_at, stages, failed_groups, len(errors), metrics, notes, thresholds)
     write_report(layout, run, groups, errors, labels or {})
     write_json(layout.fs, layout.run_json(run_id), run)
     _clean_up(archive)
@@ -206,14 +210,16 @@ def _clean_up(archive: Archive) -> None:
 def _result(archive: Archive, run: dict[str, Any], computed: bool) -> RunResult:
     layout = archive.layout
     columns = ["image_id", "uri", "group", "score_raw", "score", "rank", "percentile"]
-    worst = []
+    worst, thresholds = [], []
     for name in archive.groups:
         if name not in run["failed_groups"]:
             table = read_scores(layout, archive.run_id, name, columns)
             worst += table.filter(pc.less_equal(table["rank"], WORST_IMAGES)).to_pylist()
+            thresholds.append(group_threshold(name, table["score"].to_numpy(), run.get("thresholds", {}).get(name)))
     return RunResult(
         run=run,
         worst=sorted(worst, key=lambda row: (row["rank"], row["group"]))[:WORST_IMAGES],
+        thresholds=thresholds,
         scores_path=layout.uri(f"{layout.run(archive.run_id)}/scores"),
         report_path=layout.uri(layout.report(archive.run_id)),
         computed=computed,

@@ -28,6 +28,7 @@ from musc_ray.stages.cluster import ActorPlan, use_threads
 from musc_ray.stages.rank import Columns, Neighbours, find_neighbours, rank_group, write_scores
 from musc_ray.stages.reduce import combine_shard
 from musc_ray.stages.ring import BlockTask, GroupImages, RingShard
+from musc_ray.stages.thresholds import ThresholdRule
 from musc_ray.storage.features import FeaturesMeta, read_layer
 from musc_ray.storage.layout import Layout
 
@@ -116,7 +117,8 @@ class Scorer:
 
     def rank(self, images: GroupImages, *neighbours: Neighbours) -> tuple[Columns | None, ...]:
         """Scores, ranks and percentiles of a group, a return value a part."""
-        return None, *rank_group(self.layout, self.run_id, images, neighbours, self.settings.k_list)
+        rule = ThresholdRule.of(self.settings)
+        return None, *rank_group(self.layout, self.run_id, images, neighbours, self.settings.k_list, rule)
 
     def publish(self, group: str, shards: Sequence[RingShard], scored_at: datetime, columns: Columns) -> None:
         """Write a part of a group's scores."""

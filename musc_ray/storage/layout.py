@@ -3,6 +3,7 @@
 import hashlib
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from urllib.parse import quote
 
 import fsspec
@@ -21,6 +22,13 @@ def escape_group(group: str) -> str:
     if len(escaped) > LONGEST_NAME:
         escaped = f"{escaped[:LONGEST_NAME]}-{hashlib.sha256(group.encode()).hexdigest()[:16]}"
     return escaped
+
+
+def heatmap_name(uri: str, image_id: str, extension: str) -> str:
+    """File name of an image's heat map: what people know the image by, escaped, and what makes it unique."""
+    name = uri.rsplit("/", 1)[-1]
+    stem = name if "#row=" in name else PurePosixPath(name).stem
+    return f"{escape_group(stem)}-{image_id}.{extension}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,11 @@ class Layout:
         """Folder of a group's part of the scores table."""
         return f"{self.run(run_id)}/scores/group={escape_group(group)}"
 
+    def score_files(self, run_id: str, group: str) -> list[str]:
+        """The files of a group's part of the scores table."""
+        names = self.fs.ls(self.scores(run_id, group), detail=False)
+        return sorted(path for path in names if path.endswith(".parquet"))
+
     def errors(self, run_id: str) -> str:
         """Folder of the errors table."""
         return f"{self.run(run_id)}/errors"
@@ -99,6 +112,10 @@ class Layout:
     def maps(self, run_id: str, group: str, shard: int) -> str:
         """Patch maps and raw scores of one shard's images."""
         return f"{self.work(run_id)}/maps/group={escape_group(group)}/shard-{shard:05d}.parquet"
+
+    def heatmaps(self, run_id: str) -> str:
+        """Folder of exported heat maps, where no other is asked for."""
+        return f"{self.run(run_id)}/heatmaps"
 
     def report(self, run_id: str) -> str:
         """The report's first page."""

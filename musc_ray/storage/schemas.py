@@ -29,6 +29,9 @@ SCORES = pa.schema(
     ]
 )
 
+IS_ANOMALOUS = pa.field("is_anomalous", pa.bool_(), nullable=False)
+"""Last column of the scores table of a run with a threshold or contamination; absent without."""
+
 ERRORS = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("uri", "group", "stage", "error", "message")]
 )

@@ -42,7 +42,7 @@ def test_shell_examples_run(tmp_path, monkeypatch, shared_ray, invoke):
         shutil.copy(path, tmp_path / "photos")
     write_dinov2_weights(tmp_path / "dinov2_vit_s_14.safetensors")
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("musc-ray ")]
-    assert {shlex.split(command)[1] for command in commands} == {"run", "status", "plan"}
+    assert {shlex.split(command)[1] for command in commands} == {"run", "status", "plan", "heatmaps"}
     for command in commands:
         result = invoke(*shlex.split(command)[1:])
         assert result.exit_code == 0, result.output

@@ -105,6 +105,9 @@ def test_a_model_built_directly_refuses_unknown_keys_and_hides_values() -> None:
         ("weights", "https://host/w.pth?download=true", "https://host/w.pth?download=true"),
         ("model_precision", "bfloat16", "bfloat16"),
         ("threads", "2", 2),
+        ("threshold", "0.5", 0.5),
+        ("threshold", 1, 1.0),
+        ("contamination", "0.05", 0.05),
     ],
 )
 def test_accepted_values(key: str, given_value: object, expected: object) -> None:
@@ -116,6 +119,8 @@ def test_accepted_values(key: str, given_value: object, expected: object) -> Non
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
+        ("threshold", -1, "Setting 'threshold' must be a number of at least 0, not -1: the nearest is 0."),
+        ("contamination", 1, "Setting 'contamination' must be a number between 0 and 1, for example 0.05, not 1."),
         ("shard_size", "many", "Setting 'shard_size' must be a whole number of at least 1, not 'many'."),
         ("shard_size", 0, "Setting 'shard_size' must be a whole number of at least 1, not 0: the nearest is 1."),
         ("shard_size", True, "Setting 'shard_size' must be a whole number of at least 1, not true."),
@@ -386,6 +391,14 @@ def test_float16_does_not_go_with_the_cpu() -> None:
     assert sentence.endswith("use bfloat16 or float32.")
     for device, precision in (("cuda", "float16"), ("auto", "float16"), ("cpu", "bfloat16"), ("cpu", "float32")):
         assert load_settings(overrides={"precision": precision, "device": device}).precision == precision
+
+
+def test_threshold_and_contamination_exclude_each_other() -> None:
+    assert refusal({"threshold": 0.5}, ["contamination=0.05"]) == (
+        "Settings 'threshold' 0.5 and 'contamination' 0.05 exclude each other: give one of them, and set the other to "
+        "null if a settings file has it."
+    )
+    assert load_settings(overrides={"threshold": 0.5}, set_options=["contamination=null"]).threshold == 0.5
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,28 @@
+"""The complete runs of an OUT, by what they wrote last."""
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from musc_ray.errors import MuscRayError
+from musc_ray.storage.filesystem import read_json
+from musc_ray.storage.layout import Layout
+
+
+def complete_run(layout: Layout, run_id: str | None) -> dict[str, Any]:
+    """run.json of a run, or of the one that was scored last.
+
+    Raises:
+        MuscRayError: no such run, or it is not complete.
+    """
+    out = layout.uri(layout.root)
+    if run_id is not None:
+        run = read_json(layout.fs, layout.run_json(run_id))
+        if run is None:
+            raise MuscRayError(f"There is no complete run '{run_id}' in {out}: see `musc-ray status {out}`.")
+        return run
+    folders = layout.fs.ls(layout.runs, detail=False) if layout.fs.exists(layout.runs) else []
+    found = (read_json(layout.fs, layout.run_json(PurePosixPath(folder).name)) for folder in folders)
+    runs = [run for run in found if run is not None]
+    if not runs:
+        raise MuscRayError(f"There is no complete run in {out}: start one with `musc-ray run SOURCE {out}`.")
+    return max(runs, key=lambda run: run["scored_at"])
