@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,10 +52,15 @@ def ray_cluster(settings: Settings) -> Iterator[None]:
     else:
         options["address"] = address
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # a failed task's other results are not asked for
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise MuscRayError(f"Cannot reach a Ray cluster at {address or 'this machine'}: {error}") from error
+    except SystemExit as stopped:  # what Ray's own handler of SIGTERM raises
+        raise KeyboardInterrupt from stopped
+    if callable(on_sigterm):
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
