@@ -1,0 +1,215 @@
+"""A Ray cluster and an S3 server on this machine: the way to try a cluster without a cloud.
+
+    python cluster/local/cluster.py start --workers 2
+    . musc-ray-cluster/env.sh
+    python cluster/local/cluster.py put photos images
+    ray job submit --working-dir . -- python jobs/archive.py --config jobs/archive.yaml
+    python cluster/local/cluster.py stop
+
+A head without CPUs, workers as separate nodes, and SeaweedFS, on free ports of the loopback; Ray's token
+authentication is on. Everything but Ray's sockets and logs lies in one folder. Needs `pip install 'musc-ray[cluster]'`.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import psutil
+from seaweed import free_ports, weed_command
+
+BUCKET = "plant"
+READY_SECONDS = 300
+OBJECT_STORE_BYTES = 256 * 2**20
+HOST = "127.0.0.1"
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("musc-ray-cluster"), help="where keys, logs and data lie")
+    verbs = parser.add_subparsers(required=True)
+    starting = verbs.add_parser("start", help="start it and write env.sh")
+    starting.add_argument("--workers", type=int, default=2, help="worker nodes")
+    starting.add_argument("--cpus", type=int, default=1, help="CPUs of a worker node")
+    starting.set_defaults(verb=lambda given: start(given.folder.absolute(), given.workers, given.cpus))
+    putting = verbs.add_parser("put", help=f"copy a file or folder to s3://{BUCKET}")
+    putting.add_argument("path", type=Path)
+    putting.add_argument("key", help="name in the bucket")
+    putting.set_defaults(verb=lambda given: put(given.folder.absolute(), given.path, given.key))
+    stopping = verbs.add_parser("stop", help="stop it and delete its data")
+    stopping.set_defaults(verb=lambda given: stop(given.folder.absolute()))
+    given = parser.parse_args()
+    given.verb(given)
+
+
+def start(folder: Path, workers: int, cpus: int) -> None:
+    """Start all processes, wait until they are ready, and write what a client needs to `env.sh`."""
+    if folder.exists():
+        sys.exit(f"Error: {folder} is there already: stop that cluster first, or choose another --folder.")
+    folder.mkdir(mode=0o700, parents=True)
+    (folder / "weed").mkdir()
+    sockets = Path(tempfile.mkdtemp(prefix="musc-ray-"))  # short: a socket's path has at most 107 bytes
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    weed, s3 = weed_command(folder / "weed")
+    gcs, dashboard, *metrics = free_ports(3 + workers)
+    client = {
+        **s3.environment,
+        "MUSC_RAY_STORE": f"s3://{BUCKET}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_ADDRESS": f"{HOST}:{gcs}",  # for musc-ray and ray.init
+        "RAY_API_SERVER_ADDRESS": f"http://{HOST}:{dashboard}",  # for ray job
+    }
+    options = [f"--port={gcs}", f"--dashboard-host={HOST}", f"--dashboard-port={dashboard}", "--num-cpus=0"]
+    commands = {"weed": weed, "head": _node(metrics[0], ["--head", *options, f"--temp-dir={sockets}"])}
+    for number in range(1, workers + 1):
+        commands[f"worker-{number}"] = _node(metrics[number], [f"--address={HOST}:{gcs}", f"--num-cpus={cpus}"])
+    environment = _node_environment(client)
+    processes: list[psutil.Popen] = []
+    try:
+        for name, command in commands.items():
+            processes.append(_started(command, environment, folder / f"{name}.log"))
+            _remember(folder, sockets, processes)
+            nodes = len(processes) - 1
+            if nodes:  # one after the other: nodes of one machine that start at once get into each other's way
+                _wait(lambda: _nodes(client) == nodes, processes, folder)  # noqa: B023, called before it changes
+        _wait(lambda: s3.filesystem().ls("") == [], processes, folder)
+        s3.filesystem().mkdir(BUCKET)
+    except BaseException:
+        stop(folder, keep_logs=True)
+        raise
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in client.items())
+    (folder / "env.sh").write_text(exports)
+    print(f"Ray: a head and {workers} workers of {cpus} CPUs at RAY_ADDRESS={client['RAY_ADDRESS']}")
+    print(f"Dashboard and job server: {client['RAY_API_SERVER_ADDRESS']} (token in {token})")
+    print(f"Metrics: {' '.join(f'http://{HOST}:{port}/metrics' for port in metrics[: 1 + workers])}")
+    print(f"S3: {s3.endpoint}, bucket s3://{BUCKET}")
+    print(f"\n. {shlex.quote(str(folder / 'env.sh'))}")
+    print("ray job submit --working-dir . -- python jobs/archive.py --config jobs/archive.yaml")
+
+
+def put(folder: Path, path: Path, key: str) -> None:
+    """Copy a file, or a folder's content, into the bucket."""
+    if not (folder / "env.sh").exists():
+        sys.exit(f"Error: there is no cluster in {folder}: start one first.")
+    if not path.exists():
+        sys.exit(f"Error: there is no {path}.")
+    os.environ.update(_read_exports(folder / "env.sh"))
+    import fsspec
+
+    fs = fsspec.filesystem("s3")
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    for file in files:
+        fs.put_file(str(file), f"{BUCKET}/{key}" if path.is_file() else f"{BUCKET}/{key}/{file.relative_to(path)}")
+    print(f"{len(files)} file{'' if len(files) == 1 else 's'} at s3://{BUCKET}/{key}")
+
+
+def stop(folder: Path, keep_logs: bool = False) -> None:
+    """End the processes that `start` began, and only those; delete the folder."""
+    state = folder / "processes.json"
+    if not state.exists():
+        sys.exit(f"Error: there is no cluster in {folder}.")
+    remembered = json.loads(state.read_text())
+    for pid, created in reversed(remembered["processes"]):
+        try:
+            process = psutil.Process(pid)
+            if process.create_time() != created:
+                continue  # another process has its number by now
+            family = [process, *process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
+        if process.name() == "weed":
+            process.kill()  # its data goes with it
+        else:
+            process.terminate()  # `ray start --block` ends its node
+        _, alive = psutil.wait_procs(family, timeout=15)
+        for each in alive:
+            each.kill()
+    shutil.rmtree(remembered["sockets"], ignore_errors=True)
+    if keep_logs:
+        state.unlink()
+    else:
+        shutil.rmtree(folder)
+    print("Stopped.")
+
+
+def _node(metrics_port: int, options: Sequence[str]) -> list[str]:
+    """The command of a Ray node that stays in the foreground."""
+    agent, client = free_ports(2)
+    return [
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        "--block",
+        "--disable-usage-stats",
+        f"--metrics-export-port={metrics_port}",
+        f"--dashboard-agent-listen-port={agent}",
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
+        *([f"--ray-client-server-port={client}"] if "--head" in options else []),
+        *options,
+    ]
+
+
+def _node_environment(client: Mapping[str, str]) -> dict[str, str]:
+    """The environment of nodes, which jobs inherit: the store and its key, and this Python before others."""
+    own = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
+    told = {name: client[name] for name in client if name not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
+    patience = {"RAY_raylet_start_wait_time_s": str(READY_SECONDS)}
+    return {**own, **told, **patience, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def _started(command: Sequence[str], environment: Mapping[str, str], log: Path) -> psutil.Popen:
+    """A process that outlives this one."""
+    with log.open("wb") as file:
+        return psutil.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+        )
+
+
+def _remember(folder: Path, sockets: Path, processes: Sequence[psutil.Popen]) -> None:
+    content = {"sockets": str(sockets), "processes": [(each.pid, each.create_time()) for each in processes]}
+    (folder / "processes.json").write_text(json.dumps(content))
+
+
+def _nodes(client: Mapping[str, str]) -> int:
+    """Nodes that are alive, asked of Ray's state API with the token."""
+    token = Path(client["RAY_AUTH_TOKEN_PATH"]).read_text()
+    request = Request(f"{client['RAY_API_SERVER_ADDRESS']}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"})
+    with urlopen(request, timeout=30) as answer:
+        return sum(node["state"] == "ALIVE" for node in json.load(answer)["data"]["result"]["result"])
+
+
+def _wait(ready: Callable[[], bool], processes: Sequence[psutil.Popen], folder: Path) -> None:
+    """Wait until something is there, as long as all processes are."""
+    deadline, reason = time.monotonic() + READY_SECONDS, Exception("nodes are missing")
+    while True:
+        if any(process.poll() is not None for process in processes):
+            sys.exit(f"Error: a process has ended; see the logs in {folder}.")
+        try:
+            if ready():
+                return
+        except OSError as error:
+            reason = error
+        if time.monotonic() > deadline:
+            sys.exit(f"Error: not ready after {READY_SECONDS} s ({reason}); see the logs in {folder}.")
+        time.sleep(0.5)
+
+
+def _read_exports(path: Path) -> dict[str, str]:
+    lines = [shlex.split(line)[1] for line in path.read_text().splitlines()]
+    return dict(line.split("=", 1) for line in lines)
+
+
+if __name__ == "__main__":
+    main()
