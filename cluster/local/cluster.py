@@ -21,9 +21,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import fsspec
 import psutil
 from seaweed import free_ports, weed_command
 
@@ -94,7 +96,7 @@ def start(folder: Path, workers: int, cpus: int) -> None:
     (folder / "env.sh").write_text(exports)
     print(f"Ray: a head and {workers} workers of {cpus} CPUs at RAY_ADDRESS={client['RAY_ADDRESS']}")
     print(f"Dashboard and job server: {client['RAY_API_SERVER_ADDRESS']} (token in {token})")
-    print(f"Metrics: {' '.join(f'http://{HOST}:{port}/metrics' for port in metrics[: 1 + workers])}")
+    print(f"Metrics: {' '.join(f'http://{HOST}:{port}/metrics' for port in metrics)}")
     print(f"S3: {s3.endpoint}, bucket s3://{BUCKET}")
     print(f"\n. {shlex.quote(str(folder / 'env.sh'))}")
     print("ray job submit --working-dir . -- python jobs/archive.py --config jobs/archive.yaml")
@@ -107,8 +109,6 @@ def put(folder: Path, path: Path, key: str) -> None:
     if not path.exists():
         sys.exit(f"Error: there is no {path}.")
     os.environ.update(_read_exports(folder / "env.sh"))
-    import fsspec
-
     fs = fsspec.filesystem("s3")
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     for file in files:
@@ -122,27 +122,26 @@ def stop(folder: Path, keep_logs: bool = False) -> None:
     if not state.exists():
         sys.exit(f"Error: there is no cluster in {folder}.")
     remembered = json.loads(state.read_text())
-    for pid, created in reversed(remembered["processes"]):
-        try:
-            process = psutil.Process(pid)
-            if process.create_time() != created:
-                continue  # another process has its number by now
-            family = [process, *process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            continue
-        if process.name() == "weed":
-            process.kill()  # its data goes with it
-        else:
-            process.terminate()  # `ray start --block` ends its node
-        _, alive = psutil.wait_procs(family, timeout=15)
-        for each in alive:
-            each.kill()
+    family = [each for pid, created in remembered["processes"] for each in _family(pid, created)]
+    for each in family:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()  # what they hold is deleted: no need to wait for a tidy end
+    psutil.wait_procs(family, timeout=30)
     shutil.rmtree(remembered["sockets"], ignore_errors=True)
     if keep_logs:
         state.unlink()
     else:
         shutil.rmtree(folder)
     print("Stopped.")
+
+
+def _family(pid: int, created: float) -> list[psutil.Process]:
+    """A process and all below it; none if another one has its number by now."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)] if process.create_time() == created else []
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _node(metrics_port: int, options: Sequence[str]) -> list[str]:
@@ -165,7 +164,8 @@ def _node_environment(client: Mapping[str, str]) -> dict[str, str]:
     """The environment of nodes, which jobs inherit: the store and its key, and this Python before others."""
     own = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
     told = {name: client[name] for name in client if name not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
-    patience = {"RAY_raylet_start_wait_time_s": str(READY_SECONDS)}
+    # a busy machine starts a node's many processes slowly
+    patience = {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"}
     return {**own, **told, **patience, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
