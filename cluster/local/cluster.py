@@ -31,6 +31,7 @@ from seaweed import free_ports, weed_command
 
 BUCKET = "plant"
 READY_SECONDS = 300
+TRIES = 5
 OBJECT_STORE_BYTES = 256 * 2**20
 HOST = "127.0.0.1"
 
@@ -80,15 +81,21 @@ def start(folder: Path, workers: int, cpus: int) -> None:
         commands[f"worker-{number}"] = _node(metrics[number], [f"--address={HOST}:{gcs}", f"--num-cpus={cpus}"])
     environment = _node_environment(client)
     processes: list[psutil.Popen] = []
-    try:
-        for name, command in commands.items():
-            processes.append(_started(command, environment, folder / f"{name}.log"))
+
+    def run(name: str, ready: Callable[[], bool]) -> None:
+        """Start one and wait for it; on a busy machine Ray's nodes give up on their own agents, and get another try."""
+        for _ in range(TRIES):
+            processes.append(_started(commands[name], environment, folder / f"{name}.log"))
             _remember(folder, sockets, processes)
-            nodes = len(processes) - 1
-            if nodes:  # one after the other: nodes of one machine that start at once get into each other's way
-                _wait(lambda: _nodes(client) == nodes, processes, folder)  # noqa: B023, called before it changes
-        _wait(lambda: s3.filesystem().ls("") == [], processes, folder)
+            if _is_ready(ready, processes[-1], folder):
+                return
+        sys.exit(f"Error: {name} has ended {TRIES} times; see the logs in {folder}.")
+
+    try:
+        run("weed", lambda: s3.filesystem().ls("") == [])
         s3.filesystem().mkdir(BUCKET)
+        for number, name in enumerate(name for name in commands if name != "weed"):
+            run(name, lambda nodes=number + 1: _nodes(client) == nodes)  # one after the other, for the same reason
     except BaseException:
         stop(folder, keep_logs=True)
         raise
@@ -127,11 +134,13 @@ def stop(folder: Path, keep_logs: bool = False) -> None:
         with suppress(psutil.NoSuchProcess):
             each.kill()  # what they hold is deleted: no need to wait for a tidy end
     psutil.wait_procs(family, timeout=30)
-    shutil.rmtree(remembered["sockets"], ignore_errors=True)
     if keep_logs:
         state.unlink()
+        for logs in Path(remembered["sockets"]).glob("session_2*/logs"):
+            shutil.copytree(logs, folder / "ray", dirs_exist_ok=True)
     else:
         shutil.rmtree(folder)
+    shutil.rmtree(remembered["sockets"], ignore_errors=True)
     print("Stopped.")
 
 
@@ -146,14 +155,16 @@ def _family(pid: int, created: float) -> list[psutil.Process]:
 
 def _node(metrics_port: int, options: Sequence[str]) -> list[str]:
     """The command of a Ray node that stays in the foreground."""
-    agent, client = free_ports(2)
+    http, grpc, runtime_env, client = free_ports(4)
     return [
         str(Path(sys.executable).with_name("ray")),
         "start",
         "--block",
         "--disable-usage-stats",
         f"--metrics-export-port={metrics_port}",
-        f"--dashboard-agent-listen-port={agent}",
+        f"--dashboard-agent-listen-port={http}",
+        f"--dashboard-agent-grpc-port={grpc}",
+        f"--runtime-env-agent-port={runtime_env}",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         *([f"--ray-client-server-port={client}"] if "--head" in options else []),
         *options,
@@ -164,9 +175,7 @@ def _node_environment(client: Mapping[str, str]) -> dict[str, str]:
     """The environment of nodes, which jobs inherit: the store and its key, and this Python before others."""
     own = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
     told = {name: client[name] for name in client if name not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
-    # a busy machine starts a node's many processes slowly
-    patience = {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"}
-    return {**own, **told, **patience, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return {**own, **told, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def _started(command: Sequence[str], environment: Mapping[str, str], log: Path) -> psutil.Popen:
@@ -190,20 +199,19 @@ def _nodes(client: Mapping[str, str]) -> int:
         return sum(node["state"] == "ALIVE" for node in json.load(answer)["data"]["result"]["result"])
 
 
-def _wait(ready: Callable[[], bool], processes: Sequence[psutil.Popen], folder: Path) -> None:
-    """Wait until something is there, as long as all processes are."""
-    deadline, reason = time.monotonic() + READY_SECONDS, Exception("nodes are missing")
-    while True:
-        if any(process.poll() is not None for process in processes):
-            sys.exit(f"Error: a process has ended; see the logs in {folder}.")
+def _is_ready(ready: Callable[[], bool], process: psutil.Popen, folder: Path) -> bool:
+    """Wait until something is there; False if its process has ended."""
+    deadline, reason = time.monotonic() + READY_SECONDS, ""
+    while process.poll() is None:
         try:
             if ready():
-                return
+                return True
         except OSError as error:
-            reason = error
+            reason = f" ({error})"
         if time.monotonic() > deadline:
-            sys.exit(f"Error: not ready after {READY_SECONDS} s ({reason}); see the logs in {folder}.")
+            sys.exit(f"Error: not ready after {READY_SECONDS} s{reason}; see the logs in {folder}.")
         time.sleep(0.5)
+    return False
 
 
 def _read_exports(path: Path) -> dict[str, str]:

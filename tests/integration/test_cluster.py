@@ -226,6 +226,8 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_every_command_is_run_here_or_marked():
-    """And the commands of the main README name the same things."""
+def test_every_command_is_run_here_or_marked(commands):
     assert {language for language, _ in fences()} == {"sh", "sh needs-a-cloud"}
+    main = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"`(ray [^`]+)`", main) == [commands["submit"]]
+    assert commands["submit"] in (ROOT / "jobs" / "archive.py").read_text(encoding="utf-8")
