@@ -61,6 +61,7 @@ def start(folder: Path, workers: int, cpus: int) -> None:
         sys.exit(f"Error: {folder} is there already: stop that cluster first, or choose another --folder.")
     folder.mkdir(mode=0o700, parents=True)
     (folder / "weed").mkdir()
+    (folder / ".gitignore").write_text("*\n")  # neither git nor `ray job submit --working-dir` takes keys along
     sockets = Path(tempfile.mkdtemp(prefix="musc-ray-"))  # short: a socket's path has at most 107 bytes
     token = folder / "token"
     token.touch(mode=0o600)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 import s3fs
 from pyarrow import dataset
 from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray._private.runtime_env.packaging import create_package
 
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.stages.metrics import COUNTERS, GAUGES, metric_name
@@ -76,6 +78,7 @@ def place(tmp_path_factory) -> Iterator[Place]:
     made = Place(tmp_path_factory.mktemp("clone"))
     for name in ("cluster", "jobs", "musc_ray"):
         shutil.copytree(ROOT / name, made.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / ".rayignore", made.folder)
     write_pictures(made.folder / "photos", GOOD)
     (made.folder / "photos" / "broken.png").write_bytes(b"no image")
     write_dinov2_weights(made.folder / "dinov2_vit_s_14.safetensors")
@@ -196,6 +199,16 @@ def test_wrong_settings_fail_the_job_with_one_sentence(cluster, place, commands)
     assert "Error: Unknown setting 'shard_sizes': did you mean 'shard_size'?" in failed.stdout
     assert "failed with exit code 2" in failed.stdout
     assert "Traceback" not in failed.stdout
+
+
+def test_only_code_is_sent_to_the_cluster(cluster, place):
+    """Keys, tokens and data lie beside it."""
+    for folder in (place.folder, place.folder / "musc-ray-cluster"):
+        target = place.folder.parent / f"{folder.name}.zip"
+        create_package(str(folder), target, include_gitignore=True)
+        with zipfile.ZipFile(target) as package:
+            sent = {name.split("/")[0] for name in package.namelist()}
+        assert sent == ({"jobs", "musc_ray"} if folder == place.folder else set())
 
 
 def test_nobody_gets_in_without_the_token(cluster, place):
