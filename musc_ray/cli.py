@@ -1,10 +1,12 @@
 """The command line: one verb a thing a user wants, settings from YAML and options, errors as one sentence."""
 
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import wraps
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -67,6 +69,9 @@ def _readable_errors(command: Callable[..., None]) -> Callable[..., None]:
             cause = getattr(error, "cause", error)  # raised in an actor, Ray wraps it and adds a traceback
             typer.echo(f"Error: {cause}", err=True)
             raise typer.Exit(2 if isinstance(cause, SettingsError) else 1) from error
+        except KeyboardInterrupt as error:
+            typer.echo("Error: Stopped: what is written stays, and the same command goes on from there.", err=True)
+            raise typer.Exit(1) from error
 
     return wrapped
 
@@ -251,9 +256,20 @@ def demo(
     run_demo(out, images, overwrite, set_options or (), Progress(quiet=quiet), Console())
 
 
-def main() -> None:
-    """Entry point of the `musc-ray` command."""
-    sys.exit(app())
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the `musc-ray` command and of jobs; a SIGTERM stops it as Ctrl-C does.
+
+    Args:
+        arguments: verb and options; None takes the command line's.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    sys.exit(app(arguments))
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Handle SIGTERM: what comes after the first one must not disturb the clearing up (SIGKILL still ends it)."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

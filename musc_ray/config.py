@@ -1,9 +1,11 @@
 """Settings of a job: one model, read from defaults, a YAML file, command-line options and `--set key=value`."""
 
+import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Literal, Self
@@ -37,6 +39,7 @@ from musc_ray.config_errors import (
     unknown_setting,
     validation_sentences,
 )
+from musc_ray.config_fill import fill_in
 from musc_ray.core import LARGEST_DEGREE
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.storage.filesystem import open_filesystem
@@ -231,7 +234,8 @@ def load_settings(
     """Read the settings of a job; later sources win: defaults, `config`, `overrides`, `set_options`.
 
     Args:
-        config: YAML file of `key: value` lines, a local path or a URI.
+        config: YAML file of `key: value` lines, a local path or a URI. In its values `${DATE}` is today in UTC,
+            `${DATE-1}` yesterday, and `${env:NAME}` an environment variable; a value that is overridden is not filled.
         overrides: command-line options by setting; None means not given.
         set_options: `key=value` texts. The value is YAML, or a comma list such as 1,3,5; for settings that are text it
             is taken as it stands (`*.png`, 2024-11-24), but `null` and nothing mean no value.
@@ -239,9 +243,9 @@ def load_settings(
     Raises:
         SettingsError: the first problem as one sentence, with the number of further ones.
     """
-    given: dict[str, object] = {} if config is None else _read_yaml(str(config))
-    given.update({key: value for key, value in (overrides or {}).items() if value is not None})
-    given.update(_parse_set_option(option) for option in set_options)
+    later = {key: value for key, value in (overrides or {}).items() if value is not None}
+    later.update(_parse_set_option(option) for option in set_options)
+    given = later if config is None else _filled(str(config), _read_yaml(str(config)), later) | later
     known = {key: value for key, value in given.items() if key in Settings.model_fields}
     problems = [unknown_setting(key, Settings.model_fields) for key in given if key not in known]
     try:
@@ -256,6 +260,16 @@ def load_settings(
 def settings_dict(settings: Settings) -> dict[str, object]:
     """The settings as JSON-ready values, lists for tuples; `load_settings(overrides=...)` reads them back."""
     return settings.model_dump(mode="json")
+
+
+def _filled(config: str, given: Mapping[str, object], later: Mapping[str, object]) -> dict[str, object]:
+    """The values of a settings file with dates and environment variables in place, but for those that `later` has."""
+    today = datetime.now(UTC).date()
+    needed = Settings.model_fields.keys() - later.keys()
+    return {
+        key: fill_in(value, f"Settings file {shown(config)}, {key}", today, os.environ) if key in needed else value
+        for key, value in given.items()
+    }
 
 
 def _read_yaml(config: str) -> dict[str, object]:

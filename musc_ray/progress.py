@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ class Stage:
         total: how many there are; None while unknown.
         done: how many are finished, those of an earlier run included.
         earlier: how many of `done` were finished by an earlier run; they do not count in the rate.
+        further: more counts by name, such as bytes_written.
         failed: whether an exception ended the stage.
     """
 
@@ -36,6 +38,7 @@ class Stage:
         self.total = total
         self.done = 0
         self.earlier = 0
+        self.further: Counter[str] = Counter()
         self.failed = False
         self._note = ""
         self._clock = clock
@@ -52,6 +55,10 @@ class Stage:
         """`count` were found done by an earlier run."""
         self.earlier += count
         self.advance(count)
+
+    def count(self, **counts: int) -> None:
+        """Add to further counts; shown with the next `advance`."""
+        self.further.update(counts)
 
     def note(self, text: str) -> None:
         """What to show beside the counts from now on; an empty text clears it."""
@@ -95,6 +102,7 @@ class Stage:
             "unit": self.unit,
             "done": self.done,
             "total": self.total,
+            **self.further,
             "seconds": round(self.seconds, 3),
             "ended": self._end is not None,
             "summary": self.summary,
@@ -142,6 +150,7 @@ class Progress:
         self._stages: list[Stage] = []
         self._record: Callable[[dict[str, Any]], None] | None = None
         self._recorded_at = clock()
+        self._watch: Callable[[Stage], None] | None = None
         self._display: _Bars | _Lines | None = None
         if not quiet:
             on_terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
@@ -161,12 +170,23 @@ class Progress:
         self._record = write
 
     @contextmanager
+    def watched(self, watch: Callable[[Stage], None]) -> Iterator[None]:
+        """Hand each stage to `watch` at its start, at every change and at its end, as long as the block lasts."""
+        self._watch = watch
+        try:
+            yield
+        finally:
+            self._watch = None
+
+    @contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "items") -> Iterator[Stage]:
         """Count and show one stage; an exception inside ends it as failed and goes on to the caller."""
         stage = Stage(name, total, unit, self._clock, self._changed)
         self._stages.append(stage)
         if self._display:
             self._display.started(stage)
+        if self._watch:
+            self._watch(stage)
         failed = True
         try:
             yield stage
@@ -175,11 +195,15 @@ class Progress:
             stage.end(failed)
             if self._display:
                 self._display.ended(stage)
+            if self._watch:
+                self._watch(stage)
             self._write_record()
 
     def _changed(self, stage: Stage) -> None:
         if self._display:
             self._display.changed(stage)
+        if self._watch:
+            self._watch(stage)
         if self._clock() - self._recorded_at >= RECORD_SECONDS:
             self._write_record()
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ def ray_cluster(settings: Settings) -> Iterator[None]:
     if ray.is_initialized():  # the caller's own cluster: used, and left running
         yield
         return
-    address = settings.address or os.environ.get("RAY_ADDRESS")
+    address = _address(settings)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         cpus = settings.workers * (settings.threads or 1) if settings.workers else _usable_cpus()
@@ -51,14 +52,24 @@ def ray_cluster(settings: Settings) -> Iterator[None]:
     else:
         options["address"] = address
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # a failed task's other results are not asked for
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise MuscRayError(f"Cannot reach a Ray cluster at {address or 'this machine'}: {error}") from error
+    except SystemExit as stopped:  # what Ray's own handler of SIGTERM raises
+        raise KeyboardInterrupt from stopped
+    if callable(on_sigterm):
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _address(settings: Settings) -> str | None:
+    """The cluster to join; a submitted job finds its own in the environment."""
+    return settings.address or os.environ.get("RAY_ADDRESS")
 
 
 def _usable_cpus() -> int:
@@ -71,18 +82,28 @@ def _resources() -> dict[str, float]:
 
 
 def plan_actors(settings: Settings, tasks: int) -> ActorPlan:
-    """Actors for a stage of so many tasks: one a GPU where the cluster has some, else one a `threads` CPUs."""
+    """Actors for a stage of so many tasks: one a GPU where the cluster has some, else one a `threads` CPUs.
+
+    `workers` of a cluster that is joined may be more than it has room for: they are asked for, so that an autoscaler
+    adds their nodes, and those that do not come are not waited for as long as there is one.
+    """
     resources = _resources()
     cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    if settings.device == "cuda" and gpus == 0:
-        raise MuscRayError("device is 'cuda' but the cluster has no GPU: use --device cpu or add GPU nodes.")
-    if gpus and settings.device != "cpu":
-        threads = settings.threads or max(1, cpus // gpus)
-        most, plan_cpus, plan_gpus, device = gpus, min(threads, cpus // gpus), 1.0, "cuda"
+    may_grow = _address(settings) is not None and settings.workers is not None
+    if settings.device == "cuda" and gpus == 0 and not may_grow:
+        raise MuscRayError(
+            "device is 'cuda' but the cluster has no GPU: use --device cpu, add GPU nodes, or, if an autoscaler adds "
+            "them, say how many by --set workers=N."
+        )
+    if settings.device == "cuda" or (gpus and settings.device != "cpu"):
+        share = max(1, cpus // gpus) if gpus else settings.threads or 1
+        threads = settings.threads or share
+        most, plan_cpus, plan_gpus, device = gpus, min(threads, share), 1.0, "cuda"
     else:
         threads = settings.threads or 1
         most, plan_cpus, plan_gpus, device = max(1, cpus // threads), threads, 0.0, "cpu"
-    actors = max(1, min(settings.workers or most, most, tasks))
+    wanted = settings.workers or most
+    actors = max(1, min(wanted if may_grow else min(wanted, most), tasks))
     return ActorPlan(actors, plan_cpus, plan_gpus, threads, device)
 
 

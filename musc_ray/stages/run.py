@@ -20,6 +20,7 @@ from musc_ray.stages.archive import Archive, forget_features, open_archive
 from musc_ray.stages.catalog import to_table
 from musc_ray.stages.cluster import ray_cluster
 from musc_ray.stages.extract import ExtractStats, ShardTask, extract
+from musc_ray.stages.metrics import RunMetrics
 from musc_ray.stages.record import run_record, started_record
 from musc_ray.stages.report import read_scores, write_report
 from musc_ray.stages.ring import GroupImages
@@ -72,7 +73,7 @@ def run_archive(settings: Settings, progress: Progress, labels: Mapping[str, int
     write_json(layout.fs, layout.started_json(run_id), started_record(archive))
     progress.record(lambda stages: write_json(layout.fs, layout.progress_json(run_id), stages))
     stages: Stages = {"catalog": {"seconds": stage.seconds, "images": archive.images}}
-    with ray_cluster(settings):
+    with ray_cluster(settings), progress.watched(RunMetrics(run_id)):
         errors = _extract(archive, progress, stages)
         groups, failed_groups = _scorable_groups(archive, errors)
         scored_at = datetime.now(UTC)
@@ -104,6 +105,7 @@ def _extract(archive: Archive, progress: Progress, stages: Stages) -> list[dict[
         stage.already_done(archive.images - missing)
         for shard in extract(archive.settings, archive.layout, archive.meta, tasks):
             stats.add(shard)
+            stage.count(bytes_written=shard.bytes_written, errors=len(shard.failed))
             stage.advance(shard.images)
     figures = {name: value for name, value in vars(stats).items() if name != "failed"}
     stages["extract"] = {"seconds": stage.seconds, **figures, "already_done": archive.images - missing}

@@ -334,3 +334,31 @@ def test_a_failed_stage_is_recorded_as_such(clock: Clock) -> None:
     progress.record(records.append)
     break_a_stage(progress, clock, 10)
     assert records[-1]["stages"][0]["summary"].startswith("failed after 0:08")
+
+
+def test_watchers_see_every_change_of_a_stage_as_long_as_they_look(clock: Clock) -> None:
+    seen = []
+    progress = Progress(quiet=True, clock=clock)
+    watch = progress.watched(lambda stage: seen.append((stage.name, stage.done, stage.earlier, dict(stage.further))))
+    with watch, progress.stage("extract", 240, "images") as stage:
+        stage.already_done(60)
+        stage.count(bytes_written=100, errors=0)
+        stage.count(bytes_written=20, errors=1)
+        stage.advance(5)
+    with progress.stage("publish", 1, "groups") as later:
+        later.advance()
+    assert seen == [
+        ("extract", 0, 0, {}),
+        ("extract", 60, 60, {}),
+        ("extract", 65, 60, {"bytes_written": 120, "errors": 1}),
+        ("extract", 65, 60, {"bytes_written": 120, "errors": 1}),
+    ]
+    assert stage.as_dict()["bytes_written"] == 120
+
+
+def test_a_failed_stage_is_watched_to_its_end(clock: Clock) -> None:
+    seen = []
+    progress = Progress(quiet=True, clock=clock)
+    with progress.watched(lambda stage: seen.append((stage.done, stage.failed))):
+        break_a_stage(progress, clock, 8)
+    assert seen == [(0, False), (4, False), (4, True)]

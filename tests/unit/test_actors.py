@@ -1,0 +1,57 @@
+"""How many actors a stage asks for, and what each gets."""
+
+import pytest
+
+from musc_ray.config import load_settings
+from musc_ray.errors import MuscRayError
+from musc_ray.stages import cluster
+from musc_ray.stages.cluster import ActorPlan, plan_actors
+
+
+@pytest.fixture
+def plan(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def planned(resources: dict[str, float], tasks: int = 100, **settings: object) -> ActorPlan:
+        monkeypatch.setattr(cluster, "_resources", lambda: resources)
+        return plan_actors(load_settings(None, settings), tasks)
+
+    return planned
+
+
+@pytest.mark.parametrize(
+    ("resources", "settings", "expected"),
+    [
+        ({"CPU": 8}, {}, ActorPlan(8, 1, 0.0, 1, "cpu")),
+        ({"CPU": 8}, {"threads": 3}, ActorPlan(2, 3, 0.0, 3, "cpu")),
+        ({"CPU": 8}, {"workers": 3}, ActorPlan(3, 1, 0.0, 1, "cpu")),
+        ({"CPU": 8, "GPU": 2}, {}, ActorPlan(2, 4, 1.0, 4, "cuda")),
+        ({"CPU": 8, "GPU": 2}, {"threads": 3}, ActorPlan(2, 3, 1.0, 3, "cuda")),
+        ({"CPU": 8, "GPU": 2}, {"device": "cpu"}, ActorPlan(8, 1, 0.0, 1, "cpu")),
+        # an own Ray does not grow
+        ({"CPU": 8}, {"workers": 12}, ActorPlan(8, 1, 0.0, 1, "cpu")),
+        # a cluster may: its autoscaler sees what is asked for
+        ({"CPU": 8}, {"workers": 12, "address": "a:1"}, ActorPlan(12, 1, 0.0, 1, "cpu")),
+        ({}, {"workers": 12, "address": "a:1"}, ActorPlan(12, 1, 0.0, 1, "cpu")),
+        ({}, {"workers": 4, "threads": 7, "device": "cuda", "address": "a:1"}, ActorPlan(4, 7, 1.0, 7, "cuda")),
+        (
+            {"CPU": 8, "GPU": 1},
+            {"workers": 4, "threads": 7, "device": "cuda", "address": "a:1"},
+            ActorPlan(4, 7, 1.0, 7, "cuda"),
+        ),
+        ({}, {"address": "a:1"}, ActorPlan(1, 1, 0.0, 1, "cpu")),
+    ],
+)
+def test_actors(plan, resources, settings, expected):
+    assert plan(resources, **settings) == expected
+
+
+def test_no_more_actors_than_tasks(plan):
+    assert plan({"CPU": 8}, tasks=3).actors == 3
+    assert plan({"CPU": 8}, tasks=3, workers=12, address="a:1").actors == 3
+
+
+@pytest.mark.parametrize("settings", [{}, {"workers": 2}, {"address": "a:1"}])
+def test_a_gpu_that_nobody_adds_is_missing_at_once(plan, settings):
+    with pytest.raises(MuscRayError, match="has no GPU"):
+        plan({"CPU": 8}, device="cuda", **settings)
