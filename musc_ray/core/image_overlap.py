@@ -54,14 +54,23 @@ def normal_tail(values: npt.NDArray[np.float32], lowest_bin: int) -> NormalTail:
 
 
 class Credits:
-    """The credit of mask pixels by their score."""
+    """The credit of mask pixels by their score.
+
+    As in the authors' code (and anomalib's), the area lies between those rates nearest to the bounds that occur, and is
+    divided by the area between the bounds.
+
+    Attributes:
+        usable: whether two different rates are there; else the good images have too few pixels for AUPIMO.
+    """
 
     def __init__(self, tail: NormalTail, good: int) -> None:
         """Take the tail of all good images and how many they are, at least 1."""
-        low, high = FPR_BOUNDS
-        rates = np.append(np.cumsum(tail.weights[::-1])[::-1], 0.0) / good  # of scores at or above
+        rates = np.cumsum(tail.weights[::-1])[::-1] / good  # of scores at or above
+        low, high = (rates[np.argmin(np.abs(rates - bound))] for bound in FPR_BOUNDS)
+        self.usable = bool(low < high)
         self._keys = tail.keys
-        self._credits = np.log(high / np.clip(rates, low, high)) / np.log(high / low)
+        rates = np.clip(np.append(rates, 0.0), low, high)
+        self._credits = np.log(high / rates) / np.log(FPR_BOUNDS[1] / FPR_BOUNDS[0])
 
     def of(self, values: npt.NDArray[np.float32]) -> float:
         """The AUPIMO of an image with these scores (M,) of its mask's pixels, M > 0.
@@ -71,4 +80,4 @@ class Credits:
         keys = keys_of(values)
         at_or_above = self._credits[np.searchsorted(self._keys, keys, side="left")]
         above = self._credits[np.searchsorted(self._keys, keys, side="right")]
-        return float(np.mean(at_or_above + above) / 2)
+        return min(1.0, float(np.mean(at_or_above + above) / 2))

@@ -20,16 +20,16 @@ from musc_ray.storage.schemas import METRICS
 MEAN = "mean"
 
 SHOWN = {
-    "image_auroc": "image AUROC",
-    "image_f1_max": "F1-max",
-    "image_ap": "AP",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_f1_max": "F1-max",
-    "pixel_ap": "AP",
-    "aupro": "PRO",
+    "image_auroc": "AUROC-cls",
+    "image_f1_max": "F1-cls",
+    "image_ap": "AP-cls",
+    "pixel_auroc": "AUROC-segm",
+    "pixel_f1_max": "F1-segm",
+    "pixel_ap": "AP-segm",
+    "aupro": "PRO-segm",
     "aupimo": "AUPIMO",
 }
-"""Columns in the order of the paper's tables (MuSc, table 1), and what stands above them; AUPIMO is not in them."""
+"""Columns in the order and with the names of the paper's tables (cls: images, segm: pixels); AUPIMO is not in them."""
 
 
 @dataclass(frozen=True)

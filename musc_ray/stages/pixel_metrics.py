@@ -15,7 +15,7 @@ import ray
 
 from musc_ray.config import Settings
 from musc_ray.core.counting import EMPTY, BinCounts
-from musc_ray.core.image_overlap import FPR_BOUNDS, NO_TAIL, Credits, NormalTail, lowest_tail_bin
+from musc_ray.core.image_overlap import NO_TAIL, Credits, NormalTail, lowest_tail_bin
 from musc_ray.core.pixel_curve import PixelMetrics, Totals, Window, plan_windows, totals_of
 from musc_ray.evaluate.layouts import GOOD
 from musc_ray.evaluate.maps import MapFile
@@ -92,7 +92,7 @@ def evaluate_pixels(
             notes += _notes(group.group, counts[group.group])
         by_defect = {name: found.counts for name, found in counts.items()}
         metrics = _windows(pool, groups, by_defect, progress)
-        overlaps = _overlaps(pool, groups, by_defect, progress)
+        overlaps = _overlaps(pool, groups, by_defect, progress, notes)
     return {
         key: PixelRow(found.auroc, found.ap, found.f1_max, found.threshold, found.aupro, overlaps.get(key))
         for key, found in metrics.items()
@@ -117,17 +117,12 @@ def _notes(group: str, counts: FileCounts) -> list[str]:
         )
     if counts.empty:
         notes.append(
-            f"Group '{group}': {counts.empty:,} masks are empty at this resolution; AUPIMO omits their images."
+            f"Group '{group}': {counts.empty:,} masks are empty at this resolution (`--pixels original` keeps them)."
         )
     if counts.unreadable:
         notes.append(
             f"Group '{group}': {len(counts.unreadable):,} masks cannot be read, pixel metrics omit their images; "
             f"the first is {counts.unreadable[0]}"
-        )
-    good = counts.counts.get(GOOD, EMPTY)
-    if 0 < FPR_BOUNDS[0] * good.negatives.sum() < 1:
-        notes.append(
-            f"Group '{group}': so few pixels of good images resolve no rate of {FPR_BOUNDS[0]:g}; AUPIMO is rough."
         )
     return notes
 
@@ -164,7 +159,11 @@ def _call_window(actor: Any, task: WindowTask) -> Any:
 
 
 def _overlaps(
-    pool: Pool, groups: Sequence[GroupPixels], counts: dict[str, dict[str, BinCounts]], progress: Progress
+    pool: Pool,
+    groups: Sequence[GroupPixels],
+    counts: dict[str, dict[str, BinCounts]],
+    progress: Progress,
+    notes: list[str],
 ) -> dict[Key, float]:
     """AUPIMO by group and defect: the mean over images."""
     good = {name: found[GOOD] for name, found in counts.items() if GOOD in found and len(found) > 1}
@@ -176,11 +175,18 @@ def _overlaps(
         for (name, _), tail in pool.map(iter(files), lambda actor, task: actor.tail.remote(task[1], lowest[task[0]])):
             tails[name] += tail
             stage.advance()
-        credits_ = {name: ray.put(Credits(tail, good[name].good)) for name, tail in tails.items()}
-        for (name, _), found in pool.map(
-            iter(files), lambda actor, task: actor.overlaps.remote(task[1], credits_[task[0]])
+        credits_ = {name: Credits(tail, good[name].good) for name, tail in tails.items()}
+        notes += [
+            f"Group '{name}': the good images have too few pixels, or scores, for AUPIMO."
+            for name, found in credits_.items()
+            if not found.usable
+        ]
+        stored = {name: ray.put(found) for name, found in credits_.items() if found.usable}
+        files = [task for task in files if task[0] in stored]
+        for (name, _), sums_of_file in pool.map(
+            iter(files), lambda actor, task: actor.overlaps.remote(task[1], stored[task[0]])
         ):
-            for defect, (total, images) in found.items():
+            for defect, (total, images) in sums_of_file.items():
                 for key in ((name, defect), (name, "")):
                     sums[key] = (sums[key][0] + total, sums[key][1] + images)
             stage.advance()
