@@ -10,9 +10,9 @@ from rich.console import Console
 
 from musc_ray.config import load_settings
 from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.evaluate.show import print_metrics
 from musc_ray.progress import Progress
 from musc_ray.stages.protocol import evaluate_dataset
-from musc_ray.summary import print_evaluation
 
 
 def main() -> int:
@@ -23,8 +23,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         settings = load_settings(arguments.config, None, arguments.set)
-        result, evaluation = evaluate_dataset(settings, Progress())
-        print_evaluation(evaluation, Console(width=160))
+        result, found = evaluate_dataset(settings, Progress())
+        print_metrics(found.rows, found.about, found.notes, found.folder, Console())
         if result.run["failed_groups"]:
             raise MuscRayError(" ".join(result.run["failed_groups"].values()))
     except MuscRayError as error:

@@ -224,10 +224,11 @@ def evaluate(
         workers=workers,
         address=address,
     )
+    from musc_ray.evaluate.show import print_metrics
     from musc_ray.stages.evaluate import evaluate_run
-    from musc_ray.summary import print_evaluation
 
-    print_evaluation(evaluate_run(settings, Progress(quiet=quiet)), Console())
+    found = evaluate_run(settings, Progress(quiet=quiet))
+    print_metrics(found.rows, found.about, found.notes, found.folder, Console())
 
 
 @app.command()

@@ -2,18 +2,12 @@
 
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
-from musc_ray.evaluate.table import SHOWN, shown_row
 from musc_ray.plan import SUGGESTED_REFERENCES, Plan
-from musc_ray.stages.evaluate import Evaluation
 from musc_ray.stages.run import RunResult
-
-WIDEST = 150
-"""Columns that the table of metrics may take where the terminal is narrower."""
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -93,24 +87,6 @@ def print_plan(plan: Plan, max_pending_gb: int, console: Console) -> None:
             f"[bold]References {references} do not fit[/bold]: more distances would wait than max_pending_gb "
             f"{max_pending_gb} allows. A run would refuse; use --references {SUGGESTED_REFERENCES}, or raise it."
         )
-
-
-def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """The metrics in percent, in the order of the paper's tables, notes, and where they are written."""
-    rows = evaluation.rows
-    many_groups = sum(not row.defect for row in rows) > 2  # of them one is the mean
-    table = Table(Column("group", no_wrap=True), Column("defect", no_wrap=True), title="Metrics in percent", box=SIMPLE)
-    for name in ("images", "anomalous", *SHOWN.values()):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        if not row.defect or not many_groups:
-            table.add_row(*map(escape, shown_row(row)), style="bold" if row.is_mean else None)
-    console.print(table, width=max(console.width, WIDEST), crop=False)  # whole in a log file, too
-    about = ", ".join(f"{name} {value}" for name, value in evaluation.about.items())
-    console.print(escape(about), soft_wrap=True)
-    for note in evaluation.notes:
-        console.print(f"Note: {escape(note)}", soft_wrap=True)
-    console.print(f"Metrics: {escape(evaluation.folder)}", soft_wrap=True)
 
 
 def bytes_text(count: float) -> str:

@@ -1,5 +1,6 @@
 """A scored run without scoring, and its metrics by formulas written out, everything in memory."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,24 +42,21 @@ def write_run(
         folder.mkdir(parents=True)
         of_group = [image for image in images if image.group == group]
         for number, start in enumerate(range(0, len(of_group), a_file)):
-            rows = [
-                {
-                    "image_id": f"{hash(image.uri) & (2**64 - 1):032x}",
-                    "uri": image.uri,
-                    "group": group,
-                    "run_id": run_id,
-                    "scored_at": now,
-                    "score_raw": image.score,
-                    "score": image.score,
-                    "rank": 1,
-                    "percentile": 50.0,
-                    "grid_h": image.patch_map.shape[0],
-                    "grid_w": image.patch_map.shape[1],
-                    "patch_map": image.patch_map.ravel().astype(np.float32),
-                }
-                for image in of_group[start : start + a_file]
+            some = of_group[start : start + a_file]
+            grid = some[0].patch_map.shape
+            columns = [
+                [hashlib.sha256(image.uri.encode()).hexdigest()[:32] for image in some],
+                [image.uri for image in some],
+                [group] * len(some),
+                [run_id] * len(some),
+                [now] * len(some),
+                *[np.array([image.score for image in some], np.float32)] * 2,
+                np.full(len(some), 1, np.int32),
+                np.full(len(some), 50.0, np.float32),
+                *(np.full(len(some), side, np.int16) for side in grid),
+                [image.patch_map.ravel().astype(np.float32) for image in some],
             ]
-            pq.write_table(pa.Table.from_pylist(rows, SCORES), folder / f"part-{number:05d}.parquet")
+            pq.write_table(pa.table(columns, schema=SCORES), folder / f"part-{number:05d}.parquet")
     catalog = [{"image_id": "", "uri": image.uri, "group": image.group, "version": "", "shard": 0} for image in images]
     pq.write_table(pa.Table.from_pylist(catalog, CATALOG), run / "catalog.parquet")
     record = {

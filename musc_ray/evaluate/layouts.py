@@ -126,4 +126,5 @@ def recognize(paths: Iterable[str]) -> str | None:
                 described[name] += 1
                 kinds[name].add(found.label)
     usable = [name for name in LAYOUTS if kinds[name] == {0, 1}]
-    return max(usable, key=lambda name: described[name], default=None)
+    of_datasets = [name for name in usable if name != "folder"]  # any image lies in some folder
+    return max(of_datasets or usable, key=lambda name: described[name], default=None)

@@ -7,9 +7,7 @@ import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import torch
 
-from musc_ray.core.pixel import pixel_map
 from musc_ray.evaluate.regions import Regions, read_regions
 from musc_ray.storage.parquet import read_table
 
@@ -45,6 +43,10 @@ def upsampled(
     patch_maps: npt.NDArray[np.float32], images: list[Regions], wanted: Wanted = lambda *_: True
 ) -> Iterator[PixelImage]:
     """Upsample the patch maps (N, h, w) of some images to the resolution of their masks (DESIGN 2.4)."""
+    import torch  # for the actors alone: the driver that imports this module stays small
+
+    from musc_ray.core.pixel import pixel_map
+
     for image in images:
         patch_map = patch_maps[image.row]
         if wanted(image.defect, float(patch_map.min()), float(patch_map.max())):

@@ -21,7 +21,6 @@ from musc_ray.progress import Progress
 from musc_ray.stages.cluster import ray_cluster
 from musc_ray.stages.evaluator import LabelledFile
 from musc_ray.stages.pixel_metrics import GroupPixels, PixelRow, evaluate_pixels
-from musc_ray.stages.pooled import pooled_scores
 from musc_ray.storage.filesystem import check_writable, read_json, remove_tree
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import read_table, write_table
@@ -190,6 +189,8 @@ def _rows(
         defects = np.array([label.defect for label in group.labels])
         scores = np.array(group.scores, np.float32)
         if len(group.scored_in) > 1:
+            from musc_ray.stages.pooled import pooled_scores  # FAISS, which nothing else here needs
+
             scores = pooled_scores(
                 layout, run, sorted(group.scored_in), group.ids, np.array(group.raw_scores, np.float32)
             )

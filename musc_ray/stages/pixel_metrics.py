@@ -24,8 +24,8 @@ from musc_ray.stages.evaluator import Evaluator, FileCounts, LabelledFile, add_c
 from musc_ray.stages.pool import Pool
 from musc_ray.storage.layout import Layout
 
-WINDOW_BYTES = 2**27
-"""Memory of an actor's counts. A larger window means fewer passes: real scores need some 0.5 GB of counts in all."""
+WINDOW_BYTES = 2**26
+"""Memory of an actor's counts. A larger window means fewer passes: scores of real images need 0.2 to 0.5 GB in all."""
 
 
 @dataclass(frozen=True)
