@@ -136,5 +136,5 @@ def aupimo(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray], good: Sequen
             for i in range(first + 1, last + 1):
                 above, at = np.mean(values[mask] > thresholds[i]), np.mean(values[mask] >= thresholds[i])
                 area += (above + at) / 2 * np.log(fpr[i] / fpr[i - 1])
-            results.append(area / np.log(10))
+            results.append(min(1.0, area / np.log(10)))
     return np.array(results)

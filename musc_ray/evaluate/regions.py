@@ -9,7 +9,6 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from musc_ray.errors import SettingsError
 from musc_ray.images import decode_original
 from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.schemas import REGIONS
@@ -80,10 +79,8 @@ def no_regions(row: int, defect: str, size: tuple[int, int]) -> Regions:
 
 def regions_of(row: int, defect: str, mask: npt.NDArray[np.bool_]) -> Regions:
     """The regions of a mask (H, W): pixels that touch, at corners too, as in MVTec AD's evaluation."""
-    try:
-        from scipy import ndimage
-    except ImportError as error:
-        raise SettingsError("Evaluating needs the evaluate extra: run `pip install 'musc-ray[evaluate]'`.") from error
+    from scipy import ndimage  # of the evaluate extra
+
     numbered, _ = ndimage.label(mask, np.ones((3, 3), bool))
     flat = numbered.ravel().astype(np.int32)
     starts = np.flatnonzero(np.diff(flat, prepend=np.int32(-1)))

@@ -5,6 +5,7 @@ It reads what a run wrote and writes below `evaluation/` alone: scores cannot de
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -61,9 +62,11 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
         labels: taken instead of the ones that the setting names.
 
     Raises:
-        SettingsError: no out, or no labels to be found.
+        SettingsError: no out, no labels to be found, or the evaluate extra is not installed.
         MuscRayError: no complete run, NaN scores, or labels that cannot be used.
     """
+    if find_spec("sklearn") is None or find_spec("scipy") is None:
+        raise SettingsError("Evaluating needs the evaluate extra: run `pip install 'musc-ray[evaluate]'`.")
     if settings.out is None:
         raise SettingsError("Evaluating needs the out of a run: `musc-ray evaluate OUT`.")
     layout = Layout.at(settings.out)

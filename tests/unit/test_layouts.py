@@ -1,9 +1,11 @@
 """Labels and masks from little trees in the exact layout of each dataset, and from a CSV."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+import musc_ray
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.evaluate.labels import Label, find_labels
 from musc_ray.evaluate.layouts import LAYOUTS, recognize
@@ -134,3 +136,18 @@ def test_a_csv_that_cannot_be_used(tmp_path, text, words):
 def test_a_csv_that_is_not_there(tmp_path):
     with pytest.raises(MuscRayError, match="There are no labels"):
         find_labels(str(tmp_path / "labels.csv"), [])
+
+
+def test_nothing_that_scores_knows_of_labels():
+    """No module but those of the evaluation imports `musc_ray.evaluate`, directly or through them."""
+    root = Path(musc_ray.__file__).parent
+    of_evaluation = {"evaluate", "evaluator", "pixel_metrics", "protocol", "pooled"}
+    forbidden = re.compile(rf"musc_ray\.(evaluate|stages\.({'|'.join(of_evaluation)}))\b")
+    scoring = [
+        path
+        for folder in ("core", "storage", "backbones", "stages", "report")
+        for path in (root / folder).glob("*.py")
+        if folder != "stages" or path.stem not in of_evaluation
+    ]
+    assert len(scoring) > 40
+    assert not [path for path in scoring if forbidden.search(path.read_text())]
