@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import timm
@@ -16,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from sklearn import metrics
 
+import musc_ray
 from musc_ray.stages import pixel_metrics
 from musc_ray.stages.protocol import divide
 from tests import evaluated
@@ -259,6 +261,19 @@ def test_the_job_on_real_images(tmp_path, shared_ray, monkeypatch, capsys, subse
     assert all(0.0 <= rows[0][name] <= 1.0 for name in METRICS)
     run = json.loads(next(tmp_path.glob("out/runs/*/run.json")).read_text())
     assert run["counts"]["groups"] == subsets
+    if subsets > 1:  # as MuSc's code: maps of each part by itself, image scores over all
+        raw = {
+            row["image_id"]: row
+            for row in ds.dataset(tmp_path / "out" / "runs" / run["run_id"] / "scores").to_table().to_pylist()
+        }
+        tokens = {
+            row["image_id"]: np.frombuffer(row["class_token"], "<f4")
+            for path in (tmp_path / "out" / "features").rglob("*.parquet")
+            for row in pq.read_table(path, columns=["image_id", "class_token"]).to_pylist()
+        }
+        scores = musc_ray.rescore([row["score_raw"] for row in raw.values()], np.stack([tokens[i] for i in raw]))
+        labels = ["/good/" not in row["uri"] for row in raw.values()]
+        assert rows[0]["image_auroc"] == pytest.approx(metrics.roc_auc_score(labels, scores), abs=1e-6)
     source = (tmp_path / "out" / "images.csv").read_text().splitlines()
     assert source[0] == "uri,group"  # no label reaches the scoring
     assert len(source) == 19
