@@ -83,9 +83,11 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
     if any(label.mask for group in groups.values() for label in group.labels):
         size = tuple(run["resolved"]["image_size"]) if settings.pixels == "model" else None
         work = [GroupPixels(name, list(group.files.values())) for name, group in groups.items()]
-        with ray_cluster(settings):
-            pixels = evaluate_pixels(settings, layout, size, labels.mask_level, work, progress, notes)
-        remove_tree(layout.fs, f"{layout.evaluation(run_id)}/regions")
+        try:
+            with ray_cluster(settings):
+                pixels = evaluate_pixels(settings, layout, size, labels.mask_level, work, progress, notes)
+        finally:
+            remove_tree(layout.fs, f"{layout.evaluation(run_id)}/regions")
     else:
         notes.append("There are no masks: pixel metrics cannot be computed.")
     rows = _rows(layout, run, groups, pixels, notes)

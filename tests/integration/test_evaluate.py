@@ -184,6 +184,7 @@ def test_nan_is_refused(tmp_path, shared_ray, invoke, where):
     assert result.exit_code == 1
     assert "NaN" in result.stderr
     assert ("002.png" in result.stderr) == (where == "map")
+    assert not list((tmp_path / "out").rglob("regions"))
 
 
 def test_runs_are_chosen_and_errors_are_one_sentence(tmp_path, shared_ray, invoke):
