@@ -240,6 +240,46 @@ def heatmaps(
 
 @app.command()
 @_readable_errors
+def evaluate(
+    out: Annotated[str | None, typer.Argument(help="The OUT of a complete run.")] = None,
+    config: Config = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="auto, a layout (mvtec, mvtec2, visa, btad, 3cad, folder), or a CSV of uri,label,mask."),
+    ] = None,
+    pixels: Annotated[
+        str | None, typer.Option(help="Compare maps and masks at the `model` input's size, or the `original`.")
+    ] = None,
+    run_id: Annotated[str | None, typer.Option(help="Which run; otherwise the latest complete one.")] = None,
+    workers: Workers = None,
+    address: Address = None,
+    set_options: SetOptions = None,
+    quiet: Quiet = False,
+) -> None:
+    """Say how well a run found what labels and masks say: AUROC, AP, F1-max, PRO and AUPIMO; never changes scores.
+
+    Example: `musc-ray evaluate results/ --labels labels.csv`
+    """
+    settings = _settings(
+        config,
+        set_options,
+        False,
+        out=out,
+        labels=labels,
+        pixels=pixels,
+        run_id=run_id,
+        workers=workers,
+        address=address,
+    )
+    from musc_ray.evaluate.show import print_metrics
+    from musc_ray.stages.evaluate import evaluate_run
+
+    found = evaluate_run(settings, Progress(quiet=quiet))
+    print_metrics(found.rows, found.about, found.notes, found.folder, Console())
+
+
+@app.command()
+@_readable_errors
 def demo(
     out: Annotated[str, typer.Argument(help="Folder for features, scores and the report.")] = "musc-ray-demo",
     images: Annotated[str, typer.Option(help="How many solar cells: a number, or `all` mono cells.")] = "240",

@@ -110,6 +110,15 @@ class Settings(BaseModel):
     contamination: OptionalShare = Field(
         default=None, description="Share of each group that is anomalous, in place of a threshold: column is_anomalous."
     )
+    labels: Text = Field(
+        default="auto", description="Labels to evaluate with: auto, a dataset's layout, or a CSV of uri,label,mask."
+    )
+    pixels: Literal["model", "original"] = Field(
+        default="model", description="Where masks and maps are compared: the model's input size, or the mask's own."
+    )
+    subsets: Count = Field(
+        default=1, description="Parts that jobs/evaluate.py divides each category into; each is scored by itself."
+    )
     report_images: ReportImages = Field(default=24, description="Worst images of a group in the report, 0 to 1000.")
 
     @property
@@ -122,7 +131,7 @@ class Settings(BaseModel):
         """Bytes of a stored distance: float32 where exact arithmetic is asked for, else float16."""
         return 4 if self.precision == "float32" else 2
 
-    @field_validator("source", "out", "backbone", "weights", "group_by", "address", "run_id")
+    @field_validator("source", "out", "backbone", "weights", "group_by", "address", "run_id", "labels")
     @classmethod
     def _plain_text(cls, value: str | None, info: ValidationInfo) -> str | None:
         """No secrets (run.json stores every setting), nothing empty, nothing that a path cannot hold."""

@@ -16,6 +16,9 @@ FORMATS = [name for name in Image.ID if name != "EPS"]
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
+ORIENTATION, TURNED = 0x0112, range(5, 9)
+"""EXIF's tag of how the camera was held, and its values for pictures that lie on a side."""
+
 
 class ImageError(MuscRayError):
     """An image that cannot be used; the message says why, without the path, which the caller knows."""
@@ -100,3 +103,19 @@ def _to_eight_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     if values.dtype.kind == "f" or scaled.min() < low or scaled.max() > high:
         low, high = float(scaled.min()), float(scaled.max())
     return np.rint((scaled - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+    """(H, W) that `decode_original` would give, from the header alone.
+
+    Raises:
+        ImageError: not an image in a known format.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            turned = picture.getexif().get(ORIENTATION, 1) in TURNED
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError("The file is not an image in a known format.") from error
+    return (picture.width, picture.height) if turned else (picture.height, picture.width)

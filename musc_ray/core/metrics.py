@@ -3,6 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+FloatArray = npt.NDArray[np.float64]
+
 
 def image_auroc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     """Area under the ROC curve of image scores (N,) against labels (N,), 1 = defective; ties count half.
@@ -12,6 +14,44 @@ def image_auroc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     Raises:
         ValueError: NaN scores, labels other than 0 and 1, or only one class.
     """
+    label_array, score_array = _checked(labels, scores)
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(label_array, score_array))
+
+
+def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Sum over the distinct scores, from the highest, of the step in recall times the precision there.
+
+    Raises:
+        ValueError: as `image_auroc`.
+    """
+    label_array, score_array = _checked(labels, scores)
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(label_array, score_array))
+
+
+def f1_max(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[float, float]:
+    """The largest F1 that any threshold gives, and that threshold: an image is called defective at or above it.
+
+    Of thresholds that are equally good the lowest.
+
+    Raises:
+        ValueError: as `image_auroc`.
+    """
+    label_array, score_array = _checked(labels, scores)
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, thresholds = precision_recall_curve(label_array, score_array)
+    found = np.rint(recall[:-1] * label_array.sum())  # true positives; the last point has no threshold
+    flagged = np.divide(found, precision[:-1], out=np.full(len(found), np.inf), where=found > 0)
+    f1 = 2.0 * found / (np.rint(flagged) + label_array.sum())
+    best = int(np.argmax(f1))
+    return float(f1[best]), float(thresholds[best])
+
+
+def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], FloatArray]:
     label_array = np.asarray(labels)
     score_array = np.asarray(scores, dtype=np.float64)
     if label_array.shape != score_array.shape or label_array.ndim != 1:
@@ -20,6 +60,4 @@ def image_auroc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
         raise ValueError("scores must not hold NaN.")
     if not np.isin(label_array, (0, 1)).all() or len(np.unique(label_array)) != 2:
         raise ValueError("labels must be 0 (good) and 1 (defective), with at least one of each.")
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(label_array, score_array))
+    return label_array.astype(np.int64), score_array

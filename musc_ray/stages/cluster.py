@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import torch
 
 from musc_ray.config import Settings
 from musc_ray.errors import MuscRayError
@@ -109,4 +108,6 @@ def plan_actors(settings: Settings, tasks: int) -> ActorPlan:
 
 def use_threads(threads: int) -> None:
     """Limit this process's arithmetic to its share of the cores; two actors otherwise fight for the same ones."""
+    import torch  # here, since a driver that only hands out work has no use for its 300 MB
+
     torch.set_num_threads(threads)

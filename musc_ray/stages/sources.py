@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from musc_ray.errors import MuscRayError
-from musc_ray.storage.filesystem import is_local, open_filesystem
+from musc_ray.storage.filesystem import open_filesystem, uri_beside
 from musc_ray.storage.image_bytes import image_column, tar_members
 
 IMAGE_SUFFIXES = frozenset(
@@ -117,14 +117,9 @@ def _parquet_images(
 
 def _table_of_uris(fs: fsspec.AbstractFileSystem, path: str, rows: Iterator[dict[str, Any]]) -> Iterator[Listed]:
     """Every row of a table with a `uri` column (optional `group`, `version`); relative URIs lie beside the table."""
-    beside = str(PurePosixPath(path).parent)
-    local = is_local(fs)
     for row in rows:
         given = str(row["uri"])
-        uri = given
-        if "://" not in given:
-            location = given if given.startswith("/") and local else f"{beside}/{given}"
-            uri = str(fs.unstrip_protocol(location))
+        uri = uri_beside(fs, path, given)
         group = sys.intern(str(row.get("group") or DEFAULT_GROUP))  # one object for a million rows
         yield Listed(uri, given, group, str(row.get("version") or ""))
 

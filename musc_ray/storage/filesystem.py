@@ -42,6 +42,14 @@ def absolute(uri: str) -> str:
     return path if is_local(fs) else str(fs.unstrip_protocol(path))
 
 
+def uri_beside(fs: fsspec.AbstractFileSystem, table: str, given: str) -> str:
+    """The URI of a file that a table names: a URI as it is, a relative path beside the table."""
+    if "://" in given:
+        return given
+    location = given if given.startswith("/") and is_local(fs) else f"{table.rpartition('/')[0]}/{given}"
+    return str(fs.unstrip_protocol(location))
+
+
 @contextmanager
 def atomic_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Path]:
     """Yield a local file to write; it appears at `path` whole when the block ends, or not at all if it fails.

@@ -121,6 +121,10 @@ class Layout:
         """The report's first page."""
         return f"{self.run(run_id)}/report/index.html"
 
+    def evaluation(self, run_id: str) -> str:
+        """Folder of what labels say of a run: its metrics and the labels themselves."""
+        return f"{self.run(run_id)}/evaluation"
+
     def uri(self, path: str) -> str:
         """A path of this layout as a user would type it: plain when local, with its protocol otherwise."""
         return path if is_local(self.fs) else str(self.fs.unstrip_protocol(path))

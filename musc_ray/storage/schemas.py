@@ -45,3 +45,49 @@ MAPS = pa.schema(
     ]
 )
 """Intermediate: what the reduce stage hands to the publish stage, a file a shard."""
+
+METRICS = pa.schema(
+    [
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("defect", pa.string(), nullable=False),
+        pa.field("images", pa.int32(), nullable=False),
+        pa.field("anomalous", pa.int32(), nullable=False),
+        pa.field("image_auroc", pa.float64()),
+        pa.field("image_ap", pa.float64()),
+        pa.field("image_f1_max", pa.float64()),
+        pa.field("image_threshold", pa.float64()),
+        pa.field("pixel_auroc", pa.float64()),
+        pa.field("pixel_ap", pa.float64()),
+        pa.field("pixel_f1_max", pa.float64()),
+        pa.field("pixel_threshold", pa.float64()),
+        pa.field("aupro", pa.float64()),
+        pa.field("aupimo", pa.float64()),
+        pa.field("is_mean", pa.bool_(), nullable=False),
+    ]
+)
+"""Metrics of a group (`defect` empty) and of each of its defects against its good images; the last row, the only one
+with `is_mean`, is the mean over the groups, also if one of them is named "mean"."""
+
+LABELS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("label", pa.int8(), nullable=False),
+        pa.field("defect", pa.string(), nullable=False),
+        pa.field("mask", pa.string()),
+    ]
+)
+
+REGIONS = pa.schema(
+    [
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("defect", pa.string(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("starts", pa.list_(pa.int32()), nullable=False),
+        pa.field("lengths", pa.list_(pa.int32()), nullable=False),
+        pa.field("regions", pa.list_(pa.int32()), nullable=False),
+    ]
+)
+"""Intermediate: the masks of a file of scores as runs of pixels, for passes over its maps; `row` is in that file."""

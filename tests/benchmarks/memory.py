@@ -11,7 +11,7 @@ SAMPLE_SECONDS = 1.0
 
 
 class PeakMemory:
-    """A context manager that watches this process and all that are started meanwhile.
+    """A context manager that watches this process and its descendants: a shared machine runs others, too.
 
     Attributes:
         peaks: largest anonymous memory (what a process needs for itself; neither mapped files nor the object store)
@@ -22,7 +22,6 @@ class PeakMemory:
     def __init__(self) -> None:
         self.peaks: dict[str, int] = {}
         self.total = 0
-        self._before = set(psutil.pids()) - {psutil.Process().pid}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -39,9 +38,8 @@ class PeakMemory:
     def _watch(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
             total = 0
-            for process in psutil.process_iter():
-                if process.pid in self._before:
-                    continue
+            this = psutil.Process()
+            for process in (this, *this.children(recursive=True)):
                 try:
                     name = process.name().split("(")[0].split(".")[0]
                     fields = _rollup(process.pid)

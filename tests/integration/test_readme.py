@@ -40,9 +40,11 @@ def test_shell_examples_run(tmp_path, monkeypatch, shared_ray, invoke):
     (tmp_path / "photos").mkdir()
     for path in solar_cells(5):
         shutil.copy(path, tmp_path / "photos")
+    labels = [f"photos/{path.name},{number % 2}" for number, path in enumerate((tmp_path / "photos").iterdir())]
+    (tmp_path / "labels.csv").write_text("\n".join(["uri,label", *labels]))
     write_dinov2_weights(tmp_path / "dinov2_vit_s_14.safetensors")
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("musc-ray ")]
-    assert {shlex.split(command)[1] for command in commands} == {"run", "status", "plan", "heatmaps"}
+    assert {shlex.split(command)[1] for command in commands} == {"run", "status", "plan", "evaluate", "heatmaps"}
     for command in commands:
         result = invoke(*shlex.split(command)[1:])
         assert result.exit_code == 0, result.output

@@ -331,7 +331,7 @@ def test_status_shows_how_far_a_failed_run_came(musc_ray, tmp_path, options):
     assert re.search(r"^extract: done after .* images", status.stdout, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("verb", ["run", "plan", "status", "demo"])
+@pytest.mark.parametrize("verb", ["run", "plan", "status", "evaluate", "demo"])
 def test_every_verb_has_help_with_an_example(musc_ray, verb):
     result = musc_ray(verb, "--help")
     assert result.exit_code == 0

@@ -1,11 +1,13 @@
 """Ranks, percentiles and the image AUROC against definitions written out."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musc_ray.core.metrics import image_auroc
+from musc_ray.core.metrics import average_precision, f1_max, image_auroc
 from musc_ray.core.ranking import percentiles, ranks
 
 SCORES = st.lists(st.integers(0, 6).map(lambda number: number / 6), min_size=2, max_size=30)
@@ -42,6 +44,27 @@ def test_auroc_counts_pairs(pairs):
     assert image_auroc(labels, scores) == pytest.approx(won / len(good) / len(bad), abs=1e-12)
 
 
-def test_auroc_refuses_nan():
+@given(pairs=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 8)), min_size=2, max_size=40))
+def test_average_precision_and_f1_go_through_every_threshold(pairs):
+    labels, scores = zip(*pairs, strict=True)
+    if len(set(labels)) < 2:
+        for metric in (average_precision, f1_max):
+            with pytest.raises(ValueError, match="at least one of each"):
+                metric(labels, scores)
+        return
+    expected, before, f1 = 0.0, 0.0, {}
+    for threshold in sorted(set(scores), reverse=True):
+        flagged = sum(score >= threshold for score in scores)
+        found = sum(label for label, score in pairs if score >= threshold)
+        expected += (found / sum(labels) - before) * found / flagged
+        before = found / sum(labels)
+        f1[threshold] = Fraction(2 * found, flagged + sum(labels))
+    assert average_precision(labels, scores) == pytest.approx(expected, abs=1e-12)
+    best = max(f1.values())
+    assert f1_max(labels, scores) == (float(best), min(t for t, value in f1.items() if value == best))
+
+
+@pytest.mark.parametrize("metric", [image_auroc, average_precision, f1_max])
+def test_nan_is_refused(metric):
     with pytest.raises(ValueError, match="NaN"):
-        image_auroc([0, 1], [0.5, float("nan")])
+        metric([0, 1], [0.5, float("nan")])

@@ -1,0 +1,62 @@
+"""The pixel maps of scored images with their masks, one image in memory at a time."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from musc_ray.evaluate.regions import Regions, read_regions
+from musc_ray.storage.parquet import read_table
+
+Wanted = Callable[[str, float, float], bool]
+"""Whether an image of this defect, whose pixels score from low to high, is wanted."""
+
+
+@dataclass(frozen=True)
+class MapFile:
+    """A file of the scores table and the file with the truth about its images."""
+
+    scores: str
+    regions: str
+
+
+@dataclass(frozen=True, eq=False)
+class PixelImage:
+    """One image: pixel scores (P,) float32, the region of each (P,) or (0,), 1 / pixels of each region (R + 1,)."""
+
+    row: int
+    defect: str
+    values: npt.NDArray[np.float32]
+    regions: npt.NDArray[np.int32]
+    shares: npt.NDArray[np.float64]
+
+
+def pixel_images(fs: fsspec.AbstractFileSystem, file: MapFile, wanted: Wanted) -> Iterator[PixelImage]:
+    """The wanted images of a file; the others are not upsampled."""
+    yield from upsampled(read_patch_maps(fs, file.scores), read_regions(fs, file.regions), wanted)
+
+
+def upsampled(
+    patch_maps: npt.NDArray[np.float32], images: list[Regions], wanted: Wanted = lambda *_: True
+) -> Iterator[PixelImage]:
+    """Upsample the patch maps (N, h, w) of some images to the resolution of their masks (DESIGN 2.4)."""
+    import torch  # for the actors alone: the driver that imports this module stays small
+
+    from musc_ray.core.pixel import pixel_map
+
+    for image in images:
+        patch_map = patch_maps[image.row]
+        if wanted(image.defect, float(patch_map.min()), float(patch_map.max())):
+            values = pixel_map(torch.from_numpy(patch_map[None]), image.size).numpy().ravel()
+            yield PixelImage(image.row, image.defect, values, image.pixels(), image.shares())
+
+
+def read_patch_maps(fs: fsspec.AbstractFileSystem, path: str) -> npt.NDArray[np.float32]:
+    """All patch maps (N, h, w) of a file of scores, in a copy that may be written to."""
+    table = read_table(fs, path, ["grid_h", "grid_w", "patch_map"])
+    grid = (table["grid_h"][0].as_py(), table["grid_w"][0].as_py())
+    flat = pc.list_flatten(table["patch_map"].combine_chunks()).to_numpy(zero_copy_only=False)
+    return np.array(flat, np.float32).reshape(-1, *grid)

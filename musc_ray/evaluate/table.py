@@ -1,0 +1,121 @@
+"""The table of metrics: a row a group, a row a defect, the mean; as Parquet, CSV and Markdown."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from musc_ray.core.metrics import average_precision, f1_max, image_auroc
+from musc_ray.storage.filesystem import write_text
+from musc_ray.storage.layout import Layout
+from musc_ray.storage.parquet import write_table
+from musc_ray.storage.schemas import METRICS
+
+MEAN = "mean"
+
+SHOWN = {
+    "image_auroc": "AUROC-cls",
+    "image_f1_max": "F1-cls",
+    "image_ap": "AP-cls",
+    "pixel_auroc": "AUROC-segm",
+    "pixel_f1_max": "F1-segm",
+    "pixel_ap": "AP-segm",
+    "aupro": "PRO-segm",
+    "aupimo": "AUPIMO",
+}
+"""Columns in the order and with the names of the paper's tables (cls: images, segm: pixels); AUPIMO is not in them."""
+
+
+@dataclass(frozen=True)
+class MetricsRow:
+    """A row of the metrics table (see `storage.schemas.METRICS`); None where a metric cannot be computed."""
+
+    group: str
+    defect: str
+    images: int
+    anomalous: int
+    image_auroc: float | None = None
+    image_ap: float | None = None
+    image_f1_max: float | None = None
+    image_threshold: float | None = None
+    pixel_auroc: float | None = None
+    pixel_ap: float | None = None
+    pixel_f1_max: float | None = None
+    pixel_threshold: float | None = None
+    aupro: float | None = None
+    aupimo: float | None = None
+    is_mean: bool = False
+
+
+def image_metrics(labels: npt.NDArray[np.int8], scores: npt.NDArray[np.float32]) -> dict[str, float]:
+    """The image-level columns; none where the images are all good or all anomalous."""
+    if len(np.unique(labels)) < 2:
+        return {}
+    best, threshold = f1_max(labels, scores)
+    return {
+        "image_auroc": image_auroc(labels, scores),
+        "image_ap": average_precision(labels, scores),
+        "image_f1_max": best,
+        "image_threshold": threshold,
+    }
+
+
+def mean_row(rows: Sequence[MetricsRow]) -> MetricsRow:
+    """The mean over groups of each metric, over those groups that have it; thresholds have no mean."""
+    means = {}
+    for name in SHOWN:
+        values = [value for row in rows if (value := getattr(row, name)) is not None]
+        means[name] = float(np.mean(values)) if values else None
+    return MetricsRow(
+        MEAN, "", sum(row.images for row in rows), sum(row.anomalous for row in rows), is_mean=True, **means
+    )
+
+
+def write_metrics(
+    layout: Layout, run_id: str, rows: Sequence[MetricsRow], about: Mapping[str, Any], notes: Sequence[str]
+) -> None:
+    """Write metrics.parquet, metrics.csv and metrics.md; `about` and notes stand in the metadata and the Markdown."""
+    folder = layout.evaluation(run_id)
+    metadata = {"musc_ray": json.dumps({**about, "notes": list(notes)})}
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=METRICS.with_metadata(metadata))
+    write_table(layout.fs, f"{folder}/metrics.parquet", table)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, METRICS.names)
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_text(layout.fs, f"{folder}/metrics.csv", text.getvalue())
+    write_text(layout.fs, f"{folder}/metrics.md", _markdown(rows, about, notes))
+
+
+def shown_row(row: MetricsRow) -> list[str]:
+    """Group, defect, images, anomalous ones, and the metrics in percent as text; a dash where there is none."""
+    metrics = [getattr(row, name) for name in SHOWN]
+    shown = ["–" if value is None else f"{100 * value:.2f}" for value in metrics]  # noqa: RUF001, a dash
+    return [row.group, row.defect or "all", str(row.images), str(row.anomalous), *shown]
+
+
+def _markdown(rows: Sequence[MetricsRow], about: Mapping[str, Any], notes: Sequence[str]) -> str:
+    head = ["group", "defect", "images", "anomalous", *SHOWN.values()]
+    lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 2)]
+    for row in rows:
+        cells = [_escaped(cell) for cell in shown_row(row)]
+        if row.is_mean:
+            cells = [f"**{cell}**" for cell in cells]
+        lines.append("| " + " | ".join(cells) + " |")
+    facts = [f"{_escaped(name)}: {_escaped(str(value))}" for name, value in about.items()]
+    lines += ["", "Metrics in percent. " + ", ".join(facts) + "."]
+    lines += ["", *(f"- {_escaped(note)}" for note in notes)] if notes else []
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    """Text of a table cell: nothing in it is Markdown or HTML."""
+    for sign in "\\|*_`[]":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())

@@ -1,0 +1,88 @@
+"""Masks of every kind as pixels and as regions, and the files that keep them between passes."""
+
+import io
+
+import fsspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis.extra import numpy as npst
+from PIL import Image
+
+from musc_ray.evaluate.regions import decode_mask, no_regions, read_regions, regions_of, write_regions
+from musc_ray.images import ImageError, decode_original, upright_size
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def square(value: int = 255) -> np.ndarray:
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:20, 30:50] = value
+    return mask
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(Image.fromarray(square())),
+        encoded(Image.fromarray(square(1))),  # VisA's masks hold numbers of kinds
+        encoded(Image.fromarray(square() > 0)),
+        encoded(Image.fromarray(square()).convert("P")),
+        encoded(Image.fromarray(square()).convert("RGB"), "BMP"),
+        encoded(Image.fromarray(square()), "JPEG", quality=60),
+    ],
+)
+def test_masks_of_every_kind(data):
+    np.testing.assert_array_equal(decode_mask(data, None, 128), square() > 0)
+
+
+def test_resized_masks_hold_whole_half_or_any_pixels():
+    data = encoded(Image.fromarray(square()))
+    whole, half, some = (decode_mask(data, (24, 36), level) for level in (255, 128, 1))
+    assert whole.shape == (24, 36)
+    assert whole.sum() < half.sum() < some.sum()
+    assert not (whole & ~half).any()
+    assert not (half & ~some).any()
+    assert half.sum() == pytest.approx(200 * 0.36, abs=12)
+
+
+def test_no_picture_is_refused():
+    with pytest.raises(ImageError):
+        decode_mask(b"text", None, 128)
+    with pytest.raises(ImageError):
+        upright_size(b"text")
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_size_of_a_picture_is_that_of_its_decoded_form(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(square()), "JPEG", exif=exif)
+    assert upright_size(data) == decode_original(data).size[::-1]
+
+
+@given(mask=npst.arrays(np.bool_, (5, 7)))
+def test_regions_lead_back_to_the_mask_and_touching_pixels_share_one(mask):
+    regions = regions_of(3, "cut", mask)
+    pixels = regions.pixels().reshape(mask.shape) if mask.any() else np.zeros(mask.shape, int)
+    np.testing.assert_array_equal(pixels > 0, mask)
+    padded = np.pad(pixels, 1)
+    for y, x in zip(*np.nonzero(mask), strict=True):
+        around = padded[y : y + 3, x : x + 3]
+        assert set(around[around > 0]) == {pixels[y, x]}
+    shares = regions.shares()
+    assert shares[pixels].sum() == pytest.approx(len(shares) - 1)
+
+
+def test_regions_survive_their_file(tmp_path):
+    images = [regions_of(4, "cut", square() > 0), no_regions(5, "good", (7, 9))]
+    fs, path = fsspec.filesystem("file"), str(tmp_path / "regions.parquet")
+    write_regions(fs, path, images)
+    for image, back in zip(images, read_regions(fs, path), strict=True):
+        assert (image.row, image.defect, image.size) == (back.row, back.defect, back.size)
+        np.testing.assert_array_equal(image.pixels(), back.pixels())
+        np.testing.assert_array_equal(image.shares(), back.shares())
