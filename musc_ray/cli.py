@@ -143,6 +143,69 @@ def run(
 
 @app.command()
 @_readable_errors
+def rescore(
+    out: Annotated[str | None, typer.Argument(help="The OUT of earlier runs.")] = None,
+    source: Annotated[str | None, typer.Option(help="Where images come in; default: the last run's source.")] = None,
+    config: Config = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="What no run has scored yet, or has changed: the default.")
+    ] = False,
+    since: Annotated[str | None, typer.Option(help="What came in or changed on or after this day (UTC).")] = None,
+    window: Annotated[str | None, typer.Option(help="Against earlier images of so many days, such as 30d.")] = None,
+    references: Annotated[str | None, typer.Option(help="Against `all` of them, or so many, seeded.")] = None,
+    rescore_window: Annotated[bool, typer.Option("--rescore-window", help="The earlier ones get scores, too.")] = False,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    group_by: GroupBy = None,
+    shard_size: ShardSize = None,
+    precision: Precision = None,
+    device: Device = None,
+    address: Address = None,
+    run_id: RunId = None,
+    threshold: Threshold = None,
+    contamination: Contamination = None,
+    overwrite: Overwrite = False,
+    set_options: SetOptions = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score what came in since the last run, against a window of earlier images. Other settings are the last run's.
+
+    Example: `musc-ray rescore results/ --new --window 30d --references 512`
+    """
+    if new and since is not None:
+        raise SettingsError("Give --new or --since, not both.")
+    given = _settings(
+        config,
+        set_options,
+        overwrite,
+        source=source,
+        out=out,
+        since=since,
+        window=window,
+        references=references,
+        rescore_window="true" if rescore_window else None,
+        backbone=backbone,
+        weights=weights,
+        group_by=group_by,
+        shard_size=shard_size,
+        precision=precision,
+        device=device,
+        address=address,
+        run_id=run_id,
+        threshold=threshold,
+        contamination=contamination,
+    )
+    from musc_ray.stages.nightly import night_settings, rescore_new
+    from musc_ray.summary import print_night
+
+    result, waiting = rescore_new(night_settings(given), Progress(quiet=quiet))
+    print_night(result, waiting, Console())
+    if result is not None and result.run["failed_groups"]:
+        raise MuscRayError(" ".join(result.run["failed_groups"].values()))
+
+
+@app.command()
+@_readable_errors
 def plan(
     source: Source = None,
     config: Config = None,

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from musc_ray.config_errors import (
     Count,
     Counts,
+    Days,
     Device,
     Flag,
     Fraction,
@@ -26,9 +27,11 @@ from musc_ray.config_errors import (
     OptionalScore,
     OptionalShare,
     OptionalText,
+    Positive,
     Precision,
     References,
     ReportImages,
+    Since,
     Size,
     Text,
     credentials_sentence,
@@ -109,6 +112,14 @@ class Settings(BaseModel):
     )
     contamination: OptionalShare = Field(
         default=None, description="Share of each group that is anomalous, in place of a threshold: column is_anomalous."
+    )
+    since: Since = Field(
+        default=None, description="Night: score what changed on or after this day; default: what is new."
+    )
+    window: Days = Field(default=None, description="Night: earlier images of so many days, such as 30d; default: all.")
+    rescore_window: Flag = Field(default=False, description="Night: give the window's images their new scores, too.")
+    drift_warning: Positive = Field(
+        default=1.0, description="Night: warn when raw scores moved by so many robust standard deviations."
     )
     labels: Text = Field(
         default="auto", description="Labels to evaluate with: auto, a dataset's layout, or a CSV of uri,label,mask."

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import unquote
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 LARGEST = 2**63 - 1
@@ -61,6 +61,16 @@ def _expects(phrase: str) -> Any:
     return Field(json_schema_extra={"expects": phrase})
 
 
+def _text_from_date(value: object) -> object:
+    """YAML reads an unquoted 2026-11-23 as a date."""
+    return value.isoformat() if type(value) is datetime.date else value
+
+
+def _is_day(value: str) -> str:
+    datetime.date.fromisoformat(value)
+    return value
+
+
 _WHOLE = BeforeValidator(_whole_from_text)
 _Natural = Annotated[int, _WHOLE, Field(ge=0, le=LARGEST)]
 _Positive = Annotated[int, _WHOLE, Field(ge=1, le=LARGEST)]
@@ -82,6 +92,15 @@ OptionalShare = Annotated[
     Annotated[float, BeforeValidator(_real_from_text), Field(gt=0, lt=1, allow_inf_nan=False)] | None,
     _expects("a number between 0 and 1, for example 0.05"),
 ]
+Positive = Annotated[
+    Annotated[float, BeforeValidator(_real_from_text), Field(gt=0, allow_inf_nan=False)],
+    _expects("a number above 0"),
+]
+Since = Annotated[
+    Annotated[str, BeforeValidator(_text_from_date), AfterValidator(_is_day)] | None,
+    _expects("a day such as 2026-11-23"),
+]
+Days = Annotated[Annotated[str, Field(pattern=r"^[1-9]\d{0,5}d$")] | None, _expects("a number of days such as 30d")]
 Counts = Annotated[
     tuple[_Positive, ...], _TUPLE, Field(min_length=1), _expects("whole numbers of at least 1, for example 1,3,5")
 ]

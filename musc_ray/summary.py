@@ -1,5 +1,6 @@
 """What a command prints when it is done."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -36,6 +37,22 @@ def print_result(result: RunResult, console: Console) -> None:
         console.print(f"Note: {escape(note)}")
     console.print(f"Scores: {escape(result.scores_path)}", soft_wrap=True)
     console.print(f"Report: {escape(result.report_path)}", soft_wrap=True)
+
+
+def print_night(result: RunResult | None, waiting: Mapping[str, int], console: Console) -> None:
+    """What a nightly run found, how far it drifts, and which new images wait."""
+    for group, images in waiting.items():
+        console.print(escape(f"Group '{group}': {images} new image waits for more of its kind."), soft_wrap=True)
+    if result is None:
+        console.print("No new images to score.")
+        return
+    for name, group in list(result.run["night"].items())[:GROUPS_SHOWN]:
+        drift = "" if group["drift"] is None else f", drift {group['drift']:+.2f}"
+        console.print(
+            escape(f"Group {name}: {group['new']:,} new images against {group['window']:,} earlier ones{drift}"),
+            soft_wrap=True,
+        )
+    print_result(result, console)
 
 
 def _print_worst(worst: list[dict[str, Any]], console: Console) -> None:

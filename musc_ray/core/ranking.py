@@ -1,4 +1,4 @@
-"""Ranks and percentiles of image scores within their group."""
+"""Ranks and percentiles of image scores within their group, or among other images of it."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,14 @@ def ranks(scores: npt.NDArray[np.float32], image_ids: npt.NDArray[np.str_]) -> n
     result = np.empty(len(scores), dtype=np.int32)
     result[order] = np.arange(1, len(scores) + 1, dtype=np.int32)
     return result
+
+
+def percentiles_among(scores: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Percentile (N,) of each score, 0 to 100: the share of other images (M,) that score lower, ties half."""
+    ordered = np.sort(others)
+    lower = np.searchsorted(ordered, scores, side="left")
+    not_higher = np.searchsorted(ordered, scores, side="right")
+    return ((lower + not_higher) * (50.0 / len(others))).astype(np.float32)
 
 
 def percentiles(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

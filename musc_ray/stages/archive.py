@@ -1,5 +1,6 @@
 """What a run works on: its images by group and shard, the identity of its features and of itself."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from musc_ray.backbones import BackboneInfo, describe_backbone
@@ -8,8 +9,9 @@ from musc_ray.backbones.weights import fetch_weights
 from musc_ray.config import Settings
 from musc_ray.errors import SettingsError
 from musc_ray.identity import features_id, run_id
-from musc_ray.stages.catalog import catalog_images
+from musc_ray.stages.catalog import CatalogImage, catalog_images
 from musc_ray.stages.extract import features_meta
+from musc_ray.stages.ring import GroupImages
 from musc_ray.stages.sharding import GroupShards, assign_shards, existing_shards
 from musc_ray.storage.features import FeaturesMeta
 from musc_ray.storage.filesystem import absolute, check_writable
@@ -21,18 +23,31 @@ SCORE_SETTINGS = ("degrees", "interval", "references", "k_list", "precision", "s
 
 @dataclass(frozen=True)
 class Archive:
-    """Everything that is known before the first image is read."""
+    """Everything that is known before the first image is read.
+
+    Attributes:
+        earlier: of each group, the ids of images that others are scored against in a night; None in a whole archive,
+            whose images all get scores.
+    """
 
     settings: Settings
     layout: Layout
     run_id: str
     meta: FeaturesMeta
     groups: dict[str, GroupShards]
+    earlier: Mapping[str, frozenset[str]] | None = None
 
     @property
     def images(self) -> int:
-        """Images listed, readable or not."""
-        return sum(group.images for group in self.groups.values())
+        """Images listed, readable or not; without the earlier ones."""
+        return sum(group.images for group in self.groups.values()) - sum(map(len, (self.earlier or {}).values()))
+
+    def group_images(self, group: str, shards: Mapping[int, Sequence[str]]) -> GroupImages:
+        """A group of readable images, by shard, and who scores whom: in a night all of the window."""
+        settings = self.settings
+        if self.earlier is None:
+            return GroupImages.of(group, shards, settings.reference_count, settings.seed)
+        return GroupImages.of(group, shards, None, settings.seed, self.earlier[group], settings.rescore_window)
 
 
 def open_archive(settings: Settings) -> Archive:
@@ -42,29 +57,52 @@ def open_archive(settings: Settings) -> Archive:
         SettingsError: source or out is missing, or a setting asks for what this version cannot do.
         MuscRayError: weights, source or OUT cannot be used.
     """
-    source, out = settings.source, settings.out
-    if source is None or out is None:
+    if settings.source is None or settings.out is None:
         raise SettingsError("A run needs a source and an out: give both, as in `musc-ray run SOURCE OUT`.")
+    settings, layout, meta = open_out(settings, settings.out)
+    return archive_of(settings, layout, meta, catalog_images(settings.source or "", settings.group_by))
+
+
+def open_out(settings: Settings, out: str) -> tuple[Settings, Layout, FeaturesMeta]:
+    """Resolve backbone and weights, and what features of theirs are called.
+
+    Returns:
+        The settings as workers need them, where things lie in `out`, and what the features mean.
+    """
     info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers)
     weights = fetch_weights(resolve_backbone(settings.backbone), settings.weights)
     if settings.weights is not None:  # workers have another working directory
         settings = settings.model_copy(update={"weights": absolute(settings.weights)})
     layout = Layout.at(out)
     check_writable(layout.fs, layout.root)
-    meta = features_meta(info, weights.sha256, _features_id(settings, info, weights.sha256))
-    listed = catalog_images(source, settings.group_by)
+    return settings, layout, features_meta(info, weights.sha256, _features_id(settings, info, weights.sha256))
+
+
+def archive_of(
+    settings: Settings,
+    layout: Layout,
+    meta: FeaturesMeta,
+    listed: Mapping[str, Sequence[CatalogImage]],
+    earlier: Mapping[str, frozenset[str]] | None = None,
+) -> Archive:
+    """What a run on some images works on; see `Archive` for `earlier`."""
+    values = {name: getattr(settings, name) for name in SCORE_SETTINGS} | {"features_id": meta.features_id}
+    if earlier is not None:
+        ids = {group: sorted(images) for group, images in earlier.items()}
+        values |= {"earlier": ids, "rescore_window": settings.rescore_window}
     identity = settings.run_id or run_id(
-        {name: getattr(settings, name) for name in SCORE_SETTINGS} | {"features_id": meta.features_id},
+        values,
         ((image.image_id, image.version) for images in listed.values() for image in images),
     )
     if settings.overwrite:
         for name, images in listed.items():
-            forget_features(layout, meta.features_id, name, {image.image_id for image in images})
+            kept = (earlier or {}).get(name, frozenset())
+            forget_features(layout, meta.features_id, name, {image.image_id for image in images} - kept)
     groups = {
         name: assign_shards(images, existing_shards(layout, meta.features_id, name), settings.shard_size)
         for name, images in listed.items()
     }
-    return Archive(settings, layout, identity, meta, groups)
+    return Archive(settings, layout, identity, meta, groups, earlier)
 
 
 def image_size_pair(settings: Settings) -> tuple[int, int] | None:

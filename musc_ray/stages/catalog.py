@@ -1,7 +1,8 @@
 """Stage 1, images -> catalog: which images there are, in which groups, and which version of each file."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import pyarrow as pa
 
@@ -13,12 +14,18 @@ from musc_ray.storage.schemas import CATALOG
 
 @dataclass(frozen=True, order=True, slots=True)
 class CatalogImage:
-    """One image of the archive; ordered by its id, which is how shards become random samples."""
+    """One image of the archive; ordered by its id, which is how shards become random samples.
+
+    Attributes:
+        version: what changes when the file does.
+        modified: when the file was last changed, in UTC; None where the source does not say.
+    """
 
     image_id: str
     uri: str
     group: str
     version: str
+    modified: datetime | None = field(default=None, compare=False)
 
 
 def catalog_images(source: str, group_by: str | None = None) -> dict[str, list[CatalogImage]]:
@@ -46,7 +53,7 @@ def catalog_images(source: str, group_by: str | None = None) -> dict[str, list[C
                 ungrouped += 1
                 continue
             group = match["group"]
-        image = CatalogImage(image_id(listed.uri), listed.uri, group, listed.version)
+        image = CatalogImage(image_id(listed.uri), listed.uri, group, listed.version, listed.modified)
         groups.setdefault(group, {})[image.image_id] = image  # a URI listed twice is one image
     if not groups and ungrouped:
         raise SettingsError(f"group_by {group_by!r} fits none of the {ungrouped} images below {source}.")
@@ -66,6 +73,7 @@ def to_table(shards: dict[str, dict[int, list[CatalogImage]]]) -> pa.Table:
                 [group] * len(images),
                 [image.version for image in images],
                 pa.array([shard] * len(images), pa.int32()),
+                [image.modified for image in images],
             ],
             schema=CATALOG,
         )

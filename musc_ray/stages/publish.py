@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import ObjectLostError
 
 from musc_ray.stages.pool import Pool, References
-from musc_ray.stages.rank import parts_of
+from musc_ray.stages.rank import GroupFigures, parts_of
 from musc_ray.stages.ring import GroupImages
 
 MOST_RESTARTS = 3
@@ -64,6 +64,7 @@ class Publish:
     """Publishes groups on a pool of scorers.
 
     Attributes:
+        figures: threshold and drift of each group that is ranked.
         failed: the groups that cannot be published, and why.
     """
 
@@ -71,6 +72,7 @@ class Publish:
         self.scored_at = scored_at
         self.coming = deque(groups)
         self.tasks: deque[PublishTask] = deque()
+        self.figures: dict[str, GroupFigures] = {}
         self.failed: dict[str, Exception] = {}
 
     def run(self, pool: Pool) -> Iterator[str]:
@@ -100,6 +102,8 @@ class Publish:
             if len(group.neighbours) == len(group.parts):
                 self.tasks.append(RankTask(group))
         elif isinstance(task, RankTask):
+            figures: Any = ray.get(references[0])
+            self.figures[group.images.group] = figures
             self.tasks.extend(WriteTask(group, part, columns) for part, columns in enumerate(references[1:]))
         else:
             group.unwritten.discard(task.part)

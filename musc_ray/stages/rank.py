@@ -5,6 +5,7 @@ of some shards.
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from musc_ray.core.ranking import percentiles, ranks
+from musc_ray.core.drift import drift
+from musc_ray.core.ranking import percentiles, percentiles_among, ranks
 from musc_ray.core.rscin import nearest_images, weighted_scores
 from musc_ray.core.threshold import is_anomalous
 from musc_ray.stages.ring import GroupImages, RingShard
@@ -30,6 +32,17 @@ READS_AT_ONCE = 16
 
 Neighbours = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 Columns = dict[str, npt.NDArray[Any]]
+
+PUBLISHED = "published"
+"""Among a part's columns: which rows are written, where some are not."""
+
+
+@dataclass(frozen=True)
+class GroupFigures:
+    """What is known of a group once it is ranked: its threshold where there is a rule, in a night its drift."""
+
+    threshold: float | None = None
+    drift: float | None = None
 
 
 def parts_of(images: GroupImages) -> list[range]:
@@ -62,17 +75,29 @@ def rank_group(
     neighbours: Sequence[Neighbours],
     k_list: Sequence[int],
     rule: ThresholdRule,
-) -> list[Columns]:
-    """Score, rank and percentile of every image, and whether it is anomalous where there is a rule, by part."""
+) -> tuple[GroupFigures, list[Columns]]:
+    """Score, rank and percentile of every image, and whether it is anomalous where there is a rule, by part.
+
+    In a night percentiles are among the earlier images, and ranks among those that are published.
+    """
     raw = np.concatenate([_raw_scores(layout, run_id, images.group, shard.number) for shard in images.ring])
     score = np.concatenate([weighted_scores(raw, *found, k_list) for found in neighbours])
     ids = np.array([image_id for shard in images.ring for image_id in shard.ids])
     columns: Columns = {"score": score, "rank": ranks(score, ids), "percentile": percentiles(score)}
+    drifted = None
+    if images.earlier:
+        earlier = np.isin(ids, list(images.earlier))
+        columns["percentile"] = percentiles_among(score, score[earlier])
+        drifted = drift(raw[~earlier], raw[earlier])
+        if not images.publish_earlier:
+            columns["rank"][~earlier] = ranks(score[~earlier], ids[~earlier])
+            columns[PUBLISHED] = ~earlier
     threshold = rule.threshold_of(score)
     if threshold is not None:
         columns[IS_ANOMALOUS.name] = is_anomalous(score, threshold)
     bounds = [(images.ring[part.start].first, images.ring[part.stop - 1].positions.stop) for part in parts_of(images)]
-    return [{name: values[start:stop] for name, values in columns.items()} for start, stop in bounds]
+    parts = [{name: values[start:stop] for name, values in columns.items()} for start, stop in bounds]
+    return GroupFigures(threshold, drifted), parts
 
 
 def write_scores(
@@ -87,8 +112,12 @@ def write_scores(
     """Write a part's rows of the scores table, one file a shard."""
     for shard in shards:
         rows = slice(shard.first - shards[0].first, shard.positions.stop - shards[0].first)
-        part = {name: values[rows] for name, values in columns.items()}
+        part = {name: values[rows] for name, values in columns.items() if name != PUBLISHED}
         table = _scores_table(layout, run_id, group, shard.number, grid, scored_at, part)
+        if PUBLISHED in columns:
+            table = table.filter(pa.array(columns[PUBLISHED][rows]))
+        if len(table) == 0:
+            continue
         write_table(layout.fs, f"{layout.scores(run_id, group)}/part-{shard.number:05d}.parquet", table)
 
 

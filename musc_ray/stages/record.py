@@ -8,7 +8,9 @@ from typing import Any
 
 from musc_ray import __version__
 from musc_ray.config import settings_dict
+from musc_ray.core.drift import is_drift
 from musc_ray.stages.archive import Archive
+from musc_ray.stages.rank import GroupFigures
 from musc_ray.stages.ring import GroupImages
 
 PACKAGES = ("faiss-cpu", "numpy", "open-clip-torch", "pyarrow", "ray", "timm", "torch")
@@ -37,10 +39,12 @@ def run_record(
     failed_images: int,
     metrics: Mapping[str, float],
     notes: Sequence[str],
-    thresholds: Mapping[str, float],
+    figures: Mapping[str, GroupFigures],
 ) -> dict[str, Any]:
     """The content of run.json: resolved settings, versions, counts, times per stage, thresholds if there are any."""
     meta = archive.meta
+    of_groups = {group.group: figures[group.group].threshold for group in groups}
+    thresholds = {name: threshold for name, threshold in of_groups.items() if threshold is not None}
     return {
         "run_id": archive.run_id,
         "features_id": meta.features_id,
@@ -57,7 +61,7 @@ def run_record(
         },
         "counts": {
             "images": archive.images,
-            "scored": sum(group.images for group in groups),
+            "scored": sum(group.published for group in groups),
             "failed": failed_images,
             "groups": len(archive.groups),
             "failed_groups": len(failed_groups),
@@ -66,11 +70,25 @@ def run_record(
         "failed_groups": dict(failed_groups),
         "metrics": dict(metrics),
         "notes": list(notes),
-        "stages": {name: dict(figures) for name, figures in stages.items()},
+        "stages": {name: dict(stage) for name, stage in stages.items()},
         "versions": {
             "musc-ray": __version__,
             "python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},
         },
-        **({"thresholds": dict(thresholds)} if thresholds else {}),
+        **({"thresholds": thresholds} if thresholds else {}),
+        **({"night": _night(archive, groups, figures)} if archive.earlier is not None else {}),
     }
+
+
+def _night(archive: Archive, groups: Sequence[GroupImages], figures: Mapping[str, GroupFigures]) -> dict[str, Any]:
+    """What a night scored against what, and how far its raw scores lie from those of its window."""
+    level = archive.settings.drift_warning
+    content: dict[str, Any] = {}
+    for group in groups:
+        new, value = group.images - len(group.earlier), figures[group.group].drift
+        drifted: dict[str, Any] = {"drift": None, "drift_warning": False}
+        if value is not None:
+            drifted = {"drift": round(value, 4), "drift_warning": is_drift(value, new, level)}
+        content[group.group] = {"new": new, "window": len(group.earlier), **drifted}
+    return content

@@ -37,15 +37,28 @@ class RingBlock:
 
 @dataclass(frozen=True)
 class GroupImages:
-    """The images of a group that are scored among themselves."""
+    """The images of a group that are scored among themselves.
+
+    Attributes:
+        earlier: those that are only there for the others to be scored against: a night's window.
+        publish_earlier: whether they get scores, too.
+    """
 
     group: str
     ring: Sequence[RingShard]
     window: Window
+    earlier: frozenset[str] = frozenset()
+    publish_earlier: bool = False
 
     @classmethod
     def of(
-        cls, group: str, shards: Mapping[int, Sequence[str]], references: int | None = None, seed: int = 0
+        cls,
+        group: str,
+        shards: Mapping[int, Sequence[str]],
+        references: int | None = None,
+        seed: int = 0,
+        earlier: frozenset[str] = frozenset(),
+        publish_earlier: bool = False,
     ) -> "GroupImages":
         """Place shards on the ring.
 
@@ -58,17 +71,23 @@ class GroupImages:
             shards: image ids by shard number; at least 2 in all.
             references: M, or None for all.
             seed: which window of the ring.
+            earlier, publish_earlier: see the class.
         """
         ring, first = [], 0
         for number in sorted(shards, key=lambda number: min(shards[number], key=_read_backwards)):
             ring.append(RingShard(number, first, tuple(shards[number])))
             first += len(shards[number])
-        return cls(group, ring, reference_window(first, references, seed))
+        return cls(group, ring, reference_window(first, references, seed), earlier, publish_earlier)
 
     @property
     def images(self) -> int:
         """N of the formulas."""
         return self.window.images
+
+    @property
+    def published(self) -> int:
+        """How many images get scores."""
+        return self.images if self.publish_earlier else self.images - len(self.earlier)
 
     @cached_property
     def shards(self) -> dict[int, RingShard]:

@@ -25,7 +25,7 @@ from musc_ray.stages.record import run_record, started_record
 from musc_ray.stages.report import read_scores, write_report
 from musc_ray.stages.ring import GroupImages
 from musc_ray.stages.score import score_groups
-from musc_ray.stages.thresholds import GroupThreshold, ThresholdRule, apply_rule, group_threshold, thresholds_of
+from musc_ray.stages.thresholds import GroupThreshold, ThresholdRule, apply_rule, group_threshold
 from musc_ray.storage.filesystem import read_json, remove_tree, write_json
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.schemas import ERRORS
@@ -57,14 +57,24 @@ def run_archive(settings: Settings, progress: Progress, labels: Mapping[str, int
     Raises:
         MuscRayError: the job cannot go on; what is done stays, and the same command takes it up.
     """
+    for name in ("since", "window", "rescore_window"):
+        if getattr(settings, name):
+            raise SettingsError(f"{name} is for images that come later: use `musc-ray rescore OUT`.")
     with progress.stage("catalog", total=None, unit="images") as stage:
         archive = open_archive(settings)
         stage.advance(archive.images)
-    layout, run_id = archive.layout, archive.run_id
+    return score_archive(archive, stage.seconds, progress, labels)
+
+
+def score_archive(
+    archive: Archive, catalog_seconds: float, progress: Progress, labels: Mapping[str, int] | None = None
+) -> RunResult:
+    """The stages after the catalog; `run_archive` tells the rest."""
+    settings, layout, run_id = archive.settings, archive.layout, archive.run_id
     complete = read_json(layout.fs, layout.run_json(run_id))
     if complete is not None and not settings.overwrite:
         scored = [name for name in archive.groups if name not in complete["failed_groups"]]
-        return _result(archive, apply_rule(layout, complete, scored, ThresholdRule.of(settings)), computed=False)
+        return _result(archive, _with_rule(archive, complete, scored), computed=False)
     groups, _ = _scorable_groups(archive, errors=())  # a hopeless job ends before its work
     _check_pending(archive, groups)
     if settings.overwrite:
@@ -72,24 +82,39 @@ def run_archive(settings: Settings, progress: Progress, labels: Mapping[str, int
     write_table(layout.fs, layout.catalog(run_id), to_table({name: g.all for name, g in archive.groups.items()}))
     write_json(layout.fs, layout.started_json(run_id), started_record(archive))
     progress.record(lambda stages: write_json(layout.fs, layout.progress_json(run_id), stages))
-    stages: Stages = {"catalog": {"seconds": stage.seconds, "images": archive.images}}
+    stages: Stages = {"catalog": {"seconds": catalog_seconds, "images": archive.images}}
     with ray_cluster(settings), progress.watched(RunMetrics(run_id)):
         errors = _extract(archive, progress, stages)
         groups, failed_groups = _scorable_groups(archive, errors)
         scored_at = datetime.now(UTC)
-        failures = score_groups(archive, groups, scored_at, progress, stages)
+        figures, failures = score_groups(archive, groups, scored_at, progress, stages)
     failed_groups |= {name: f"Group '{name}' failed: {error}" for name, error in failures.items()}
     groups = [group for group in groups if group.group not in failures]
     if not groups:
         raise MuscRayError(next(iter(failed_groups.values()))) from next(iter(failures.values()))
     metrics = _metrics(archive, groups, labels or {})
     notes = _notes(failed_groups, stages)
-    thresholds = thresholds_of(layout, run_id, [group.group for group in groups], ThresholdRule.of(settings))
-    run = run_record(archive, groups, scored_at, stages, failed_groups, len(errors), metrics, notes, thresholds)
+    run = run_record(archive, groups, scored_at, stages, failed_groups, len(errors), metrics, notes, figures)
+    run["notes"] += _drift_notes(run.get("night", {}))
     write_report(layout, run, groups, errors, labels or {})
     write_json(layout.fs, layout.run_json(run_id), run)
     _clean_up(archive)
     return _result(archive, run, computed=True)
+
+
+def _with_rule(archive: Archive, complete: dict[str, Any], groups: Sequence[str]) -> dict[str, Any]:
+    """A complete run with the thresholds that are asked for now.
+
+    Raises:
+        SettingsError: they would need the scores of a night's window, which are not kept.
+    """
+    rule = ThresholdRule.of(archive.settings)
+    if archive.earlier is not None and rule.contamination != complete["settings"]["contamination"]:
+        raise SettingsError(
+            f"Run {complete['run_id']} is complete with contamination {complete['settings']['contamination']}: another "
+            f"one needs --overwrite, since it is a share of the window, whose scores are not kept."
+        )
+    return apply_rule(archive.layout, complete, groups, rule)
 
 
 def _extract(archive: Archive, progress: Progress, stages: Stages) -> list[dict[str, str]]:
@@ -102,7 +127,7 @@ def _extract(archive: Archive, progress: Progress, stages: Stages) -> list[dict[
     stats = ExtractStats(failed=[(name, image) for name, group in archive.groups.items() for image in group.failed])
     missing = sum(len(task.images) for task in tasks)
     with progress.stage("extract", total=archive.images, unit="images") as stage:
-        stage.already_done(archive.images - missing)
+        stage.already_done(max(0, archive.images - missing))
         for shard in extract(archive.settings, archive.layout, archive.meta, tasks):
             stats.add(shard)
             stage.count(bytes_written=shard.bytes_written, errors=len(shard.failed))
@@ -139,9 +164,12 @@ def _scorable_groups(archive: Archive, errors: Sequence[Mapping[str, str]]) -> t
             for shard, images in listed.all.items()
         }
         images = sum(map(len, readable.values()))
-        if images >= 2:
+        earlier = len((archive.earlier or {}).get(name, ()))
+        if earlier and images == earlier:
+            failed[name] = f"Group '{name}' has no new image that can be read: see the errors table."
+        elif images >= 2:
             shards = {shard: ids for shard, ids in readable.items() if ids}
-            groups.append(GroupImages.of(name, shards, archive.settings.reference_count, archive.settings.seed))
+            groups.append(archive.group_images(name, shards))
         else:
             failed[name] = (
                 f"Group '{name}' has {images} readable image{'' if images == 1 else 's'}: at least 2 are "
@@ -200,6 +228,16 @@ def _notes(failed_groups: Mapping[str, str], stages: Stages) -> list[str]:
     ]
 
 
+def _drift_notes(night: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a reader must know of groups whose new images look unlike those they were scored against."""
+    return [
+        f"Group '{name}' drifts: the raw scores of its {group['new']} new images lie {group['drift']:+.1f} robust "
+        f"standard deviations from those of its window; look at light, lens, material and camera."
+        for name, group in night.items()
+        if group["drift_warning"]
+    ]
+
+
 def _clean_up(archive: Archive) -> None:
     """Remove intermediate results, and the features unless they are to be kept."""
     remove_tree(archive.layout.fs, archive.layout.work(archive.run_id))
@@ -217,7 +255,9 @@ def _result(archive: Archive, run: dict[str, Any], computed: bool) -> RunResult:
         if name not in run["failed_groups"]:
             table = read_scores(layout, archive.run_id, name, columns)
             worst += table.filter(pc.less_equal(table["rank"], WORST_IMAGES)).to_pylist()
-            thresholds.append(group_threshold(name, table["score"].to_numpy(), run.get("thresholds", {}).get(name)))
+            threshold = run.get("thresholds", {}).get(name)
+            if threshold is not None or archive.earlier is None:  # a night alone is too little to suggest one from
+                thresholds.append(group_threshold(name, table["score"].to_numpy(), threshold))
     return RunResult(
         run=run,
         worst=sorted(worst, key=lambda row: (row["rank"], row["group"]))[:WORST_IMAGES],

@@ -13,6 +13,7 @@ from musc_ray.stages.cluster import plan_actors
 from musc_ray.stages.mutual import Mutual, block_side
 from musc_ray.stages.pool import Pool
 from musc_ray.stages.publish import Publish
+from musc_ray.stages.rank import GroupFigures
 from musc_ray.stages.ring import GroupImages, RingShard
 from musc_ray.stages.scorer import Scorer
 
@@ -28,7 +29,7 @@ def score_groups(
     scored_at: datetime,
     progress: Progress,
     stages: dict[str, dict[str, Any]],
-) -> dict[str, Exception]:
+) -> tuple[dict[str, GroupFigures], dict[str, Exception]]:
     """Score groups whose features are there; what an earlier run has done is taken up.
 
     Args:
@@ -39,7 +40,7 @@ def score_groups(
         stages: figures of each stage are added here.
 
     Returns:
-        The groups that failed, and why; the others are scored.
+        Figures of the groups that are scored; the groups that failed, and why.
     """
     settings, layout, run_id, meta = archive.settings, archive.layout, archive.run_id, archive.meta
     patches, layers = meta.grid[0] * meta.grid[1], len(meta.layers)
@@ -80,7 +81,7 @@ def score_groups(
     for name, error in failed.items():
         logger.error("Group '%s' failed: %s", name, error)
         logger.debug("Where it failed:", exc_info=error)
-    return failed
+    return {name: found for name, found in publish.figures.items() if name not in failed}, failed
 
 
 def _reduce(pool: Pool, groups: Sequence[GroupImages]) -> Iterator[tuple[tuple[str, RingShard], Exception | None]]:

@@ -25,7 +25,7 @@ from musc_ray.core.references import Window
 from musc_ray.core.summary import Summary
 from musc_ray.stages.bands import write_band
 from musc_ray.stages.cluster import ActorPlan, use_threads
-from musc_ray.stages.rank import Columns, Neighbours, find_neighbours, rank_group, write_scores
+from musc_ray.stages.rank import Columns, GroupFigures, Neighbours, find_neighbours, rank_group, write_scores
 from musc_ray.stages.reduce import combine_shard
 from musc_ray.stages.ring import BlockTask, GroupImages, RingShard
 from musc_ray.stages.thresholds import ThresholdRule
@@ -115,10 +115,11 @@ class Scorer:
         """The most similar images of a part of a group."""
         return None, find_neighbours(self.layout, self.meta, images, part, max(self.settings.k_list))
 
-    def rank(self, images: GroupImages, *neighbours: Neighbours) -> tuple[Columns | None, ...]:
-        """Scores, ranks and percentiles of a group, a return value a part."""
+    def rank(self, images: GroupImages, *neighbours: Neighbours) -> tuple[GroupFigures | Columns, ...]:
+        """Figures of a group, then scores, ranks and percentiles, a return value a part."""
         rule = ThresholdRule.of(self.settings)
-        return None, *rank_group(self.layout, self.run_id, images, neighbours, self.settings.k_list, rule)
+        figures, parts = rank_group(self.layout, self.run_id, images, neighbours, self.settings.k_list, rule)
+        return figures, *parts
 
     def publish(self, group: str, shards: Sequence[RingShard], scored_at: datetime, columns: Columns) -> None:
         """Write a part of a group's scores."""

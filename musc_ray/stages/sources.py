@@ -4,6 +4,7 @@ import csv
 import re
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -23,12 +24,13 @@ ROWS_AT_ONCE = 65_536
 
 
 class Listed(NamedTuple):
-    """One image of a source: its URI, its path below the source, its group, and the version of its file."""
+    """One image of a source: its URI, its path below the source, its group, its file's version and time, if known."""
 
     uri: str
     relative: str
     group: str
     version: str
+    modified: datetime | None = None
 
 
 def list_source(source: str) -> Iterator[Listed]:
@@ -69,11 +71,11 @@ def _files(fs: fsspec.AbstractFileSystem, path: str, source: str) -> Iterator[Li
         if info.get("type") == "directory":
             continue
         if suffix in IMAGE_SUFFIXES:
-            yield Listed(str(fs.unstrip_protocol(name)), relative, DEFAULT_GROUP, file_version(info))
+            yield Listed(str(fs.unstrip_protocol(name)), relative, DEFAULT_GROUP, file_version(info), file_time(info))
         elif suffix == ".tar":
-            yield from _tar_images(fs, name, relative, file_version(info))
+            yield from _tar_images(fs, name, relative, info)
         elif suffix == ".parquet":
-            yield from _parquet_images(fs, name, relative, file_version(info), single)
+            yield from _parquet_images(fs, name, relative, info, single)
 
 
 def file_version(info: dict[str, Any]) -> str:
@@ -85,16 +87,34 @@ def file_version(info: dict[str, Any]) -> str:
     return f"{info.get('size', '')}-{changed}"
 
 
-def _tar_images(fs: fsspec.AbstractFileSystem, path: str, relative: str, version: str) -> Iterator[Listed]:
+def file_time(info: dict[str, Any]) -> datetime | None:
+    """When a file was last changed, in UTC; None where the filesystem does not say."""
+    changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("created")
+    if isinstance(changed, int | float):
+        return datetime.fromtimestamp(changed, UTC)
+    if isinstance(changed, str):
+        changed = datetime.fromisoformat(changed)
+    if isinstance(changed, datetime):
+        return changed.astimezone(UTC) if changed.tzinfo else changed.replace(tzinfo=UTC)
+    return None
+
+
+def _tar_images(fs: fsspec.AbstractFileSystem, path: str, relative: str, info: dict[str, Any]) -> Iterator[Listed]:
     """The image members of a WebDataset shard or any other uncompressed tar."""
-    container = str(fs.unstrip_protocol(path))
+    container, version = str(fs.unstrip_protocol(path)), file_version(info)
     for member, (offset, size) in tar_members(fs, path).items():
         if PurePosixPath(member).suffix.lower() in IMAGE_SUFFIXES:
-            yield Listed(f"{container}#{member}", f"{relative}/{member}", DEFAULT_GROUP, f"{version}-{offset}-{size}")
+            yield Listed(
+                f"{container}#{member}",
+                f"{relative}/{member}",
+                DEFAULT_GROUP,
+                f"{version}-{offset}-{size}",
+                file_time(info),
+            )
 
 
 def _parquet_images(
-    fs: fsspec.AbstractFileSystem, path: str, relative: str, version: str, single: bool
+    fs: fsspec.AbstractFileSystem, path: str, relative: str, info: dict[str, Any], single: bool
 ) -> Iterator[Listed]:
     """A Parquet file as a table of image bytes or, given as the source itself, of URIs."""
     with fs.open(path, "rb") as file:
@@ -108,11 +128,13 @@ def _parquet_images(
                 columns = _columns_of_uris(names, path)
                 yield from _table_of_uris(fs, path, _parquet_rows(parquet, columns))
             return
-        container = str(fs.unstrip_protocol(path))
+        container, version = str(fs.unstrip_protocol(path)), file_version(info)
         rows = _parquet_rows(parquet, ["group"]) if "group" in names else iter([{}] * parquet.metadata.num_rows)
         for number, row in enumerate(rows):
             group = str(row.get("group") or DEFAULT_GROUP)
-            yield Listed(f"{container}#row={number}", f"{relative}/{number}", group, f"{version}-{number}")
+            yield Listed(
+                f"{container}#row={number}", f"{relative}/{number}", group, f"{version}-{number}", file_time(info)
+            )
 
 
 def _table_of_uris(fs: fsspec.AbstractFileSystem, path: str, rows: Iterator[dict[str, Any]]) -> Iterator[Listed]:

@@ -60,6 +60,11 @@ class Layout:
         return f"{self.features(features_id, group)}/shard-{shard:05d}.parquet"
 
     @property
+    def night_lease(self) -> str:
+        """Held by the nightly that is at work, so that there is one at a time."""
+        return f"{self.root}/nightly-lease.json"
+
+    @property
     def runs(self) -> str:
         """Folder of all runs."""
         return f"{self.root}/runs"

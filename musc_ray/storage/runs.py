@@ -20,9 +20,15 @@ def complete_run(layout: Layout, run_id: str | None) -> dict[str, Any]:
         if run is None:
             raise MuscRayError(f"There is no complete run '{run_id}' in {out}: see `musc-ray status {out}`.")
         return run
-    folders = layout.fs.ls(layout.runs, detail=False) if layout.fs.exists(layout.runs) else []
-    found = (read_json(layout.fs, layout.run_json(PurePosixPath(folder).name)) for folder in folders)
-    runs = [run for run in found if run is not None]
+    runs = complete_runs(layout)
     if not runs:
         raise MuscRayError(f"There is no complete run in {out}: start one with `musc-ray run SOURCE {out}`.")
-    return max(runs, key=lambda run: run["scored_at"])
+    return runs[-1]
+
+
+def complete_runs(layout: Layout) -> list[dict[str, Any]]:
+    """run.json of all complete runs, the one scored last at the end."""
+    layout.fs.invalidate_cache(layout.runs)
+    folders = layout.fs.ls(layout.runs, detail=False) if layout.fs.exists(layout.runs) else []
+    found = (read_json(layout.fs, layout.run_json(PurePosixPath(folder).name)) for folder in folders)
+    return sorted((run for run in found if run is not None), key=lambda run: str(run["scored_at"]))

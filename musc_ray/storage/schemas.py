@@ -9,6 +9,7 @@ CATALOG = pa.schema(
         pa.field("group", pa.string(), nullable=False),
         pa.field("version", pa.string(), nullable=False),
         pa.field("shard", pa.int32(), nullable=False),
+        pa.field("modified", pa.timestamp("us", tz="UTC")),
     ]
 )
 

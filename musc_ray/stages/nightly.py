@@ -1,0 +1,73 @@
+"""A nightly run: what came in since, scored against a window of earlier images, appended as a run of its own."""
+
+import logging
+from datetime import UTC, datetime
+
+from musc_ray.config import Settings, load_settings
+from musc_ray.errors import SettingsError
+from musc_ray.progress import Progress
+from musc_ray.stages.archive import archive_of, open_out
+from musc_ray.stages.catalog import catalog_images
+from musc_ray.stages.history import known_images
+from musc_ray.stages.night import select_night
+from musc_ray.stages.run import RunResult, score_archive
+from musc_ray.storage.layout import Layout
+from musc_ray.storage.lease import lease
+from musc_ray.storage.runs import complete_run
+
+OF_ONE_RUN = ("since", "run_id", "overwrite", "address", "workers", "threads", "device")
+"""Settings that a night does not take over from the last run: they were meant for that one, or for its machine."""
+
+logger = logging.getLogger(__name__)
+
+
+def night_settings(given: Settings) -> Settings:
+    """Settings of a night: what is given, and for the rest those of the last complete run of its OUT.
+
+    Raises:
+        SettingsError: no out.
+        MuscRayError: there is no complete run in it.
+    """
+    if given.out is None:
+        raise SettingsError("A nightly run needs the out of an earlier run, as in `musc-ray rescore OUT`.")
+    last = complete_run(Layout.at(given.out), None)["settings"]
+    kept = {name: value for name, value in last.items() if name in Settings.model_fields and name not in OF_ONE_RUN}
+    return load_settings(None, kept | {name: getattr(given, name) for name in given.model_fields_set})
+
+
+def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | None, dict[str, int]]:
+    """Score what is new in the source; one nightly of an OUT at a time.
+
+    An image is scored with all of its group's new images and the window: its scores are those that a run on just these
+    images would give. What a nightly that failed has extracted is used; its images are still new.
+
+    Args:
+        settings: with source and out; see `night.select_night`.
+        progress: shows the stages.
+
+    Returns:
+        The result, None when there was nothing to score; and how many new images of which groups wait for more.
+
+    Raises:
+        SettingsError: settings that do not fit a night.
+        MuscRayError: another nightly is at work; or what `run_archive` raises.
+    """
+    source, out = settings.source, settings.out
+    if source is None or out is None:
+        raise SettingsError("A nightly run needs a source and an out.")
+    if not settings.keep_features:
+        raise SettingsError("A nightly run compares with the features of earlier images: set keep_features to true.")
+    layout = Layout.at(out)
+    with lease(layout.fs, layout.night_lease, "A nightly run"):
+        with progress.stage("catalog", total=None, unit="images") as stage:
+            settings, layout, meta = open_out(settings, out)
+            listed = catalog_images(source, settings.group_by)
+            known = known_images(layout, meta.features_id)
+            night = select_night(settings, layout, meta.features_id, listed, known, datetime.now(UTC).date())
+            archive = archive_of(settings, layout, meta, night.images, night.earlier)
+            stage.advance(archive.images)
+        for group, images in night.waiting.items():
+            logger.warning("Group '%s' has %d image: it waits for more of its kind.", group, images)
+        if not night.images:
+            return None, night.waiting
+        return score_archive(archive, stage.seconds, progress), night.waiting

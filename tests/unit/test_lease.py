@@ -1,0 +1,102 @@
+"""One command at a time; a dead one's lease is taken over, a lost one is noticed."""
+
+import json
+import os
+import threading
+import time
+
+import fsspec
+import pytest
+
+from musc_ray.errors import MuscRayError
+from musc_ray.storage import lease as module
+from musc_ray.storage.lease import lease
+
+
+@pytest.fixture(params=["file", "memory"])
+def place(request, tmp_path):
+    """A filesystem and a path on it."""
+    if request.param == "file":
+        return fsspec.filesystem("file"), str(tmp_path / "out" / "lease.json")
+    return fsspec.filesystem("memory"), f"/{tmp_path.name}/lease.json"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(module, "SETTLE_SECONDS", 0.05)
+
+
+def write(place, **content: object) -> None:
+    fs, path = place
+    held = {"owner": "other", "what": "A nightly run", "host": "elsewhere", "pid": 1, "renewed": time.time()}
+    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    fs.pipe_file(path, json.dumps(held | content).encode())
+
+
+def test_the_second_is_refused_until_the_first_ends(place):
+    fs, path = place
+    with lease(fs, path, "A nightly run"):
+        with pytest.raises(MuscRayError, match=f"A nightly run has been at work .* \\(process {os.getpid()} on "):
+            lease(fs, path, "Another").__enter__()
+        assert fs.exists(path)
+    assert not fs.exists(path)
+    with lease(fs, path, "A nightly run"):
+        pass
+
+
+def test_a_lease_that_is_renewed_elsewhere_is_respected(place):
+    write(place)
+    with pytest.raises(MuscRayError, match="on elsewhere"):
+        lease(*place, "A nightly run").__enter__()
+
+
+def test_a_dead_one_is_taken_over(place):
+    fs, path = place
+    write(place, renewed=time.time() - module.LEASE_SECONDS - 1)
+    with lease(fs, path, "A nightly run"):
+        assert json.loads(fs.cat_file(path))["owner"] != "other"
+
+
+def test_a_dead_process_of_this_machine_is_taken_over_at_once(place, monkeypatch):
+    monkeypatch.setattr(module.socket, "gethostname", lambda: "elsewhere")
+    write(place, pid=2**22 + 1)
+    with lease(*place, "A nightly run"):
+        pass
+
+
+def test_only_one_of_two_takes_over(place):
+    write(place, renewed=0)
+    held, refused, all_in = [], [], threading.Barrier(4)
+
+    def take() -> None:
+        all_in.wait()
+        try:
+            with lease(*place, "A nightly run"):
+                held.append(1)
+                time.sleep(0.5)
+        except MuscRayError:
+            refused.append(1)
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(held), len(refused)) == (1, 3)
+
+
+def test_it_is_renewed(place, monkeypatch):
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.6)
+    fs, path = place
+    with lease(fs, path, "A nightly run"):
+        first = json.loads(fs.cat_file(path))["renewed"]
+        time.sleep(0.5)
+        assert json.loads(fs.cat_file(path))["renewed"] > first
+
+
+def test_half_a_lease_is_none(place):
+    fs, path = place
+    write(place)
+    fs.pipe_file(path, b'{"owner": ')
+    with lease(fs, path, "A nightly run"):
+        pass
