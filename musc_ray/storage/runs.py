@@ -18,7 +18,7 @@ def complete_run(layout: Layout, run_id: str | None) -> dict[str, Any]:
     if run_id is not None:
         run = read_json(layout.fs, layout.run_json(run_id))
         if run is None:
-            raise MuscRayError(f"There is no complete run '{run_id}' in {out}: see `musc-ray status {out}`.")
+            raise MuscRayError(f"There is no complete run {run_id} in {out}: see `musc-ray status {out}`.")
         return run
     folders = layout.fs.ls(layout.runs, detail=False) if layout.fs.exists(layout.runs) else []
     found = (read_json(layout.fs, layout.run_json(PurePosixPath(folder).name)) for folder in folders)
