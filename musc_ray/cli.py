@@ -293,12 +293,12 @@ def heatmaps(
 
     Example: `musc-ray heatmaps results/ --format png --overlay --top 20`
     """
-    settings = _settings(None, set_options, overwrite, out=out, address=address)
+    settings = _settings(None, set_options, overwrite, out=out, address=address, run_id=run_id)
     from musc_ray.stages.heatmaps import HeatmapsOptions, export_heatmaps
     from musc_ray.summary import print_heatmaps
 
     options = HeatmapsOptions(file_format.value, overlay, top, overwrite)
-    print_heatmaps(export_heatmaps(settings, options, Progress(quiet=quiet), run_id, to, group), Console())
+    print_heatmaps(export_heatmaps(settings, options, Progress(quiet=quiet), to, group), Console())
 
 
 @app.command()

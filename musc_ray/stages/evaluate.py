@@ -6,7 +6,6 @@ It reads what a run wrote and writes below `evaluation/` alone: scores cannot de
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,10 @@ from musc_ray.progress import Progress
 from musc_ray.stages.cluster import ray_cluster
 from musc_ray.stages.evaluator import LabelledFile
 from musc_ray.stages.pixel_metrics import GroupPixels, PixelRow, evaluate_pixels
-from musc_ray.storage.filesystem import check_writable, read_json, remove_tree
+from musc_ray.storage.filesystem import check_writable, remove_tree
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import read_table, write_table
+from musc_ray.storage.runs import complete_run
 from musc_ray.storage.schemas import LABELS
 
 
@@ -70,7 +70,7 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
     if settings.out is None:
         raise SettingsError("Evaluating needs the out of a run: `musc-ray evaluate OUT`.")
     layout = Layout.at(settings.out)
-    run = complete_run(layout, settings.out, settings.run_id)
+    run = complete_run(layout, settings.run_id)
     run_id = run["run_id"]
     check_writable(layout.fs, layout.evaluation(run_id))
     scores = _read_scores(layout, run)
@@ -102,33 +102,13 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
     return Evaluation(run_id, about, rows, notes, layout.uri(layout.evaluation(run_id)))
 
 
-def complete_run(layout: Layout, out: str, run_id: str | None) -> dict[str, Any]:
-    """run.json of a run, or of the complete one that was scored last.
-
-    Raises:
-        MuscRayError: there is none.
-    """
-    if run_id is not None:
-        run = read_json(layout.fs, layout.run_json(run_id))
-        if run is None:
-            raise MuscRayError(f"There is no complete run {run_id} in {out}: see `musc-ray status {out}`.")
-        return run
-    folders = layout.fs.ls(layout.runs, detail=False) if layout.fs.exists(layout.runs) else []
-    found = [read_json(layout.fs, layout.run_json(PurePosixPath(folder).name)) for folder in folders]
-    complete = [run for run in found if run is not None]
-    if not complete:
-        raise MuscRayError(f"There is no complete run in {out}: start one with `musc-ray run SOURCE {out}`.")
-    return max(complete, key=lambda run: run["scored_at"])
-
-
 def _read_scores(layout: Layout, run: dict[str, Any]) -> dict[tuple[str, str], pa.Table]:
     """Image scores by group and file, without maps."""
     catalog = read_table(layout.fs, layout.catalog(run["run_id"]), ["group"])
     columns = ["image_id", "uri", "score", "score_raw"]
     scores = {}
     for name in sorted(set(catalog["group"].to_pylist()) - set(run["failed_groups"])):
-        folder = layout.scores(run["run_id"], name)
-        for path in sorted(path for path in layout.fs.ls(folder, detail=False) if path.endswith(".parquet")):
+        for path in layout.score_files(run["run_id"], name):
             scores[name, path] = table = read_table(layout.fs, path, columns)
             if np.isnan(table["score"].to_numpy()).any():
                 raise MuscRayError(f"The scores of group '{name}' hold NaN: score the run again with --overwrite.")

@@ -73,17 +73,15 @@ def export_heatmaps(
     settings: Settings,
     options: HeatmapsOptions,
     progress: Progress,
-    run_id: str | None = None,
     to: str | None = None,
     group: str | None = None,
 ) -> HeatmapsResult:
     """Write the heat maps of a complete run.
 
     Args:
-        settings: with out; address and workers of Ray.
+        settings: with out; run_id (the complete run that was scored last without it), address and workers of Ray.
         options: what to write.
         progress: shows how far it is.
-        run_id: None for the complete run that was scored last.
         to: folder or URI; None for the run's own.
         group: None for all.
 
@@ -95,8 +93,10 @@ def export_heatmaps(
         raise SettingsError(f"--overlay makes pictures, not {options.file_format}: use --format png.")
     if to is not None and has_credentials(to):
         raise SettingsError(credentials_sentence("--to"))
-    layout = Layout.at(settings.out or "")
-    run = complete_run(layout, run_id)
+    if settings.out is None:
+        raise SettingsError("Heat maps need the out of a run: `musc-ray heatmaps OUT --format png`.")
+    layout = Layout.at(settings.out)
+    run = complete_run(layout, settings.run_id)
     folder = layout.uri(layout.heatmaps(run["run_id"])) if to is None else absolute(to)
     if to is not None and lists_out(run["settings"]["source"], folder):
         raise SettingsError(f"--to {shown(to)} lies among the images of the source: choose another folder.")

@@ -18,7 +18,7 @@ def complete_run(layout: Layout, run_id: str | None) -> dict[str, Any]:
     if run_id is not None:
         run = read_json(layout.fs, layout.run_json(run_id))
         if run is None:
-            raise MuscRayError(f"There is no complete run '{run_id}' in {out}: see `musc-ray status {out}`.")
+            raise MuscRayError(f"There is no complete run {run_id} in {out}: see `musc-ray status {out}`.")
         return run
     runs = complete_runs(layout)
     if not runs:

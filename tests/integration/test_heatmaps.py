@@ -158,10 +158,11 @@ def test_lost_and_too_large_originals_are_counted_and_none_at_all_is_an_error(he
     [
         (["--format", "npy", "--overlay"], 2, "use --format png"),
         (["--format", "png", "--group", "nuts"], 2, "scored no group 'nuts': its groups are 'a/../b', 'rest'."),
-        (["--format", "png", "--run-id", "run-2"], 1, "no complete run 'run-2'"),
+        (["--format", "png", "--run-id", "run-2"], 1, "no complete run run-2 in"),
         (["--format", "png", "--to", "images/maps"], 2, "lies among the images"),
         (["--format", "png", "--to", "out/runs/run-1/run.json/x"], 1, "Cannot write to"),
         (["--format", "png", "--to", "s3://key:secret@plant/maps"], 2, "--to carries credentials"),
+        (["--format", "png", "--run-id", "../../out"], 2, "'run_id'"),
         (["--format", "bmp"], 2, "bmp"),
         (["--format", "png", "--top", "0"], 2, "top"),
     ],
