@@ -343,6 +343,25 @@ def evaluate(
 
 @app.command()
 @_readable_errors
+def report(
+    out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")],
+    run_id: Annotated[str | None, typer.Option(help="Which run; otherwise the one that was scored last.")] = None,
+    address: Address = None,
+    set_options: SetOptions = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write the report of a complete run again, after an evaluation or with more images shown.
+
+    Example: `musc-ray report results/ --set report_images=100`
+    """
+    from musc_ray.stages.report import report_again
+
+    path = report_again(out, run_id, address, set_options or (), Progress(quiet=quiet))
+    typer.echo(f"Report: {path}")
+
+
+@app.command()
+@_readable_errors
 def demo(
     out: Annotated[str, typer.Argument(help="Folder for features, scores and the report.")] = "musc-ray-demo",
     images: Annotated[str, typer.Option(help="How many solar cells: a number, or `all` mono cells.")] = "240",

@@ -130,7 +130,12 @@ class Settings(BaseModel):
     subsets: Count = Field(
         default=1, description="Parts that jobs/evaluate.py divides each category into; each is scored by itself."
     )
-    report_images: ReportImages = Field(default=24, description="Worst images of a group in the report, 0 to 1000.")
+    report_images: ReportImages = Field(
+        default=24, description="Worst images of a group that the report shows large, 0 to 1000."
+    )
+    report_thumbnails: Natural = Field(
+        default=100_000, description="Worst images of a group whose originals the report reads for a thumbnail."
+    )
 
     @property
     def reference_count(self) -> int | None:

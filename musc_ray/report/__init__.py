@@ -1,6 +1,14 @@
-"""The report page of a run: one self-contained HTML file that shows the most anomalous images of every group."""
+"""The report of a run: a static site of HTML pages, small scripts and data files, which opens from a folder or a store.
 
-from musc_ray.report.data import GroupReport, RunReport, WorstImage
-from musc_ray.report.page import render
+    index.html                      the run: groups, errors, settings, times
+    group-<n>.html                  a group: histogram and threshold, worst images, table of all images
+    image.html#<n>/<rank>           an image: heat map, similar images, how its score came about
+    static/                         style and scripts
+    data/run.js, groups-*.js, errors-*.js
+    data/group-<n>/group.js         names, scale, threshold; scores.js: all scores, by rank
+    data/group-<n>/rows-*.js        rows of the table, by rank; sheet-*.jpg: their thumbnails
+    data/group-<n>/detail-*.js      patch maps and similar images, in the order of the scores table
+    data/group-<n>/picture-*.jpg    the worst images, larger
 
-__all__ = ["GroupReport", "RunReport", "WorstImage", "render"]
+Data come as scripts, since a page opened from a folder may read no other files (see static/data.js).
+"""

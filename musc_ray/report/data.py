@@ -1,66 +1,81 @@
-"""What the report page shows, as plain data that the caller fills from the tables of a run."""
+"""What the site shows of a run and of a group, as plain data that the caller fills from the tables of a run."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
 
+METRICS = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupimo")
+"""Columns of the metrics table that are shown where they are known; the thresholds that go with them are not."""
 
-@dataclass(frozen=True, eq=False)
-class WorstImage:
-    """One of the most anomalous images of a group.
-
-    `rank` is 1 for the most anomalous, `score` is after RsCIN, `score_raw` before it, `percentile` (0-100) is of
-    `score`. `patch_map` is (h, w) float32, before upsampling, and covers the whole picture. `picture` is the original
-    in RGB, or None when it can no longer be read.
-    """
-
-    image_id: str
-    uri: str
-    rank: int
-    score: float
-    score_raw: float
-    percentile: float
-    patch_map: np.ndarray
-    picture: Image.Image | None
-    label: str | None = None
+NO_LABEL = 255
 
 
 @dataclass(frozen=True, eq=False)
 class GroupReport:
-    """One group: the scores of all its N images and its worst images.
+    """One group of N images.
 
-    `scores` (after RsCIN) and `score_raw` are (N,) float32. `map_low` and `map_high` are the ends of the
-    one scale, in patch scores of the whole group, that all its heat maps share.
+    Attributes:
+        number: from 1, in the order of the names; names its files.
+        scores: (N,) float32, by rank.
+        labels: (N,) uint8, by rank: 1 = anomalous, 0 = normal, NO_LABEL; None where no image has one.
+        label_names: the words in the column of labels.
+        raw_range: least and largest raw score.
+        scale: ends, in patch scores, of the one scale that all its heat maps share.
+        grid: patches of a map, (h, w).
+        threshold: scores from here on are held.
+        threshold_is_set: whether the run's settings say so; it is a suggestion otherwise.
+        metrics: rows of the metrics table, the one of all defects first.
     """
 
+    number: int
     name: str
-    scores: np.ndarray
-    score_raw: np.ndarray
-    worst: list[WorstImage]
-    map_low: float
-    map_high: float
+    scores: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.uint8] | None
+    label_names: Sequence[str]
+    raw_range: tuple[float, float]
+    scale: tuple[float, float]
+    grid: tuple[int, int]
+    threshold: float
+    threshold_is_set: bool
+    metrics: Sequence[Mapping[str, Any]]
+
+    @property
+    def images(self) -> int:
+        """N."""
+        return len(self.scores)
+
+    @property
+    def held(self) -> int:
+        """Images at or above the threshold, compared in float64 as a database does."""
+        return int((self.scores.astype(np.float64) >= self.threshold).sum())
 
 
 @dataclass(frozen=True, eq=False)
 class RunReport:
     """A whole run.
 
-    `errors` are rows of the errors table (`uri`, `group`, `stage`, `error`, `message`), maybe only the first of
-    `error_total`. `notes` are fallbacks and warnings that the reader must see. `metrics` (image AUROC and the like)
-    is empty where no labels are known. `stage_seconds` is in the order the stages ran. `created_at` has a time zone.
+    Attributes:
+        created_at: with a time zone.
+        pictures: the worst images of a group that have a picture of their own.
+        metrics: image AUROC and the like; empty where no labels are known.
+        stage_seconds: in the order the stages ran.
+        error_total: rows of the errors table.
+        notes: fallbacks and warnings that the reader must see.
     """
 
     run_id: str
     source: str
     created_at: datetime
-    groups: list[GroupReport]
-    settings: dict[str, object]
-    counts: dict[str, int]
-    stage_seconds: dict[str, float]
-    versions: dict[str, str]
-    errors: list[dict[str, str]]
+    k_list: Sequence[int]
+    pictures: int
+    settings: Mapping[str, object]
+    counts: Mapping[str, int]
+    stage_seconds: Mapping[str, float]
+    versions: Mapping[str, str]
     error_total: int
-    notes: list[str]
-    metrics: dict[str, float]
+    notes: Sequence[str]
+    metrics: Mapping[str, float]

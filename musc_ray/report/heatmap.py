@@ -1,10 +1,7 @@
-"""Pictures for the report: thumbnails, heat maps of patch scores, and images as data URIs."""
-
-import base64
-import io
+"""Heat maps of the report: their colours, and patch maps as bytes. The pages draw them (static/heatmap.js)."""
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
 
 from musc_ray.errors import MuscRayError
 
@@ -21,11 +18,9 @@ _INFERNO = np.array(
         [25.1311262248, -12.2426689524, -23.0703250029],
     ]
 )
-# Chosen by eye on real tiles: 1 tints the normal regions, 2 hides the weaker defects.
-ALPHA_EXPONENT = 1.5
 
 
-def colormap(values: np.ndarray) -> np.ndarray:
+def colormap(values: np.ndarray) -> npt.NDArray[np.uint8]:
     """Inferno colours, uint8 (..., 3), of `values` (...) in [0, 1]; values outside are clipped.
 
     Inferno is perceptually uniform and readable with colour-vision deficiencies. The polynomial (source above) is
@@ -33,62 +28,22 @@ def colormap(values: np.ndarray) -> np.ndarray:
     """
     x = np.clip(np.asarray(values, dtype=np.float64), 0.0, 1.0)
     rgb = np.moveaxis(np.polynomial.polynomial.polyval(x, _INFERNO), 0, -1)
-    result: np.ndarray = np.rint(np.clip(rgb, 0.0, 1.0) * 255.0).astype(np.uint8)
+    result: npt.NDArray[np.uint8] = np.rint(np.clip(rgb, 0.0, 1.0) * 255.0).astype(np.uint8)
     return result
 
 
-def upsample(patch_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear upsampling with aligned corners of an (h, w) map to `size` = (width, height): float64 (height, width).
+def quantise(patch_maps: np.ndarray, high: float) -> npt.NDArray[np.uint8]:
+    """Patch scores (...), which are distances, as bytes: 0 at 0, 255 at `high` and above; all 0 where `high` is 0.
 
-    The corners of the map fall on the corner pixels, as in step 4 of the method (torch: align_corners=True).
+    Raises:
+        MuscRayError: values that are not finite, or a negative `high`.
     """
-    width, height = size
-    rows = _interpolation_matrix(patch_map.shape[0], height)
-    columns = _interpolation_matrix(patch_map.shape[1], width)
-    result: np.ndarray = rows @ patch_map.astype(np.float64) @ columns.T
-    return result
-
-
-def _interpolation_matrix(n_in: int, n_out: int) -> np.ndarray:
-    """(n_out, n_in) weights of one-dimensional linear interpolation with aligned corners."""
-    position = np.linspace(0.0, n_in - 1.0, n_out)
-    left = np.minimum(position.astype(int), max(n_in - 2, 0))
-    right = np.minimum(left + 1, n_in - 1)
-    weights = np.zeros((n_out, n_in))
-    weights[np.arange(n_out), left] += 1.0 - (position - left)
-    weights[np.arange(n_out), right] += position - left
-    return weights
-
-
-def heatmap(patch_map: np.ndarray, size: tuple[int, int], low: float, high: float) -> Image.Image:
-    """RGBA heat map of an (h, w) `patch_map`, upsampled to `size` = (width, height), to lay over the picture.
-
-    `low` and `high` are the ends of the scale; values beyond are clipped, and a scale without extent (low = high) gives
-    a fully transparent image. Alpha is v**ALPHA_EXPONENT for v in [0, 1] on the scale, so that normal regions stay
-    readable. Raises MuscRayError for a map that is not two-dimensional, or values or a scale that are not finite.
-    """
-    if patch_map.ndim != 2 or patch_map.size == 0:
-        raise MuscRayError(f"A patch map must be two-dimensional and not empty, but its shape is {patch_map.shape}.")
-    if not (np.isfinite(patch_map).all() and np.isfinite([low, high]).all()) or high < low:
+    if not (np.isfinite(patch_maps).all() and np.isfinite(high)) or high < 0:
         raise MuscRayError(
-            f"The patch map or its scale [{low}, {high}] is not usable: all values must be finite and low <= high; "
-            "score the run again."
+            f"Patch maps up to {high} are not usable: all values must be finite and not negative; score the run again."
         )
-    extent = high - low
-    values = np.clip((upsample(patch_map, size) - low) / extent, 0.0, 1.0) if extent > 0 else np.zeros(size[::-1])
-    alpha = np.rint(values**ALPHA_EXPONENT * 255.0).astype(np.uint8)
-    return Image.fromarray(np.dstack([colormap(values), alpha]))
-
-
-def thumbnail(picture: Image.Image, long_side: int) -> Image.Image:
-    """`picture` in RGB with its longer side at most `long_side` pixels, its aspect ratio kept; never enlarged."""
-    scale = min(1.0, long_side / max(picture.size))
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-
-
-def data_uri(image: Image.Image, format: str, quality: int = 75) -> str:  # noqa: A002 - Pillow's own name for it
-    """`image` encoded as `format` (JPEG, WEBP or PNG) and `quality` (0-100; means nothing to PNG) in a data: URI."""
-    buffer = io.BytesIO()
-    image.save(buffer, format, quality=quality)
-    return f"data:{Image.MIME[format.upper()]};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    if high == 0:
+        return np.zeros(patch_maps.shape, np.uint8)
+    scaled = patch_maps.astype(np.float64) / high
+    result: npt.NDArray[np.uint8] = np.rint(np.clip(scaled, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return result

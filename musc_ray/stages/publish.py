@@ -1,4 +1,4 @@
-"""Stage 5, patch maps -> scores: RsCIN over each group, ranks, and the scores table.
+"""Stage 5, patch maps -> scores: RsCIN over each group, ranks, and the tables of scores and neighbours.
 
 A group goes through three steps (see `rank`): neighbours of its parts, ranks of all, writing of its parts. Parts of all
 groups are worked on at once.
@@ -50,7 +50,7 @@ class RankTask:
 
 @dataclass(frozen=True)
 class WriteTask:
-    """Write one part of a group's scores."""
+    """Write one part of a group's scores and neighbours."""
 
     group: Publishing
     part: int
@@ -131,6 +131,5 @@ class Publish:
         if isinstance(task, RankTask):
             neighbours = [group.neighbours[part] for part in range(len(group.parts))]
             return list(actor.rank.options(num_returns=1 + len(neighbours)).remote(group.stored, *neighbours))
-        part = group.parts[task.part]
-        shards = group.images.ring[part.start : part.stop]
-        return [actor.publish.remote(group.images.group, shards, self.scored_at, task.columns)]
+        part, neighbours = group.parts[task.part], group.neighbours[task.part]
+        return [actor.publish.remote(group.stored, part, self.scored_at, task.columns, neighbours)]

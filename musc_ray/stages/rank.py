@@ -1,8 +1,9 @@
 """What workers do in stage 5: RsCIN over a group in three steps, so that no one holds more than ids, scores and
-neighbours of a whole group: `find_neighbours` of some images, `rank_group` once they are all there, and `write_scores`
-of some shards.
+neighbours of a whole group: `find_neighbours` of some images, `rank_group` once they are all there, and `write_part` of
+some shards.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from musc_ray.stages.thresholds import ThresholdRule
 from musc_ray.storage.features import FeaturesMeta, read_class_tokens
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import read_table, write_table
-from musc_ray.storage.schemas import IS_ANOMALOUS, SCORES
+from musc_ray.storage.schemas import IS_ANOMALOUS, NEIGHBOURS, SCORES
 
 IMAGES_AT_ONCE = 16384
 """Images of a part: as queries, and as what they are compared with at a time."""
@@ -100,25 +101,31 @@ def rank_group(
     return GroupFigures(threshold, drifted), parts
 
 
-def write_scores(
+def write_part(
     layout: Layout,
     run_id: str,
-    group: str,
-    shards: Sequence[RingShard],
+    images: GroupImages,
+    part: range,
     grid: tuple[int, int],
     scored_at: datetime,
     columns: Columns,
+    neighbours: Neighbours,
 ) -> None:
-    """Write a part's rows of the scores table, one file a shard."""
+    """Write a part's rows of the tables of neighbours and scores, one file a shard of each."""
+    shards = images.ring[part.start : part.stop]
     for shard in shards:
         rows = slice(shard.first - shards[0].first, shard.positions.stop - shards[0].first)
-        part = {name: values[rows] for name, values in columns.items() if name != PUBLISHED}
-        table = _scores_table(layout, run_id, group, shard.number, grid, scored_at, part)
+        name = f"part-{shard.number:05d}.parquet"
+        values = {column: values[rows] for column, values in columns.items() if column != PUBLISHED}
+        table = _scores_table(layout, run_id, images.group, shard.number, grid, scored_at, values)
+        similar = _neighbours_table(images, shard, neighbours[0][rows], neighbours[1][rows])
         if PUBLISHED in columns:
-            table = table.filter(pa.array(columns[PUBLISHED][rows]))
+            published = pa.array(columns[PUBLISHED][rows])
+            table, similar = table.filter(published), similar.filter(published)
         if len(table) == 0:
             continue
-        write_table(layout.fs, f"{layout.scores(run_id, group)}/part-{shard.number:05d}.parquet", table)
+        write_table(layout.fs, f"{layout.neighbours(run_id, images.group)}/{name}", similar)
+        write_table(layout.fs, f"{layout.scores(run_id, images.group)}/{name}", table)
 
 
 def _class_tokens(layout: Layout, meta: FeaturesMeta, images: GroupImages, part: range) -> npt.NDArray[np.float32]:
@@ -154,3 +161,23 @@ def _scores_table(
     arrays |= {name: pa.array(values, schema.field(name).type) for name, values in columns.items()}
     arrays |= {name: maps[name] for name in maps.column_names}
     return pa.table([arrays[name] for name in schema.names], schema=schema)
+
+
+def _neighbours_table(
+    images: GroupImages, shard: RingShard, similarities: npt.NDArray[np.float32], positions: npt.NDArray[np.int64]
+) -> pa.Table:
+    """The nearest images (A, k) of one shard's images, each image itself (the first one) left out."""
+    firsts = [other.first for other in images.ring]
+
+    def id_at(position: int) -> str:
+        other = images.ring[bisect_right(firsts, position) - 1]
+        return other.ids[position - other.first]
+
+    return pa.table(
+        {
+            "image_id": list(shard.ids),
+            "neighbours": [[id_at(position) for position in row] for row in positions[:, 1:].tolist()],
+            "similarities": similarities[:, 1:].tolist(),
+        },
+        schema=NEIGHBOURS,
+    )

@@ -1,127 +1,236 @@
-"""Stage 6, scores -> report: collects what the first report page shows."""
+"""Stage 6, scores -> report: a static site of all images of a run (see musc_ray/report).
 
-from collections.abc import Mapping, Sequence
+The driver holds one group's table without patch maps at a time; actors read originals and patch maps and write them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
+import ray
 
-from musc_ray.errors import MuscRayError
-from musc_ray.images import decode_original
-from musc_ray.report import GroupReport, RunReport, WorstImage, render
-from musc_ray.stages.ring import GroupImages
-from musc_ray.storage.filesystem import write_text
-from musc_ray.storage.image_bytes import read_image
+from musc_ray.config import Settings, load_settings
+from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.progress import Progress, Stage
+from musc_ray.report.data import GroupReport, RunReport
+from musc_ray.report.rows import CHUNK_ROWS, DETAIL_ROWS, Lookup
+from musc_ray.report.site import group_files, group_row, run_files, static_files
+from musc_ray.stages.cluster import ray_cluster
+from musc_ray.stages.labels import Labels
+from musc_ray.stages.pool import Pool
+from musc_ray.stages.site_writer import DetailsTask, RowsTask, SiteWriter, detail_files
+from musc_ray.stages.thresholds import group_threshold
+from musc_ray.storage.filesystem import read_json, remove_tree, write_text
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import read_table
+from musc_ray.storage.runs import complete_run
+from musc_ray.storage.schemas import ERRORS
 
-ERRORS_SHOWN = 200
-LABELS = {None: None, 0: "good", 1: "defective"}
+REPORT_SETTINGS = ("report_images", "report_thumbnails", "max_pixels", "workers", "threads", "address")
+"""Settings that may differ when the report of a run is written again: the others made its scores."""
+
+READS_AT_ONCE = 16
+COLUMNS = ("image_id", "uri", "score", "score_raw", "rank", "percentile")
+
+
+def report_again(
+    out: str, run_id: str | None, address: str | None, set_options: Sequence[str], progress: Progress
+) -> str:
+    """Write the report of a complete run again; returns where it lies.
+
+    Args:
+        out: the OUT of earlier runs.
+        run_id: which one; None is the one that was scored last.
+        address: a Ray cluster, see Settings.
+        set_options: some of REPORT_SETTINGS as key=value.
+        progress: shows the stage.
+
+    Raises:
+        MuscRayError: there is no such run.
+        SettingsError: a setting that the report does not have.
+    """
+    for option in set_options:
+        if (name := option.partition("=")[0].strip()) not in REPORT_SETTINGS:
+            raise SettingsError(f"Setting '{name}' does not change a report; these do: {', '.join(REPORT_SETTINGS)}.")
+    layout = Layout.at(out)
+    run = complete_run(layout, run_id)
+    known = {name: value for name, value in run["settings"].items() if name in Settings.model_fields}
+    settings = load_settings(None, known | {"out": None, "address": address}, set_options)
+    with ray_cluster(settings):
+        return layout.uri(write_report(layout, run, settings, progress))
 
 
 def write_report(
     layout: Layout,
     run: Mapping[str, Any],
-    groups: Sequence[GroupImages],
-    errors: Sequence[Mapping[str, str]],
-    labels: Mapping[str, int],
+    settings: Settings,
+    progress: Progress,
+    labels: Mapping[str, int] | None = None,
 ) -> str:
-    """Write a run's report page and return its path.
+    """Write a run's report, over an older one, and return the path of its first page, which is written last.
 
     Args:
         layout: where the run lies.
         run: the content of run.json.
-        groups: the groups that were scored.
-        errors: rows of the errors table.
-        labels: by uri, 1 = defective: shown under the pictures.
+        settings: how much to show, workers.
+        progress: shows the stage.
+        labels: by uri, 1 = defective; shown where the run has not been evaluated.
     """
-    settings: dict[str, Any] = run["settings"]
-    report = RunReport(
-        run_id=run["run_id"],
-        source=str(settings["source"]),
-        created_at=datetime.fromisoformat(run["scored_at"]),
-        groups=[
-            _group_report(layout, run["run_id"], group, settings["report_images"], settings["max_pixels"], labels)
-            for group in groups
-        ],
-        settings={**settings, "resolved": run["resolved"]},
-        counts=run["counts"],
-        stage_seconds={name: stage["seconds"] for name, stage in run["stages"].items()},
-        versions=run["versions"],
-        errors=[dict(error) for error in errors[:ERRORS_SHOWN]],
-        error_total=len(errors),
-        notes=run["notes"],
-        metrics=run["metrics"],
-    )
-    path = layout.report(run["run_id"])
-    write_text(layout.fs, path, render(report, settings["report_images"]))
-    return path
+    run_id, folder = run["run_id"], layout.report(run["run_id"])
+    started = read_json(layout.fs, layout.started_json(run_id))
+    if started is None:
+        raise MuscRayError(f"Run {run_id} lacks its started.json: run it again with --overwrite.")
+    names = sorted(name for name in started["groups"] if name not in run["failed_groups"])
+    remove_tree(layout.fs, folder)
+    known = Labels.read(layout, run_id, labels or {})
+    tasks = run["counts"]["scored"] // CHUNK_ROWS + len(names)
+    on_cpus = settings.model_copy(update={"device": "cpu"})  # a GPU has nothing to do here
+    arguments = (layout.uri(layout.root), run_id, settings.max_pixels)
+    with (
+        progress.stage("report", total=run["counts"]["scored"], unit="images") as stage,
+        Pool(SiteWriter, on_cpus, tasks, *arguments) as pool,
+    ):
+        report = _run_report(run, settings)
+        site = _Site(layout, run, report, settings, known)
+        for path, text in static_files():
+            write_text(layout.fs, f"{folder}/{path}", text)
+        site.write_images(pool, names, stage)
+        errors = _read_tables(layout, _part_paths(layout, layout.errors(run_id)), ERRORS.names)
+        rows = pa.concat_tables(errors).to_pylist() if errors else []
+        for path, text in run_files(report, site.rows, rows, known.metrics_beside(names)):
+            write_text(layout.fs, f"{folder}/{path}", text)
+    return f"{folder}/index.html"
+
+
+class _Site:
+    """The groups of a site, one after the other.
+
+    Attributes:
+        rows: a row of the list of groups for each that has been begun.
+    """
+
+    def __init__(
+        self, layout: Layout, run: Mapping[str, Any], report: RunReport, settings: Settings, labels: Labels
+    ) -> None:
+        self.layout, self.run, self.report, self.settings, self.labels = layout, run, report, settings, labels
+        self.rows: list[dict[str, Any]] = []
+
+    def write_images(self, pool: Pool, names: Sequence[str], stage: Stage) -> None:
+        """Write pages and data of all groups."""
+        unreadable = 0
+        tasks = (task for number, name in enumerate(names, start=1) for task in self._group(number, name))
+        for task, result in pool.map(tasks, _call):
+            if isinstance(task, RowsTask):
+                stage.advance(len(task.table))
+                unreadable += result
+                if unreadable:
+                    stage.note(f"{unreadable:,} pictures cannot be read")
+
+    def _group(self, number: int, name: str) -> Iterator[RowsTask | DetailsTask]:
+        """Write what is known of a whole group; yields what is to be done for its images."""
+        layout, run_id = self.layout, self.run["run_id"]
+        paths = layout.score_files(run_id, name)
+        parts = _read_tables(layout, paths, COLUMNS)
+        firsts = detail_files([len(part) for part in parts])
+        table = _by_rank(parts, firsts)
+        labels = self.labels.of_images(table)
+        table = table.append_column("label", pa.array(labels.names, pa.string()))
+        scale = _scale(layout, paths[0], table)
+        group = self._report(number, name, table, labels.values, scale)
+        self.rows.append(group_row(group))
+        for path, text in group_files(self.report, group):
+            write_text(layout.fs, f"{layout.report(run_id)}/{path}", text)
+        pictures = self.settings.report_images
+        thumbnails = max(pictures, self.settings.report_thumbnails)
+        for chunk, start in enumerate(range(0, len(table), CHUNK_ROWS)):
+            rows = table.slice(start, CHUNK_ROWS)
+            shown = (min(max(most - start, 0), len(rows)) for most in (thumbnails, pictures))
+            yield RowsTask(number, chunk, rows.combine_chunks(), *shown)
+        lookup = ray.put(Lookup.of(table["image_id"].to_pylist(), table["rank"].to_numpy()))
+        similar = {PurePosixPath(path).name: path for path in _part_paths(layout, layout.neighbours(run_id, name))}
+        if "night" in self.run and not self.run["settings"]["rescore_window"]:
+            similar = {}  # most of them are earlier images, which got no scores
+        for path, first in zip(paths, firsts, strict=True):
+            neighbours = similar.get(PurePosixPath(path).name)
+            yield DetailsTask(number, path, neighbours, first, scale[1], lookup)
+
+    def _report(
+        self, number: int, name: str, table: pa.Table, labels: np.ndarray | None, scale: tuple[float, float]
+    ) -> GroupReport:
+        scores, raw = table["score"].to_numpy(), table["score_raw"].to_numpy()
+        if not (np.isfinite(scores).all() and np.isfinite(raw).all()):
+            raise MuscRayError(f"Group {name!r} has scores that are not finite numbers; score the run again.")
+        given = (self.run.get("thresholds") or {}).get(name)
+        threshold = group_threshold(name, scores, given)
+        h, w = self.run["resolved"]["grid"]
+        return GroupReport(
+            number=number,
+            name=name,
+            scores=scores,
+            labels=labels,
+            label_names=sorted(set(table["label"].to_pylist()) - {""}) if labels is not None else [],
+            raw_range=(float(raw.min()), float(raw.max())),
+            scale=scale,
+            grid=(h, w),
+            threshold=threshold.threshold,
+            threshold_is_set=given is not None,
+            metrics=self.labels.metrics(name),
+        )
+
+
+def _call(actor: Any, task: RowsTask | DetailsTask) -> Any:
+    return actor.rows.remote(task) if isinstance(task, RowsTask) else actor.details.remote(task)
+
+
+def _part_paths(layout: Layout, folder: str) -> list[str]:
+    """The Parquet files of a folder; none where it is not there."""
+    if not layout.fs.exists(folder):
+        return []
+    return sorted(path for path in layout.fs.ls(folder, detail=False) if path.endswith(".parquet"))
 
 
 def read_scores(layout: Layout, run_id: str, group: str, columns: Sequence[str]) -> pa.Table:
     """Some columns of a group's scores, all its images."""
-    folder = layout.scores(run_id, group)
-    paths = sorted(path for path in layout.fs.ls(folder, detail=False) if path.endswith(".parquet"))
-    return pa.concat_tables([read_table(layout.fs, path, columns) for path in paths])
+    return pa.concat_tables(_read_tables(layout, layout.score_files(run_id, group), columns))
 
 
-def _group_report(
-    layout: Layout, run_id: str, images: GroupImages, worst: int, max_pixels: int, labels: Mapping[str, int]
-) -> GroupReport:
-    table = read_scores(layout, run_id, images.group, ["score", "score_raw", "rank"])
-    shown = [
-        _worst_image(row, max_pixels, labels)
-        for shard in sorted(images.shards)
-        for row in _rows_up_to_rank(layout, run_id, images.group, shard, worst)
-    ]
-    low, high = _heat_map_scale(layout, run_id, images, shown)
-    return GroupReport(
-        name=images.group,
-        scores=table["score"].to_numpy(),
-        score_raw=table["score_raw"].to_numpy(),
-        worst=sorted(shown, key=lambda image: image.rank),
-        map_low=low,
-        map_high=high,
+def _read_tables(layout: Layout, paths: Sequence[str], columns: Sequence[str]) -> list[pa.Table]:
+    """Some columns of many small files, several read at a time: they wait for the storage."""
+    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+        return list(threads.map(lambda path: read_table(layout.fs, path, columns), paths))
+
+
+def _by_rank(parts: Sequence[pa.Table], firsts: Sequence[int]) -> pa.Table:
+    """A group's scores in the order of their ranks, each row with the number of its file of details."""
+    numbers = [first + np.arange(len(part)) // DETAIL_ROWS for part, first in zip(parts, firsts, strict=True)]
+    table = pa.concat_tables(parts).append_column("detail", pa.array(np.concatenate(numbers), pa.int32()))
+    return table.take(pc.sort_indices(table["rank"]))
+
+
+def _scale(layout: Layout, path: str, table: pa.Table) -> tuple[float, float]:
+    """One scale for a group's heat maps: from the normal level (median of a random shard) to the largest raw score."""
+    maps = read_table(layout.fs, path, ["patch_map"])["patch_map"]
+    low = float(np.median(pc.list_flatten(maps).to_numpy()))
+    return low, max(low, float(pc.max(table["score_raw"]).as_py()))
+
+
+def _run_report(run: Mapping[str, Any], settings: Settings) -> RunReport:
+    return RunReport(
+        run_id=run["run_id"],
+        source=str(run["settings"]["source"]),
+        created_at=datetime.fromisoformat(run["scored_at"]),
+        k_list=run["settings"]["k_list"],
+        pictures=settings.report_images,
+        settings={**run["settings"], "resolved": run["resolved"]},
+        counts=run["counts"],
+        stage_seconds={name: stage["seconds"] for name, stage in run["stages"].items()},
+        versions=run["versions"],
+        error_total=run["counts"]["failed"],
+        notes=run["notes"],
+        metrics=run["metrics"],
     )
-
-
-def _rows_up_to_rank(layout: Layout, run_id: str, group: str, shard: int, worst: int) -> list[dict[str, Any]]:
-    """A shard's rows among the group's worst; patch maps are held for one shard at a time."""
-    table = read_table(layout.fs, f"{layout.scores(run_id, group)}/part-{shard:05d}.parquet")
-    rows: list[dict[str, Any]] = table.filter(pc.less_equal(table["rank"], worst)).to_pylist()
-    return rows
-
-
-def _worst_image(row: dict[str, Any], max_pixels: int, labels: Mapping[str, int]) -> WorstImage:
-    return WorstImage(
-        image_id=row["image_id"],
-        uri=row["uri"],
-        rank=row["rank"],
-        score=row["score"],
-        score_raw=row["score_raw"],
-        percentile=row["percentile"],
-        patch_map=np.array(row["patch_map"], np.float32).reshape(row["grid_h"], row["grid_w"]),
-        picture=_picture(row["uri"], max_pixels),
-        label=LABELS.get(labels.get(row["uri"])),
-    )
-
-
-def _picture(uri: str, max_pixels: int) -> Image.Image | None:
-    """The original picture; None (shown as such) when it is gone or no longer readable."""
-    try:
-        return decode_original(read_image(uri), max_pixels)
-    except (MuscRayError, OSError):
-        return None
-
-
-def _heat_map_scale(
-    layout: Layout, run_id: str, images: GroupImages, shown: Sequence[WorstImage]
-) -> tuple[float, float]:
-    """One scale for a group's heat maps: from the normal level (median of a random shard) to the worst."""
-    shard = min(images.shards)
-    maps = read_table(layout.fs, f"{layout.scores(run_id, images.group)}/part-{shard:05d}.parquet", ["patch_map"])
-    low = float(np.median(pc.list_flatten(maps["patch_map"]).to_numpy()))
-    return low, max([low, *(float(image.patch_map.max()) for image in shown)])

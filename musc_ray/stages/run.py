@@ -3,6 +3,7 @@
 Every stage takes up what an earlier, interrupted run of the same settings on the same images left behind.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -88,15 +89,17 @@ def score_archive(
         groups, failed_groups = _scorable_groups(archive, errors)
         scored_at = datetime.now(UTC)
         figures, failures = score_groups(archive, groups, scored_at, progress, stages)
-    failed_groups |= {name: f"Group '{name}' failed: {error}" for name, error in failures.items()}
-    groups = [group for group in groups if group.group not in failures]
-    if not groups:
-        raise MuscRayError(next(iter(failed_groups.values()))) from next(iter(failures.values()))
-    metrics = _metrics(archive, groups, labels or {})
-    notes = _notes(failed_groups, stages)
-    run = run_record(archive, groups, scored_at, stages, failed_groups, len(errors), metrics, notes, figures)
-    run["notes"] += _drift_notes(run.get("night", {}))
-    write_report(layout, run, groups, errors, labels or {})
+        failed_groups |= {name: f"Group '{name}' failed: {error}" for name, error in failures.items()}
+        groups = [group for group in groups if group.group not in failures]
+        if not groups:
+            raise MuscRayError(next(iter(failed_groups.values()))) from next(iter(failures.values()))
+        metrics = _metrics(archive, groups, labels or {})
+        notes = _notes(failed_groups, stages)
+        run = run_record(archive, groups, scored_at, stages, failed_groups, len(errors), metrics, notes, figures)
+        run["notes"] += _drift_notes(run.get("night", {}))
+        started = time.monotonic()
+        write_report(layout, run, archive.settings, progress, labels)
+        run["stages"]["report"] = {"seconds": time.monotonic() - started}
     write_json(layout.fs, layout.run_json(run_id), run)
     _clean_up(archive)
     return _result(archive, run, computed=True)
@@ -263,6 +266,6 @@ def _result(archive: Archive, run: dict[str, Any], computed: bool) -> RunResult:
         worst=sorted(worst, key=lambda row: (row["rank"], row["group"]))[:WORST_IMAGES],
         thresholds=thresholds,
         scores_path=layout.uri(f"{layout.run(archive.run_id)}/scores"),
-        report_path=layout.uri(layout.report(archive.run_id)),
+        report_path=layout.uri(f"{layout.report(archive.run_id)}/index.html"),
         computed=computed,
     )

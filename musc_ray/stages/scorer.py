@@ -6,7 +6,6 @@ import threading
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -25,7 +24,7 @@ from musc_ray.core.references import Window
 from musc_ray.core.summary import Summary
 from musc_ray.stages.bands import write_band
 from musc_ray.stages.cluster import ActorPlan, use_threads
-from musc_ray.stages.rank import Columns, GroupFigures, Neighbours, find_neighbours, rank_group, write_scores
+from musc_ray.stages.rank import Columns, GroupFigures, Neighbours, find_neighbours, rank_group, write_part
 from musc_ray.stages.reduce import combine_shard
 from musc_ray.stages.ring import BlockTask, GroupImages, RingShard
 from musc_ray.stages.thresholds import ThresholdRule
@@ -121,9 +120,11 @@ class Scorer:
         figures, parts = rank_group(self.layout, self.run_id, images, neighbours, self.settings.k_list, rule)
         return figures, *parts
 
-    def publish(self, group: str, shards: Sequence[RingShard], scored_at: datetime, columns: Columns) -> None:
-        """Write a part of a group's scores."""
-        write_scores(self.layout, self.run_id, group, shards, self.meta.grid, scored_at, columns)
+    def publish(
+        self, images: GroupImages, part: range, scored_at: datetime, columns: Columns, neighbours: Neighbours
+    ) -> None:
+        """Write a part of a group's scores and neighbours."""
+        write_part(self.layout, self.run_id, images, part, self.meta.grid, scored_at, columns, neighbours)
 
     def combine(self, group: str, shard: RingShard) -> None:
         """Mean over layers, patch maps and raw scores of one shard."""

@@ -6,7 +6,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
@@ -56,14 +56,14 @@ def atomic_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Path]:
 
     Local: a hidden neighbour that is renamed, safe against any kill of the process. It is not synced: a power failure
     may leave a cut file, which readers name as broken. Object storage: a temporary file, uploaded at the end; a store
-    shows an object only once its upload is complete.
+    shows an object only once its upload is complete; the file's suffix tells the store its content type.
     """
     if is_local(fs):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     else:
-        handle, name = tempfile.mkstemp(prefix="musc-ray-")
+        handle, name = tempfile.mkstemp(prefix="musc-ray-", suffix=PurePosixPath(path).suffix)
         os.close(handle)
         partial = Path(name)
     try:
@@ -76,10 +76,15 @@ def atomic_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_bytes(fs: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_file(fs, path) as partial:
+        partial.write_bytes(content)
+
+
 def write_text(fs: fsspec.AbstractFileSystem, path: str, text: str) -> None:
     """Write a UTF-8 text file atomically."""
-    with atomic_file(fs, path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_bytes(fs, path, text.encode())
 
 
 def write_json(fs: fsspec.AbstractFileSystem, path: str, content: dict[str, Any]) -> None:

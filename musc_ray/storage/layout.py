@@ -98,6 +98,10 @@ class Layout:
         names = self.fs.ls(self.scores(run_id, group), detail=False)
         return sorted(path for path in names if path.endswith(".parquet"))
 
+    def neighbours(self, run_id: str, group: str) -> str:
+        """Folder of a group's most similar images, a file for each file of scores."""
+        return f"{self.run(run_id)}/neighbours/group={escape_group(group)}"
+
     def errors(self, run_id: str) -> str:
         """Folder of the errors table."""
         return f"{self.run(run_id)}/errors"
@@ -123,8 +127,8 @@ class Layout:
         return f"{self.run(run_id)}/heatmaps"
 
     def report(self, run_id: str) -> str:
-        """The report's first page."""
-        return f"{self.run(run_id)}/report/index.html"
+        """Folder of the report, a static site whose first page is index.html."""
+        return f"{self.run(run_id)}/report"
 
     def evaluation(self, run_id: str) -> str:
         """Folder of what labels say of a run: its metrics and the labels themselves."""

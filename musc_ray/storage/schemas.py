@@ -33,6 +33,14 @@ SCORES = pa.schema(
 IS_ANOMALOUS = pa.field("is_anomalous", pa.bool_(), nullable=False)
 """Last column of the scores table of a run with a threshold or contamination; absent without."""
 
+NEIGHBOURS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("neighbours", pa.list_(pa.string()), nullable=False),
+        pa.field("similarities", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+
 ERRORS = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("uri", "group", "stage", "error", "message")]
 )

@@ -34,7 +34,7 @@ def main() -> None:
         pa.csv.write_csv(pa.table({"uri": uris}), folder / "images.csv")
         weights = write_dinov2_weights(folder / "weights.safetensors")
         common = {"source": str(folder / "images.csv"), "backbone": "dinov2-vit-s-14", "weights": str(weights)}
-        common |= {"image_size": 224, "workers": 2, "report_images": 0}
+        common |= {"image_size": 224, "workers": 2, "report_images": 0, "report_thumbnails": 0}
         for number, case in enumerate(CASES):
             settings = load_settings(None, {**common, **case, "out": str(folder / f"out-{number}")})
             plan = plan_archive(settings)

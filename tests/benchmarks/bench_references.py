@@ -25,7 +25,7 @@ SEEDS = (0, 1, 2)
 
 def aurocs(out: Path, images: str, references: int | str, seed: int) -> tuple[float, float, float]:
     """AUROC of raw and of final scores, and the seconds of the mutual stage."""
-    options = [f"references={references}", f"seed={seed}", "report_images=0"]
+    options = [f"references={references}", f"seed={seed}", "report_images=0", "report_thumbnails=0"]
     with Path("/dev/null").open("w") as nowhere:
         result = run_demo(str(out), images, False, options, Progress(quiet=True), Console(file=nowhere))
     labels = {cell.path.as_uri(): cell.label for cell in mono_cells(None)}

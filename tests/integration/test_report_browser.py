@@ -1,26 +1,56 @@
-"""The report page in a real browser: policy enforced, nothing logged, controls at work, hostile names shown as text."""
+"""The report in a real browser, from a folder and from a server: policy enforced, nothing logged, no request elsewhere,
+controls at work, hostile names shown as text, readable in both colour schemes.
+"""
 
+import io
+import json
 import shutil
-from collections.abc import Iterator
-from datetime import UTC, datetime
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
-from musc_ray.report import GroupReport, RunReport, WorstImage, render
+from musc_ray.config import load_settings
+from musc_ray.progress import Progress
+from musc_ray.report.heatmap import colormap
+from musc_ray.stages.report import write_report
+from musc_ray.stages.thresholds import group_threshold
+from musc_ray.storage.layout import Layout, escape_group
+from tests.scored_run import RUN, write_run
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (PyPI)")
 from selenium.webdriver.common.by import By  # noqa: E402 - only after the check above
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-HOSTILE = """"><script>window.owned = 1</script><img src=x onerror='window.owned = 1'>"""
+HOSTILE = """"><script>window.owned = 1<\\/script><img src=x onerror='window.owned = 1'>"""
+FILES = (
+    """a "quoted" 'name'.png""",
+    "<script>window.owned = 1<script>.png",
+    "<img src=x onerror=window.owned=1>.png",
+    "\N{PEDESTRIAN} sm\N{LATIN SMALL LETTER O WITH DIAERESIS}rg\N{SNOWMAN}.png",
+    "{{ 7*7 }} & &amp; \u202egnp.png",
+)
+IMAGES, SMALL_GROUP, SHOWN, GRID = 300, 3, 4, (5, 8)
+SIZES = [(400, 300), (90, 200), (640, 64), (300, 300)]
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 )
+PICTURES_LOADED = """
+    return [...document.images].every(image => image.loading === "lazy" || image.naturalWidth > 0);
+"""
+PATIENCE = 30.0  # seconds; pages are there much sooner
 
 
 @pytest.fixture(scope="module")
@@ -31,72 +61,159 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         pytest.skip("needs Chromium and chromedriver (Debian packages chromium and chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('chromium')}", "--window-size=1400,900"]:
         options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
     yield driver
     driver.quit()
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("report") / "index.html"
-    path.write_text(render(make_report()), encoding="utf-8")
-    return path.as_uri()
-
-
-def make_report() -> RunReport:
-    rng = np.random.default_rng(0)
-    sizes = [(400, 300), (90, 200), (640, 64), (300, 300)]
-    worst = [
-        WorstImage(
-            image_id=f"id-{rank}",
-            uri=f"s3://plant/{HOSTILE if rank == 1 else 'a long name ' * 6 + 'x' * 60}.png",
-            rank=rank,
-            score=1 - rank / 10,
-            score_raw=2 - rank / 10,
-            percentile=100 - rank,
-            patch_map=rng.random((16, 16), dtype=np.float32),
-            picture=Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)),
-            label=HOSTILE,
-        )
-        for rank, size in enumerate(sizes, start=1)
-    ]
-    scores = rng.random(300, dtype=np.float32)
-    return RunReport(
-        run_id="run-" + "0123456789" * 6,
-        source=f"s3://plant/{HOSTILE}",
-        created_at=datetime(2026, 3, 4, tzinfo=UTC),
-        groups=[GroupReport(HOSTILE, scores, scores, worst, 0.0, 1.0), GroupReport("b", scores, scores, [], 0.0, 1.0)],
-        settings={"a_rather_long_name_of_a_setting": "y" * 80, HOSTILE: HOSTILE},
-        counts={"images": 300},
-        stage_seconds={"extract": 3.0, "mutual": 1.0},
-        versions={"musc_ray": "0.1.0"},
-        errors=[{"uri": "z" * 90, "group": "g", "stage": "extract", "error": "E" * 50, "message": HOSTILE}],
-        error_total=1,
+def layout(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> Layout:
+    """A run of two groups, one of them with a hostile name, evaluated, and its report."""
+    folder = tmp_path_factory.mktemp("report")
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    names = [*FILES, *(f"part {number:03d}.png" for number in range(IMAGES - len(FILES)))]
+    chance = np.random.default_rng(0)
+    for number, name in enumerate(names):
+        if number == len(FILES):
+            (pictures / name).write_text("no picture")
+        else:
+            pixels = chance.integers(0, 256, (*SIZES[number % len(SIZES)][::-1], 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(pictures / name)
+    layout = Layout.at(str(folder / "out"))
+    uris = [str(pictures / name) for name in names]
+    error = {"uri": f"s3://b/{HOSTILE}", "group": HOSTILE, "stage": "extract", "error": "ImageError"}
+    errors = [{**error, "message": HOSTILE}, {**error, "uri": "s3://b/second.png", "message": "truncated"}]
+    settings = {**load_settings(None, {"source": "made"}).model_dump(mode="json"), HOSTILE: HOSTILE}
+    run = write_run(
+        layout,
+        {HOSTILE: uris, "b": [f"{uri}#gone" for uri in uris[:SMALL_GROUP]]},
+        GRID,
+        errors=errors,
+        settings=settings,
         notes=[HOSTILE],
-        metrics={"Image AUROC": 0.9},
     )
+    write_evaluation(layout)
+    options = load_settings(None, {"report_images": SHOWN, "report_thumbnails": 290, "workers": 1})
+    write_report(layout, run, options, Progress(quiet=True))
+    return layout
 
 
-def style_of(driver: Any, selector: str, name: str) -> str:
-    script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
-    value: str = driver.execute_script(script, selector, name)
+def write_evaluation(layout: Layout) -> None:
+    """Every fifth image of the large group is defective, in turn of two kinds."""
+    folder = Path(layout.evaluation(RUN))
+    folder.mkdir()
+    ids = table_of(layout)["image_id"].to_pylist()
+    defects = ["good" if n % 5 else ("crack", HOSTILE)[n // 5 % 2] for n in range(len(ids))]
+    labels = pa.array([int(defect != "good") for defect in defects], pa.int8())
+    columns = {"image_id": ids, "uri": ids, "group": [HOSTILE] * len(ids), "label": labels, "defect": defects}
+    pq.write_table(pa.table({**columns, "mask": pa.array([None] * len(ids), pa.string())}), folder / "labels.parquet")
+    names = ("image_auroc", "image_ap", "image_f1_max", "image_threshold", "pixel_auroc", "pixel_ap", "pixel_f1_max")
+    rows = [
+        {"group": HOSTILE, "defect": defect, "images": 300, "anomalous": 60, "image_auroc": auroc}
+        for defect, auroc in (("", 0.75), ("crack", 0.5), (HOSTILE, None))
+    ]
+    fields = [("group", pa.string()), ("defect", pa.string()), ("images", pa.int32()), ("anomalous", pa.int32())]
+    fields += [(name, pa.float64()) for name in (*names, "pixel_threshold", "aupro", "aupimo")]
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), folder / "metrics.parquet")
+
+
+def table_of(layout: Layout) -> pa.Table:
+    """The large group's scores by rank."""
+    folder = f"{layout.run(RUN)}/scores/group={escape_group(HOSTILE)}"
+    return ds.dataset(folder, format="parquet").to_table().sort_by("rank")
+
+
+@pytest.fixture(scope="module")
+def scores(layout: Layout) -> pa.Table:
+    return table_of(layout)
+
+
+@pytest.fixture(scope="module", params=["folder", "server"])
+def address(request: pytest.FixtureRequest, layout: Layout) -> Iterator[str]:
+    """Where the report is opened."""
+    if request.param == "folder":
+        yield Path(layout.report(RUN)).as_uri()
+        return
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=layout.report(RUN)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def group_address(layout: Layout) -> str:
+    return f"{Path(layout.report(RUN)).as_uri()}/group-1.html"
+
+
+@pytest.fixture(scope="module")
+def image_address(layout: Layout) -> Callable[[int], str]:
+    return lambda rank: f"{Path(layout.report(RUN)).as_uri()}/image.html#1/{rank}"
+
+
+def open_page(driver: Any, address: str) -> None:
+    """Open an address afresh and wait until its data are shown."""
+    driver.get("about:blank")
+    driver.get(address)
+    wait(driver, lambda: driver.execute_script("return document.readyState") == "complete")
+    if "image.html" in address:
+        wait(driver, lambda: text(driver, "#facts"))
+    else:
+        wait(driver, lambda: text(driver, ".data-table .count"))
+
+
+def wait(driver: Any, done: Callable[[], object]) -> None:
+    WebDriverWait(driver, PATIENCE, poll_frequency=0.05).until(lambda _: done())
+
+
+def text(driver: Any, selector: str) -> str:
+    value: str = driver.execute_script("return document.querySelector(arguments[0]).textContent.trim()", selector)
     return value
 
 
-def test_page_opens_without_a_word_in_the_console(driver: Any, address: str) -> None:
-    driver.get(address)
-    assert driver.get_log("browser") == []
-    widths = driver.execute_script("return [...document.images].map(image => image.complete && image.naturalWidth)")
-    assert len(widths) == 2 * 4 + 1, "a picture and a heat map each, and the scale"
-    assert all(widths)
+def texts(driver: Any, selector: str) -> list[str]:
+    script = "return [...document.querySelectorAll(arguments[0])].map(element => element.textContent)"
+    values: list[str] = driver.execute_script(script, selector)
+    return values
+
+
+def ranks_shown(driver: Any) -> list[int]:
+    return [int(value) for value in texts(driver, "#images td.rank")]
+
+
+def key(driver: Any, *keys: str) -> None:
+    driver.switch_to.active_element.send_keys(*keys)
+
+
+def test_every_page_opens_silently_and_asks_nothing_of_others(driver: Any, address: str) -> None:
+    driver.get_log("performance")
+    pages = ["index.html", "group-1.html", "group-2.html", "image.html#1/1", "image.html#1/300", "image.html#2/3"]
+    for page in pages:
+        open_page(driver, f"{address}/{page}")
+        driver.execute_script("window.scrollTo(0, document.body.scrollHeight)")
+        wait(driver, lambda: driver.execute_script(PICTURES_LOADED))
+        assert driver.get_log("browser") == [], page
+        assert driver.execute_script("return window.owned") is None
+        assert driver.execute_script("return document.getElementById('trouble').hidden")
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    asked = [url for url in asked if not url.startswith(("data:", "about:"))]
+    assert len(asked) > 3 * len(pages)
+    assert [url for url in asked if not url.startswith(f"{address}/")] == []
 
 
 def test_policy_blocks_what_an_injection_could_try(driver: Any, address: str) -> None:
     """Also the proof that a violation would be seen by the test above."""
-    driver.get(address)
+    open_page(driver, f"{address}/index.html")
     driver.execute_script("""
         const script = document.createElement("script");
         script.textContent = "window.owned = 1";
@@ -105,87 +222,328 @@ def test_policy_blocks_what_an_injection_could_try(driver: Any, address: str) ->
         document.body.append(Object.assign(new Image(), {src: "http://127.0.0.1:9/pixel.png"}));
     """)
     assert driver.execute_script("return window.owned") is None
-    assert style_of(driver, "body", "opacity") == "1"
+    assert driver.execute_script("return getComputedStyle(document.body).opacity") == "1"
     log = " ".join(entry["message"] for entry in driver.get_log("browser"))
     for directive in ("script-src", "style-src", "img-src"):
         assert f"{directive} " in log
 
 
-def test_hostile_names_are_shown_as_text(driver: Any, address: str) -> None:
-    driver.get(address)
-    assert driver.find_element(By.ID, "group-1-name").text == f"{HOSTILE} 300 images"
-    assert (
-        driver.find_element(By.CSS_SELECTOR, "figcaption .name").get_attribute("title") == f"s3://plant/{HOSTILE}.png"
-    )
-    assert driver.find_element(By.CSS_SELECTOR, ".label").text == HOSTILE
+def test_hostile_names_are_shown_as_text(driver: Any, group_address: str, image_address: Any, scores: pa.Table) -> None:
+    open_page(driver, group_address.replace("group-1", "index"))
+    assert HOSTILE in texts(driver, "#groups td.name")
+    assert texts(driver, "#error-list td.message")[0] == f"ImageError {HOSTILE}"
+    assert HOSTILE in texts(driver, ".notice li")
+    open_page(driver, group_address)
+    assert text(driver, "h1") == f"{HOSTILE} 300 images"
+    assert HOSTILE in texts(driver, ".metrics th")
+    assert HOSTILE in texts(driver, "#label option")
+    names = [Path(uri).name for uri in scores["uri"].to_pylist()]
+    for name in FILES:
+        driver.find_element(By.CSS_SELECTOR, "#images input[type=search]").clear()
+        driver.find_element(By.CSS_SELECTOR, "#images input[type=search]").send_keys(name[:2], Keys.ENTER)
+        shown = name.replace("\u202e", r"\u202e")
+        wait(driver, lambda shown=shown: shown in texts(driver, "#images td.name"))
+    for name in FILES[:4]:
+        open_page(driver, image_address(names.index(name) + 1))
+        assert text(driver, "#name") == name
+        assert driver.title.startswith(f"#{names.index(name) + 1} {name}")
     assert driver.execute_script("return window.owned") is None
-    assert len(driver.find_elements(By.TAG_NAME, "script")) == 1
 
 
-def test_slider_sets_the_opacity_of_every_heat_map_by_keyboard_too(driver: Any, address: str) -> None:
-    driver.get(address)
-    slider = driver.find_element(By.ID, "opacity")
-    assert style_of(driver, ".heat", "opacity") == "0.8"
-    slider.send_keys(Keys.ARROW_LEFT)
-    assert float(style_of(driver, ".heat", "opacity")) == pytest.approx(0.75)
-    assert driver.find_element(By.ID, "opacity-value").text == "75 %"
-    slider.send_keys(Keys.HOME)
-    opacities = driver.execute_script(
-        "return [...document.querySelectorAll('.heat')].map(image => getComputedStyle(image).opacity)"
+def test_table_sorts_by_any_column_over_all_chunks(driver: Any, group_address: str, scores: pa.Table) -> None:
+    open_page(driver, group_address)
+    assert ranks_shown(driver) == list(range(1, 51))
+    head = {button.text: button for button in driver.find_elements(By.CSS_SELECTOR, "#images th button")}
+    raw = scores["score_raw"].to_numpy()
+    for expected in (np.argsort(-raw, kind="stable"), np.argsort(raw, kind="stable")):
+        head["Raw score"].click()
+        wait(driver, lambda expected=expected: ranks_shown(driver) == (expected[:50] + 1).tolist())
+        order = driver.execute_script("return document.querySelector('#images th.raw').ariaSort")
+        assert order == ("descending" if raw[expected[0]] == raw.max() else "ascending")
+    head["Image"].click()
+    names = sorted(Path(uri).name.replace("\u202e", r"\u202e") for uri in scores["uri"].to_pylist())
+    wait(driver, lambda: texts(driver, "#images td.name") == names[:50])
+    head["Rank"].click()
+    wait(driver, lambda: ranks_shown(driver) == list(range(1, 51)))
+    driver.find_element(By.CSS_SELECTOR, "#images [data-step=last]").click()
+    wait(driver, lambda: ranks_shown(driver) == list(range(251, 301)))
+    assert text(driver, "#images .page") == "Page 6 of 6"
+    assert not driver.find_element(By.CSS_SELECTOR, "#images [data-step=next]").is_enabled()
+
+
+def test_table_filters_by_text_label_and_threshold(driver: Any, group_address: str, scores: pa.Table) -> None:
+    open_page(driver, group_address)
+    key(driver, "/")
+    assert driver.execute_script("return document.activeElement.type") == "search"
+    key(driver, "PART 29", Keys.ENTER)
+    names = [Path(uri).name for uri in scores["uri"].to_pylist()]
+    expected = [rank for rank, name in enumerate(names, start=1) if "part 29" in name]
+    assert len(expected) == 5
+    wait(driver, lambda: ranks_shown(driver) == expected)
+    assert text(driver, "#images .count") == "1 to 5 of 5 (300 in all)"
+    key(driver, Keys.ESCAPE)
+    wait(driver, lambda: ranks_shown(driver) == list(range(1, 51)))
+    driver.execute_script("""
+        const choice = document.getElementById("label");
+        choice.value = "crack";
+        choice.dispatchEvent(new Event("change"));
+    """)
+    wait(driver, lambda: ranks_shown(driver) == list(range(1, 301, 10)))
+    driver.find_element(By.ID, "only-held").click()
+    held = int(driver.find_element(By.ID, "held").get_attribute("value"))
+    wait(driver, lambda: ranks_shown(driver) == list(range(1, held + 1, 10)))
+    key(driver, Keys.TAB)  # what is chosen stands in the address
+    open_page(driver, driver.current_url)
+    wait(driver, lambda: ranks_shown(driver) == list(range(1, held + 1, 10)))
+    assert driver.find_element(By.ID, "label").get_attribute("value") == "crack"
+
+
+def test_slider_says_how_many_images_would_be_held(driver: Any, group_address: str, scores: pa.Table) -> None:
+    open_page(driver, group_address)
+    values = scores["score"].to_numpy().astype(np.float64)
+    slider, count = driver.find_element(By.ID, "threshold"), driver.find_element(By.ID, "held")
+    suggested = group_threshold("", scores["score"].to_numpy(), None).threshold
+    assert f"suggested is {suggested:.4f}" in text(driver, ".threshold")
+    assert int(count.get_attribute("value")) == (values >= suggested).sum()
+    for keys in ([Keys.HOME], [Keys.ARROW_RIGHT] * 7, [Keys.PAGE_UP] * 3, [Keys.END], [Keys.ARROW_LEFT] * 20):
+        slider.send_keys(*keys)
+        threshold = values.min() + int(slider.get_attribute("value")) / 1000 * (values.max() - values.min())
+        expected = int((values >= threshold).sum())
+        assert text(driver, "#held-share") == f"{expected} of 300 images held ({expected / 3:.1f} %)"
+        assert f"{expected} of 300 images held" in slider.get_attribute("aria-valuetext")
+        assert len(texts(driver, "#images .tag.held")) == min(expected, 50)
+    labelled = scores["rank"].to_numpy() % 5 == 1
+    assert text(driver, "#held-labels") == (
+        f"Of 60 labelled anomalous: {labelled[:expected].sum()} held, {60 - labelled[:expected].sum()} missed. "
+        f"Labelled normal and held: {expected - labelled[:expected].sum()}."
     )
-    assert opacities == ["0"] * 4
-    slider.send_keys(Keys.END)
-    assert style_of(driver, ".heat", "opacity") == "1"
+    count.clear()
+    count.send_keys("17", Keys.TAB)
+    wait(driver, lambda: text(driver, "#held-share").startswith("17 of 300"))
+    shown = float(driver.find_element(By.ID, "threshold-value").get_attribute("value"))
+    assert abs(shown - values[16]) < 1.01e-4
+    assert (values >= shown).sum() == 17
+    driver.find_element(By.ID, "threshold-reset").click()
+    assert int(count.get_attribute("value")) == (values >= suggested).sum()
 
 
-def test_heat_maps_can_be_switched_off(driver: Any, address: str) -> None:
-    driver.get(address)
-    assert style_of(driver, ".heat", "visibility") == "visible"
+def test_histogram_counts_every_image_once(driver: Any, group_address: str, scores: pa.Table) -> None:
+    open_page(driver, group_address)
+    values = scores["score"].to_numpy().astype(np.float64)
+    counts, edges = np.histogram(values, bins=20)
+    bars = [title.rsplit(": ", 1) for title in texts(driver, "#histogram title")]
+    assert [bar[0] for bar in bars] == [
+        f"{low:.4f} to {high:.4f}" for low, high, count in zip(edges, edges[1:], counts, strict=False) if count
+    ]
+    assert [int(bar[1].split()[0]) for bar in bars] == [count for count in counts if count]
+    anomalous = [int(bar[1].split(", ")[1].split()[0]) for bar in bars]
+    assert sum(anomalous) == 60
+    places = driver.execute_script("""
+        const middle = element => { const box = element.getBoundingClientRect(); return box.x + box.width / 2; };
+        const slider = document.getElementById("threshold");
+        const box = slider.getBoundingClientRect();
+        return [middle(document.querySelector(".cut")), box.x + 8 + (box.width - 16) * slider.value / 1000];
+    """)
+    assert places[0] == pytest.approx(places[1], abs=2), "the slider's thumb stands below the line"
+
+
+def test_image_page_shows_picture_heat_map_and_facts(driver: Any, image_address: Any, scores: pa.Table) -> None:
+    for rank in (2, 60):
+        row = {name: scores[name][rank - 1].as_py() for name in scores.column_names}
+        open_page(driver, image_address(rank))
+        assert text(driver, "#rank") == f"#{rank}"
+        facts = dict(zip(texts(driver, "#facts th"), texts(driver, "#facts td"), strict=True))
+        assert f"(rank {rank} of 300" in facts["Score"]
+        assert float(facts["Score"].split()[0]) == pytest.approx(row["score"], abs=1e-4)
+        assert float(facts["Raw score"]) == pytest.approx(row["score_raw"], abs=1e-4)
+        assert facts["Image id"] == row["image_id"]
+        assert facts["Location"] == row["uri"]
+        low, high = float(text(driver, "#scale-low")), float(text(driver, "#scale-high"))
+        assert high == pytest.approx(max(scores["score_raw"].to_numpy()), abs=1e-3)
+        width, height, pixels = driver.execute_script("""
+            const heat = document.querySelector("#with-heat .heat");
+            const image = heat.getContext("2d").getImageData(0, 0, heat.width, heat.height);
+            return [heat.width, heat.height, Array.from(image.data)];
+        """)
+        found = np.array(pixels, np.uint8).reshape(height, width, 4)
+        assert max(width, height) == 320
+        patch_map = torch.tensor(row["patch_map"], dtype=torch.float64).view(1, 1, *GRID)
+        upsampled = torch.nn.functional.interpolate(patch_map, (height, width), mode="bilinear", align_corners=True)
+        values = np.clip((upsampled[0, 0].numpy() - low) / (high - low), 0, 1)
+        np.testing.assert_allclose(found[..., 3], 255 * values**1.5, atol=4)  # bytes, and the scale in three decimals
+        sure = found[..., 3] > 20  # a canvas rounds the colours of what is hardly there
+        assert sure.any()
+        assert np.abs(found[sure, :3].astype(int) - colormap(values[sure])).max() <= 12
+        same = driver.execute_script("""
+            const place = element => { const box = element.getBoundingClientRect(); return [box.width, box.height]; };
+            return [...document.querySelectorAll("#original > *, #with-heat > *")].map(place);
+        """)
+        assert len(same) == 3
+        assert same[0] == pytest.approx(same[1], abs=1)
+        assert same[1] == same[2]
+
+
+def test_the_picture_is_the_right_one(driver: Any, image_address: Any, scores: pa.Table) -> None:
+    """A picture of its own, and one from a sheet of thumbnails, as the screen shows them."""
+    for rank in (3, 130):
+        uri = scores["uri"][rank - 1].as_py()
+        open_page(driver, image_address(rank))
+        driver.execute_script("document.getElementById('original').scrollIntoView()")
+
+        def likeness(uri: str = uri) -> float:
+            shot = driver.find_element(By.CSS_SELECTOR, "#original > *").screenshot_as_png
+            shown, original = (Image.open(file).convert("L").resize((16, 16)) for file in (io.BytesIO(shot), uri))
+            return float(np.corrcoef(np.ravel(shown), np.ravel(original))[0, 1])
+
+        wait(driver, lambda: likeness() > 0.9)
+
+
+def test_similar_images_explain_the_score(driver: Any, image_address: Any, scores: pa.Table) -> None:
+    raw = scores["score_raw"].to_numpy().astype(np.float64)
+    scaled = (raw - raw.min()) / (raw.max() - raw.min())
+    for rank in (1, 77, 300):
+        open_page(driver, image_address(rank))
+        score = scores["score"][rank - 1].as_py()
+        wait(driver, lambda score=score: f"= {score:.4f}. " in text(driver, "#how"))
+        assert f"By itself this image would score {scaled[rank - 1]:.4f}" in text(driver, "#effect")
+        assert ("raise" if score > scaled[rank - 1] else "lower") in text(driver, "#effect")
+        weights = [(1 + 1 / 1.9 + 1 / 2.7) / 3, (0.9 / 1.9 + 0.9 / 2.7) / 3, 0.8 / 2.7 / 3]
+        assert texts(driver, "#similar td:last-child") == [f"{100 * weight:.1f} %" for weight in weights]
+        others = [int(name.split()[0][1:]) for name in texts(driver, "#similar a")]
+        shown = [float(value) for value in texts(driver, "#similar td:nth-child(4)")]
+        assert shown == pytest.approx([raw[rank - 1], *(raw[other - 1] for other in others)], abs=1e-4)
+
+
+def test_keys_turn_images_and_leave_fields_alone(driver: Any, image_address: Any) -> None:
+    open_page(driver, image_address(1))
+    assert driver.find_element(By.ID, "previous").get_attribute("href") is None
+    key(driver, Keys.ARROW_RIGHT)
+    wait(driver, lambda: text(driver, "#rank") == "#2")
+    key(driver, Keys.ARROW_RIGHT)
+    wait(driver, lambda: text(driver, "#rank") == "#3")
+    key(driver, Keys.ARROW_LEFT)
+    wait(driver, lambda: text(driver, "#rank") == "#2")
+    opacity = driver.find_element(By.ID, "opacity")
+    opacity.send_keys(Keys.ARROW_LEFT)
+    assert driver.current_url.endswith("#1/2")
+    heat = "return getComputedStyle(document.querySelector('.heat')).opacity"
+    assert float(driver.execute_script(heat)) == pytest.approx(0.75)
+    assert text(driver, "#opacity-value") == "75 %"
+    opacity.send_keys(Keys.HOME)
+    assert driver.execute_script(heat) == "0"
+    opacity.send_keys(Keys.END)
     driver.find_element(By.ID, "overlay").send_keys(Keys.SPACE)
-    assert style_of(driver, ".heat", "visibility") == "hidden"
+    assert driver.execute_script(heat) == "0"
+    driver.execute_script("document.activeElement.blur()")
+    key(driver, "h")
+    assert driver.execute_script(heat) == "1"
 
 
-def test_page_works_without_scripts(driver: Any, tmp_path: Path) -> None:
-    """The same page with its script blocked: no slider that would do nothing, and the switch still works."""
-    page = tmp_path / "index.html"
-    html = render(make_report()).replace("script-src &#39;sha256-", "script-src &#39;sha256-0")
-    page.write_text(html, encoding="utf-8")
-    driver.get(page.as_uri())
-    assert not driver.find_element(By.ID, "opacity").is_displayed()
-    driver.find_element(By.ID, "overlay").click()
-    assert style_of(driver, ".heat", "visibility") == "hidden"
+def test_pictures_that_are_not_there_are_said_to_be_so(driver: Any, image_address: Any, scores: pa.Table) -> None:
+    broken = [Path(uri).name for uri in scores["uri"].to_pylist()].index(f"part {0:03d}.png") + 1
+    open_page(driver, image_address(broken))
+    assert "could not be read" in text(driver, "#original")
+    open_page(driver, image_address(300))
+    assert "report_thumbnails" in text(driver, "#original")
+    driver.get("about:blank")
+    driver.get(image_address(301))
+    wait(driver, lambda: "there is none of rank 301" in text(driver, "#trouble"))
 
 
-@pytest.mark.parametrize("width", [360, 768, 1280])
-def test_nothing_overflows_and_heat_maps_lie_on_their_pictures(driver: Any, address: str, width: int) -> None:
+def test_worst_images_have_their_heat_maps(driver: Any, group_address: str) -> None:
+    open_page(driver, group_address)
+    wait(driver, lambda: len(texts(driver, "#worst .heat")) == SHOWN)
+    links = driver.execute_script("return [...document.querySelectorAll('#worst a')].map(link => link.hash)")
+    assert links == [f"#1/{rank}" for rank in range(1, SHOWN + 1)]
+
+
+def test_index_lists_groups_and_errors(driver: Any, group_address: str) -> None:
+    open_page(driver, group_address.replace("group-1", "index"))
+    assert texts(driver, "#groups td.images") == ["300", "3"]
+    assert texts(driver, "#groups td.auroc") == ["0.750", "\N{EN DASH}"]
+    driver.find_element(By.CSS_SELECTOR, "#groups th.images button").click()
+    driver.find_element(By.CSS_SELECTOR, "#groups th.images button").click()
+    wait(driver, lambda: texts(driver, "#groups td.images") == ["3", "300"])
+    key(driver, Keys.TAB)
+    search = driver.find_element(By.CSS_SELECTOR, "#error-list input[type=search]")
+    search.send_keys("truncated", Keys.ENTER)
+    wait(driver, lambda: texts(driver, "#error-list td.uri") == ["s3://b/second.png"])
+
+
+PAGES = ("index.html", "group-1.html", "image.html#1/1", "image.html#1/150")
+
+
+@pytest.mark.parametrize("width", [360, 768, 1400])
+def test_nothing_overflows(driver: Any, layout: Layout, width: int) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
-        driver.get(address)
-        assert driver.execute_script("return document.documentElement.scrollWidth") == width
-        places = driver.execute_script("""
-            const place = image => {
-                const box = image.getBoundingClientRect();
-                return [box.x, box.y, box.width, box.height, image.naturalWidth, image.naturalHeight,
-                        getComputedStyle(image).objectFit];
-            };
-            const heats = [...document.querySelectorAll(".heat")];
-            return heats.map(heat => [place(heat.previousElementSibling), place(heat)]);
-        """)
+        for page in PAGES:
+            open_page(driver, f"{Path(layout.report(RUN)).as_uri()}/{page}")
+            assert driver.execute_script("return document.documentElement.scrollWidth") == width, page
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    assert len(places) == 4
-    for picture, heat in places:
-        assert picture == heat
-        assert picture[-1] == "contain"
 
 
-def test_page_follows_the_colour_scheme(driver: Any, address: str) -> None:
-    backgrounds = {}
-    for scheme in ("light", "dark"):
-        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-        driver.get(address)
-        backgrounds[scheme] = style_of(driver, "body", "backgroundColor")
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    assert backgrounds == {"light": "rgb(245, 246, 247)", "dark": "rgb(19, 23, 25)"}
+CONTRASTS = """
+    const channel = value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+    const parse = colour => colour.match(/[\\d.]+/g).map(Number);
+    const luminance = ([r, g, b]) => 0.2126 * channel(r / 255) + 0.7152 * channel(g / 255) + 0.0722 * channel(b / 255);
+    const ground = element => {
+        for (let at = element; at; at = at.parentElement) {
+            const colour = parse(getComputedStyle(at).backgroundColor);
+            if (colour.length === 3 || colour[3] === 1) return colour;
+        }
+        throw new Error("no ground");
+    };
+    const shown = element => element.checkVisibility() && element.getBoundingClientRect().width > 1;
+    const own = element => [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+    return [...document.querySelectorAll("body *")].filter(element => shown(element) && own(element)).map(element => {
+        const svg = element instanceof SVGElement;
+        const text = luminance(parse(getComputedStyle(element)[svg ? "fill" : "color"]));
+        const back = luminance(ground(svg ? element.closest("svg").parentElement : element));
+        const [light, dark] = [Math.max(text, back), Math.min(text, back)];
+        return [(light + 0.05) / (dark + 0.05), `${element.outerHTML.slice(0, 200)}`];
+    });
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast_of_all_text_is_enough(driver: Any, layout: Layout, scheme: str) -> None:
+    """WCAG 2.2 AA, 1.4.3: at least 4.5 to 1, from the styles as computed."""
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    try:
+        for page in PAGES:
+            open_page(driver, f"{Path(layout.report(RUN)).as_uri()}/{page}")
+            found = driver.execute_script(CONTRASTS)
+            assert len(found) > 30
+            assert [entry for entry in found if entry[0] < 4.5] == []
+            background = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+            assert background == {"light": "rgb(246, 247, 248)", "dark": "rgb(19, 23, 25)"}[scheme]
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_all_controls_have_names_and_can_be_reached(driver: Any, layout: Layout) -> None:
+    for page in PAGES[:3]:
+        open_page(driver, f"{Path(layout.report(RUN)).as_uri()}/{page}")
+        nodes = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+        roles = {"button", "link", "slider", "checkbox", "searchbox", "spinbutton", "combobox"}
+        controls = [node for node in nodes if node.get("role", {}).get("value") in roles]
+        assert len(controls) > 5
+        assert [node for node in controls if not node.get("name", {}).get("value")] == []
+        assert {"main", "navigation", "heading"} <= {node.get("role", {}).get("value") for node in nodes}
+        driver.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
+        assert driver.execute_script("return document.activeElement.className") == "skip"
+
+
+def test_arrow_keys_walk_along_the_table(driver: Any, group_address: str) -> None:
+    open_page(driver, group_address)
+    driver.execute_script("document.querySelector('#images td a').focus()")
+    key(driver, Keys.ARROW_DOWN)
+    key(driver, Keys.ARROW_DOWN)
+    key(driver, Keys.ARROW_UP)
+    assert driver.execute_script("return document.activeElement.hash") == "#1/2"
+    key(driver, Keys.ENTER)
+    wait(driver, lambda: "image.html#1/2" in driver.current_url)

@@ -145,14 +145,63 @@ def test_run_json_and_report_are_there_and_intermediate_results_are_not(runs):
     assert content["counts"]["scored"] == 40
     assert content["settings"]["shard_size"] == 5
     assert content["resolved"]["layers"] == [2, 5, 8, 11]
-    assert set(content["stages"]) == {"catalog", "extract", "mutual", "reduce", "publish"}
+    assert set(content["stages"]) == {"catalog", "extract", "mutual", "reduce", "publish", "report"}
     assert not (run / "work").exists()
     assert not list(run.rglob("*.partial"))
     page = (run / "report" / "index.html").read_text()
     assert run.name in page
-    assert "data:image/" in page
+    assert (run / "report" / "group-1.html").exists()
+    assert len(list((run / "report" / "data" / "group-1").glob("picture-*.jpg"))) == 24
     assert pq.read_table(run / "errors").num_rows == 0
     assert pq.read_table(run / "catalog.parquet").num_rows == 40
+
+
+def test_neighbours_are_the_most_similar_images_by_class_token(runs):
+    """Against all cosines; of equal ones any order will do."""
+    for out in runs.values():
+        (features,) = out.glob("features/*/group=all")
+        tokens = {
+            row["image_id"]: np.frombuffer(row["class_token"], "<f4").astype(np.float64)
+            for row in ds.dataset(features, format="parquet").to_table(columns=["image_id", "class_token"]).to_pylist()
+        }
+        unit = {image_id: token / np.linalg.norm(token) for image_id, token in tokens.items()}
+        folder = only_run(out) / "neighbours" / "group=all"
+        assert {path.name for path in folder.iterdir()} == {
+            path.name for path in (only_run(out) / "scores" / "group=all").iterdir()
+        }
+        rows = ds.dataset(folder, format="parquet").to_table().to_pylist()
+        assert {row["image_id"] for row in rows} == set(unit)
+        for row in rows:
+            own = unit[row["image_id"]]
+            others = sorted((float(own @ other) for i, other in unit.items() if i != row["image_id"]), reverse=True)
+            assert len(set(row["neighbours"])) == 2
+            assert row["image_id"] not in row["neighbours"]
+            np.testing.assert_allclose(row["similarities"], others[:2], atol=1e-5)
+            np.testing.assert_allclose([own @ unit[i] for i in row["neighbours"]], others[:2], atol=1e-5)
+
+
+def test_a_report_is_written_again_for_the_run_that_was_scored_last(runs, musc_ray):
+    out = runs[5]
+    report, run_json = only_run(out) / "report", (only_run(out) / "run.json").read_bytes()
+    result = musc_ray("report", out, "--quiet", "--set", "report_images=3")
+    assert result.exit_code == 0, result.stderr
+    assert str(report / "index.html") in result.stdout
+    assert len(list((report / "data" / "group-1").glob("picture-*.jpg"))) == 3, "nothing of the older one is left"
+    assert (only_run(out) / "run.json").read_bytes() == run_json
+    again = musc_ray("report", out, "--quiet", "--run-id", only_run(out).name)
+    assert again.exit_code == 0, again.stderr
+    assert len(list((report / "data" / "group-1").glob("picture-*.jpg"))) == 24
+
+
+def test_reports_that_cannot_be_written_are_refused_in_a_sentence(runs, musc_ray, tmp_path):
+    for arguments, says, code in (
+        ([tmp_path / "nothing"], "There is no complete run in", 1),
+        ([runs[5], "--run-id", "other"], "no complete run 'other'", 1),
+        ([runs[5], "--set", "degrees=1"], "Setting 'degrees' does not change a report", 2),
+    ):
+        result = musc_ray("report", *arguments, "--quiet")
+        assert (result.exit_code, says in result.stderr) == (code, True), result.stderr
+        assert "Traceback" not in result.stderr
 
 
 def snapshot(out: Path) -> dict[str, int]:

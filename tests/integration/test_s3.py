@@ -15,6 +15,7 @@ import torch
 from click.testing import Result
 from safetensors.torch import save_file
 
+from musc_ray.storage.filesystem import write_text
 from tests.integration.seaweed import S3Server, s3_server
 from tests.pictures import write_pictures
 
@@ -121,6 +122,22 @@ def test_what_cannot_be_reached_is_one_sentence_without_secrets(as_user, tmp_pat
     missing = ["run", tmp_path / "images", tmp_path / "out", "--weights", "s3://nowhere/w.safetensors", *OPTIONS]
     assert "s3://nowhere/w.safetensors" in failure(as_user(*missing))
     assert "s3://nowhere/images" in failure(as_user(*read, AWS_ENDPOINT_URL="http://127.0.0.1:9"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("index.html", "text/html"),
+        ("data.js", "text/javascript"),
+        ("site.css", "text/css"),
+        ("sheet.jpg", "image/jpeg"),
+    ],
+)
+def test_browsers_are_told_what_a_file_of_the_report_is(server, name, kind):
+    """A page of another content type would be downloaded and not shown."""
+    fs = server.filesystem()
+    write_text(fs, f"plant/report/{name}", "content")
+    assert fs.info(f"plant/report/{name}")["ContentType"] == kind
 
 
 def test_a_failed_upload_leaves_nothing_visible(server, monkeypatch, tmp_path):

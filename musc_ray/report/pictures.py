@@ -1,0 +1,39 @@
+"""Pictures of the report: thumbnails, side by side in sheets so that many images are few files, and larger ones."""
+
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+
+THUMBNAIL_SIDE = 160
+"""Pixels of a cell of a sheet; a multiple of JPEG's blocks of 16, so that neighbours hardly bleed into each other."""
+
+SHEET_COLUMNS = 8
+SHEET_IMAGES = SHEET_COLUMNS**2
+PICTURE_SIDE = 800
+THUMBNAIL_QUALITY, PICTURE_QUALITY = 75, 85
+
+
+def thumbnail(picture: Image.Image, long_side: int) -> Image.Image:
+    """`picture` in RGB with its longer side at most `long_side` pixels, its aspect ratio kept; never enlarged."""
+    scale = min(1.0, long_side / max(picture.size))
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def sheet(thumbnails: Sequence[Image.Image | None]) -> Image.Image:
+    """Up to SHEET_IMAGES thumbnails row by row, each at the upper left of its cell; cells of None stay black."""
+    rows = -(-len(thumbnails) // SHEET_COLUMNS)
+    result = Image.new("RGB", (SHEET_COLUMNS * THUMBNAIL_SIDE, rows * THUMBNAIL_SIDE))
+    for place, picture in enumerate(thumbnails):
+        if picture is not None:
+            row, column = divmod(place, SHEET_COLUMNS)
+            result.paste(picture, (column * THUMBNAIL_SIDE, row * THUMBNAIL_SIDE))
+    return result
+
+
+def jpeg(picture: Image.Image, quality: int) -> bytes:
+    """An RGB picture encoded as JPEG."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()

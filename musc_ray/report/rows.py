@@ -1,0 +1,91 @@
+"""What the data files of a group hold: rows of its table by rank, and details in the order of the scores table."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from musc_ray.report.heatmap import quantise
+from musc_ray.report.pictures import SHEET_IMAGES
+from musc_ray.report.script import common_prefix, packed, printable, rounded
+
+CHUNK_ROWS = 4 * SHEET_IMAGES
+"""Rows of the table in a file, a whole number of sheets."""
+
+DETAIL_ROWS = 64
+"""Images whose patch maps are in a file: one is read to show one image, of up to 2 kB each."""
+
+NO_THUMBNAIL, UNREADABLE = (0, 0), (-1, -1)
+"""Sizes of thumbnails that are not there: not wanted, or not to be had."""
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Where each image of a group stands: `ids` (N,) sorted as bytes, and their ranks (N,)."""
+
+    ids: npt.NDArray[np.bytes_]
+    ranks: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, ids: Sequence[str], ranks: npt.NDArray[np.int32]) -> "Lookup":
+        """From ids and ranks in any order."""
+        array = np.array(ids, np.bytes_)
+        order = np.argsort(array)
+        return cls(array[order], ranks[order])
+
+    def rank(self, ids: Sequence[str]) -> list[int]:
+        """Ranks of images of the group."""
+        found: list[int] = self.ranks[np.searchsorted(self.ids, np.array(ids, self.ids.dtype))].tolist()
+        return found
+
+
+def table_rows(table: pa.Table, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Some rows of a group's table as columns.
+
+    Args:
+        table: columns uri, score, score_raw, percentile, detail, label; in the order of the ranks.
+        sizes: width and height of each thumbnail.
+    """
+    names = [printable(uri) for uri in table["uri"].to_pylist()]
+    prefix = common_prefix(names)
+    return {
+        "prefix": prefix,
+        "name": [name[len(prefix) :] for name in names],
+        "score": rounded(table["score"].to_numpy()),
+        "raw": rounded(table["score_raw"].to_numpy()),
+        "percentile": [cut_percentile(value) for value in table["percentile"].to_pylist()],
+        "detail": table["detail"].to_pylist(),
+        "label": [printable(label) for label in table["label"].to_pylist()],
+        "size": [list(size) for size in sizes],
+    }
+
+
+def cut_percentile(value: float) -> float:
+    """Two decimals, cut off and not rounded: only the very top is 100."""
+    return math.floor(value * 100 + 1e-6) / 100
+
+
+def details(scores: pa.Table, neighbours: pa.Table | None, lookup: Lookup, high: float) -> dict[str, Any]:
+    """Patch maps and similar images of some images.
+
+    Args:
+        scores: columns image_id, rank, patch_map.
+        neighbours: rows of the same images in the same order; None where none were written.
+        lookup: ranks of the whole group.
+        high: the upper end of the scale of the group's heat maps.
+    """
+    maps = np.array(scores["patch_map"].to_pylist(), np.float32)
+    found: dict[str, Any] = {
+        "rank": scores["rank"].to_pylist(),
+        "id": [printable(image_id) for image_id in scores["image_id"].to_pylist()],
+        "map": [packed(row) for row in quantise(maps, high)],
+        "similar": None,
+    }
+    if neighbours is not None:
+        pairs = zip(neighbours["neighbours"].to_pylist(), neighbours["similarities"].to_pylist(), strict=True)
+        found["similar"] = [[lookup.rank(ids), rounded(np.array(values))] for ids, values in pairs]
+    return found

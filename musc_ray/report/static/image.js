@@ -1,0 +1,117 @@
+"use strict";
+// The page of an image; which one stands in the address: image.html#<group>/<rank>.
+
+const element = id => document.getElementById(id);
+
+function fact(name, content) {
+  return make("tr", {}, make("th", { scope: "row", text: name }), make("td", {}, content));
+}
+
+// A link where a browser may follow it: never to a script, and to a local file only from a local page.
+function location_(uri) {
+  const followable = /^https?:\/\//i.test(uri) || (location.protocol === "file:" && /^(file:\/\/)?\/[^#]*$/.test(uri));
+  const text = make("bdi", { text: uri });
+  if (!followable) return text;
+  return make("a", { href: uri.startsWith("/") ? `file://${uri.split("/").map(encodeURIComponent).join("/")}` : uri, rel: "noreferrer" }, text);
+}
+
+function showFacts(group, row, detail) {
+  const held = row.score >= group.threshold;
+  const source = group.thresholdIsSet ? "the run's" : "suggested";
+  element("facts").replaceChildren(
+    fact("Score", `${fixed(row.score)} (rank ${whole(row.rank)} of ${whole(group.images)}, percentile ${fixed(row.percentile, 2)})`),
+    fact("Raw score", fixed(row.raw)),
+    fact("Threshold", `${fixed(group.threshold)} (${source}): ${held ? "held" : "not held"}`),
+    ...(row.label ? [fact("Label", make("bdi", { class: "tag", text: row.label }))] : []),
+    fact("Location", location_(row.prefix + row.name)),
+    fact("Image id", make("code", { text: detail.id })),
+  );
+}
+
+// The share of each of the images (this one first) in the score: for every k the similarities of the k most similar
+// ones, divided by their sum; the mean over k_list (MuSc, eq. 7 and 8).
+function weights(similarities, kList) {
+  const result = similarities.map(() => 0);
+  for (const k of kList) {
+    const near = similarities.slice(0, k);
+    const sum = near.reduce((a, b) => a + b, 0);
+    near.forEach((similarity, i) => { result[i] += similarity / sum / kList.length; });
+  }
+  return result;
+}
+
+async function showSimilar(group, run, row, detail) {
+  const table = document.querySelector(".similar");
+  table.hidden = element("how").hidden = true;
+  if (detail.similar === null) {
+    element("effect").textContent = "Not shown: the most similar images were not recorded, or are earlier ones that got no scores in this run.";
+    return;
+  }
+  const [low, high] = group.rawRange;
+  const scaled = raw => (high > low ? (raw - low) / (high - low) : 0);
+  const [ranks, similarities] = detail.similar;
+  const rows = [row, ...(await Promise.all(ranks.map(rank => imageRow(group, rank))))];
+  const near = [1, ...similarities];
+  const share = weights(near, run.kList);
+  const move = row.score - scaled(row.raw);
+  const direction = Math.abs(move) < 5e-5 ? "leave it where it was" : `${move > 0 ? "raise" : "lower"} it to ${fixed(row.score)}`;
+  element("effect").textContent = ranks.length
+    ? `By itself this image would score ${fixed(scaled(row.raw))}; the images that look most like it ${direction}.`
+    : `The settings compare no image with similar ones (k_list ${run.kList.join(", ")}).`;
+  element("similar").replaceChildren(...rows.map((other, i) => make("tr", { class: i ? null : "own" },
+    make("td", { class: "picture" }, thumbnail(group, other, 72)),
+    make("td", {}, i ? make("a", { href: imageAddress(group, other.rank) }, make("bdi", { text: `#${whole(other.rank)} ${other.name}` })) : "this image"),
+    make("td", { class: "number", text: fixed(near[i]) }),
+    make("td", { class: "number", text: fixed(other.raw) }),
+    make("td", { class: "number", text: fixed(scaled(other.raw)) }),
+    make("td", { class: "number", text: `${(100 * share[i]).toFixed(1)} %` }),
+  )));
+  const total = rows.reduce((sum, other, i) => sum + share[i] * scaled(other.raw), 0);
+  element("how").textContent = `Score = sum of weight × scaled raw score = ${fixed(total)}. Scaled: 0 is the lowest raw score of the group (${fixed(low)}), 1 the highest (${fixed(high)}). Weights: similarity of class tokens, mean over the ${run.kList.join(", ")} most similar images, this one included (RsCIN).`;
+  table.hidden = element("how").hidden = false;
+}
+
+function showPictures(group, row, detail, colours) {
+  element("original").replaceChildren(picture(group, row));
+  element("with-heat").replaceChildren(picture(group, row), heatCanvas(group, row, detail.map, colours));
+  const [width, height] = row.size[0] > 0 ? row.size : [...group.grid].reverse();
+  for (const view of [element("original"), element("with-heat")]) {
+    view.style.setProperty("--ratio", width / height);
+  }
+}
+
+function turnTo(link, group, rank) {
+  if (rank >= 1 && rank <= group.images) link.href = imageAddress(group, rank);
+  else link.removeAttribute("href");
+}
+
+async function show() {
+  const [, number, rank] = location.hash.match(/^#(\d+)\/(\d+)$/) ?? [];
+  if (!number) throw new Error("The address of an image ends in #group/rank: open it from its group's page.");
+  const wanted = location.hash;
+  const [group, run] = await Promise.all([load(`group-${number}/group`), load("run")]);
+  if (rank < 1 || rank > group.images) throw new Error(`The group has ${plural(group.images, "image")}, there is none of rank ${rank}.`);
+  const row = await imageRow(group, Number(rank));
+  const detail = await imageDetail(group, row);
+  if (location.hash !== wanted) return; // turned on meanwhile
+  document.title = `#${row.rank} ${row.name} - ${group.name}`;
+  element("to-group").replaceChildren(make("bdi", { text: group.name }));
+  element("to-group").href = `group-${group.number}.html`;
+  element("place").textContent = `#${whole(row.rank)}`;
+  element("rank").textContent = `#${whole(row.rank)}`;
+  element("name").textContent = row.name;
+  turnTo(element("previous"), group, row.rank - 1);
+  turnTo(element("next"), group, row.rank + 1);
+  const colours = bytes(run.colours);
+  paintScale(group, colours);
+  showPictures(group, row, detail, colours);
+  showFacts(group, row, detail);
+  await showSimilar(group, run, row, detail);
+}
+
+document.addEventListener("keydown", event => {
+  const link = { ArrowLeft: element("previous"), ArrowRight: element("next") }[event.key];
+  if (link?.href && !isTyping(event)) location.href = link.href;
+});
+window.addEventListener("hashchange", () => attempt(show));
+attempt(show);

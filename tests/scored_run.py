@@ -1,0 +1,85 @@
+"""A run that was scored, as far as its report looks at it, with generated scores, patch maps and neighbours."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from musc_ray.config import load_settings
+from musc_ray.core.ranking import percentiles, ranks
+from musc_ray.core.rscin import weighted_scores
+from musc_ray.identity import image_id
+from musc_ray.storage.filesystem import write_json
+from musc_ray.storage.layout import Layout
+from musc_ray.storage.parquet import write_table
+from musc_ray.storage.schemas import ERRORS, NEIGHBOURS, SCORES
+
+RUN = "generated"
+K_LIST, SIMILARITIES = (1, 2, 3), (0.9, 0.8)
+SCORED_AT = datetime(2026, 3, 4, 12, tzinfo=UTC)
+
+
+def write_run(
+    layout: Layout,
+    groups: Mapping[str, Sequence[str]],
+    grid: tuple[int, int] = (16, 16),
+    shard: int = 64,
+    errors: Sequence[Mapping[str, str]] = (),
+    **changed: Any,
+) -> dict[str, Any]:
+    """Write the tables and run.json of a run; returns the latter, with what is `changed` in it.
+
+    Raw scores are the largest patch scores, every image has the next two of its group for neighbours, and scores are
+    made of both as they should be.
+    """
+    for number, (name, uris) in enumerate(groups.items()):
+        _write_group(layout, name, uris, grid, shard, np.random.default_rng(number))
+    table = pa.Table.from_pylist([dict(error) for error in errors], schema=ERRORS)
+    write_table(layout.fs, f"{layout.errors(RUN)}/part-00000.parquet", table)
+    scored = sum(map(len, groups.values()))
+    started = {"groups": {name: {"images": len(uris)} for name, uris in groups.items()}}
+    write_json(layout.fs, layout.started_json(RUN), started)
+    run = {
+        "run_id": RUN,
+        "scored_at": SCORED_AT.isoformat(),
+        "settings": load_settings(None, {"source": "generated"}).model_dump(mode="json"),
+        "resolved": {"grid": list(grid)},
+        "counts": {"images": scored + len(errors), "scored": scored, "failed": len(errors)},
+        "failed_groups": {},
+        "metrics": {},
+        "notes": [],
+        "stages": {"extract": {"seconds": 90.0}, "mutual": {"seconds": 45.0}},
+        "versions": {"musc-ray": "0.1.0"},
+        **changed,
+    }
+    write_json(layout.fs, layout.run_json(RUN), run)
+    return run
+
+
+def _write_group(
+    layout: Layout, name: str, uris: Sequence[str], grid: tuple[int, int], shard: int, chance: np.random.Generator
+) -> None:
+    ids = np.array([image_id(uri) for uri in uris])
+    maps = chance.random((len(ids), grid[0] * grid[1]), dtype=np.float32)
+    maps *= 0.4 + chance.beta(2, 8, (len(ids), 1)).astype(np.float32)
+    raw = maps.max(axis=1)
+    near = (np.arange(len(ids))[:, None] + np.arange(1 + len(SIMILARITIES))) % len(ids)
+    similarities = np.array([(1.0, *SIMILARITIES)] * len(ids), np.float32)
+    scores = weighted_scores(raw, similarities, near, K_LIST)
+    columns = {"rank": ranks(scores, ids), "percentile": percentiles(scores), "score": scores}
+    for part, start in enumerate(range(0, len(ids), shard)):
+        rows = slice(start, min(start + shard, len(ids)))
+        size = rows.stop - start
+        constant = {"group": name, "run_id": RUN, "scored_at": SCORED_AT, "grid_h": grid[0], "grid_w": grid[1]}
+        arrays = {field: pa.array([value] * size, SCORES.field(field).type) for field, value in constant.items()}
+        arrays |= {field: values[rows] for field, values in columns.items()}
+        arrays |= {"image_id": ids[rows].tolist(), "uri": list(uris[rows])}
+        arrays |= {"score_raw": raw[rows], "patch_map": maps[rows].tolist()}
+        file = f"part-{part:05d}.parquet"
+        table = pa.table({field: arrays[field] for field in SCORES.names}, schema=SCORES)
+        write_table(layout.fs, f"{layout.scores(RUN, name)}/{file}", table)
+        columns_of_similar = [arrays["image_id"], ids[near[rows, 1:]].tolist(), [list(SIMILARITIES)] * size]
+        similar = pa.table(columns_of_similar, schema=NEIGHBOURS)
+        write_table(layout.fs, f"{layout.neighbours(RUN, name)}/{file}", similar)
