@@ -67,7 +67,10 @@ def _text_from_date(value: object) -> object:
 
 
 def _is_day(value: str) -> str:
-    datetime.date.fromisoformat(value)
+    try:
+        datetime.date.fromisoformat(value)
+    except ValueError as error:
+        raise ValueError(f"Setting 'since' must be a day such as 2026-11-23, not {value!r}.") from error
     return value
 
 
@@ -97,7 +100,8 @@ Positive = Annotated[
     _expects("a number above 0"),
 ]
 Since = Annotated[
-    Annotated[str, BeforeValidator(_text_from_date), AfterValidator(_is_day)] | None,
+    Annotated[str, BeforeValidator(_text_from_date), Field(pattern=r"^\d{4}-\d\d-\d\d$"), AfterValidator(_is_day)]
+    | None,
     _expects("a day such as 2026-11-23"),
 ]
 Days = Annotated[Annotated[str, Field(pattern=r"^[1-9]\d{0,5}d$")] | None, _expects("a number of days such as 30d")]
