@@ -72,7 +72,8 @@ def exact_scores(
     total = torch.zeros(images, length, dtype=torch.float64)
     for d in range(degrees):
         for start in range(0, images, step):
-            rows = torch.cat([part[d, start : start + step].to(device) for part in parts], dim=2)
+            found = [part[d, start : start + step].to(device) for part in parts]
+            rows = torch.cat(found, dim=2) if len(found) > 1 else found[0]
             total[start : start + step] += interval_average(rows, references, interval).cpu()
     return (total / degrees).float()
 

@@ -1,6 +1,5 @@
 """The form of a shard for CPUs: plain patches, whose one product serves all degrees."""
 
-from functools import cached_property
 from typing import Self
 
 import torch
@@ -24,19 +23,27 @@ class GramShard(PreparedShard):
 
     A rounded G loses a part of itself only. Near patches have z.z' close to |z|^2, the many others of a box filter
     close to s |z|^2, s the mean cosine of patches: t^2 = |z|^2 (1 + s) / 2 lies between.
+
+    Attributes:
+        right: the operand that other shards' left ones are multiplied with: the pieces of t with their signs positive.
     """
 
     def __init__(self, tokens: Tensor, grid: tuple[int, int], degrees: tuple[int, ...], dtype: torch.dtype) -> None:
         images, _, channels = tokens.shape
         super().__init__(images, grid, channels, degrees)
         pieces = 0 if dtype == torch.float32 else 4
-        left = torch.zeros(images * self.patches + gram.SPARE, channels + pieces, dtype=dtype)
+        left = torch.empty(images * self.patches + gram.SPARE, channels + pieces, dtype=dtype)
+        left[images * self.patches :] = 0
         z = left[: images * self.patches].view(images, self.patches, -1)
+        self.right = torch.empty_like(left) if pieces else left
+        right = self.right[: images * self.patches].view_as(z)
         lengths, mean = torch.empty(len(degrees), images, self.patches), torch.zeros(channels)
         own = torch.empty(images, self.patches)
         for start in range(0, images, IMAGES_AT_ONCE):
             part = slice(start, start + IMAGES_AT_ONCE)
             z[part, :, :channels] = layer_norm(tokens[part])
+            if pieces:
+                right[part, :, :channels] = z[part, :, :channels]
             vectors = z[part, :, :channels].float().contiguous()
             own[part] = vectors.norm(dim=2)
             mean += torch.einsum("al,alc->c", _inverse(own[part]), vectors) / own.numel()
@@ -50,6 +57,7 @@ class GramShard(PreparedShard):
             low = (exact - high.float()).to(dtype)
             shift = high.float() + low.float()
             z[:, :, channels:] = -torch.stack([high, high, low, low], dim=2)
+            right[:, :, channels:] = torch.stack([high, low, high, low], dim=2)  # pieces meet each other
         self.operands = [left]
         inverses = _inverse(lengths)
         ratios = torch.stack([_box_sums(shift, grid, degree) for degree in degrees]) * inverses
@@ -80,23 +88,18 @@ class GramShard(PreparedShard):
         error = rounding * (1 - shift_square) * float(ratio.square().mean()) / (shift_square * degree**2)
         return max(SMALLEST_NEAR_DUPLICATE, float((2 * 16 * error) ** 0.5))
 
-    @cached_property
-    def right(self) -> Tensor:
-        """As the other shard's operand: high and low pieces meet each other, their signs positive."""
-        left = self.operands[0][: self.images * self.patches]
-        if left.shape[1] == self.channels:
-            return left
-        high, low = -left[:, self.channels, None], -left[:, self.channels + 2, None]
-        return torch.cat([left[:, : self.channels], high, low, high, low], dim=1)
-
     def nearest(self, other: Self, i: slice, j: slice) -> tuple[Tensor, Tensor]:
         """See PreparedShard; all degrees from one product."""
-        right = self._rows(other.right, j)
-        spare = gram.spare_rows(self.grid, len(right))
-        product = linear(self.operands[0][i.start * self.patches : i.stop * self.patches + spare], right)
+        product = self.product(other, i, j)
         bits = product.view(torch.uint16) if product.dtype == torch.bfloat16 else product.float()
         rows, columns = gram.nearest(bits.numpy(), self.grid, self.degrees, self.left_scales, other.lines, (i, j))
         return torch.from_numpy(rows), torch.from_numpy(columns)
+
+    def product(self, other: Self, i: slice, j: slice) -> Tensor:
+        """G of all patches of images i with those of images j of another shard, with spare rows behind."""
+        right = self._rows(other.right, j)
+        spare = gram.spare_rows(self.grid, len(right))
+        return linear(self.operands[0][i.start * self.patches : i.stop * self.patches + spare], right)
 
     def unit_vectors(self, d: int, image: int) -> Tensor:
         """See PreparedShard."""

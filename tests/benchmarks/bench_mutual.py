@@ -4,7 +4,9 @@
 
 The baseline is what a user would otherwise run: for every image, layer and degree one full `torch.cdist` against every
 other image in float32, minimum, and interval average. It is run on some images and scaled to all N. Errors are against
-float64. Everything runs on the GPU where there is one, where each degree needs a product; needs torch alone.
+float64. Shares are of two limits: products of a block's shape with operands in the cache, and the needed products alone
+with their own operands. Everything runs on the GPU where there is one, where each degree needs a product; needs torch
+alone.
 """
 
 import resource
@@ -19,8 +21,10 @@ from machine import describe_machine
 
 import musc_ray
 from musc_ray.core.lnamd import aggregate, layer_norm
+from musc_ray.core.mutual import _blocks
 from musc_ray.core.onednn import linear
 from musc_ray.core.precision import resolve_precision
+from musc_ray.core.prepared import prepare
 from musc_ray.core.scoring import default_device
 
 DEVICE = default_device()
@@ -71,6 +75,20 @@ def gemm_rate(side: int, channels: int, dtype: torch.dtype) -> float:
     return 2.0 * rows * rows * channels * 16 * threads / seconds
 
 
+def products_alone(features: torch.Tensor, grid: tuple[int, int], dtype: torch.dtype) -> float:
+    """Seconds of the very products that a CPU needs, on as many threads, and nothing else."""
+    shard = prepare(features, grid, DEGREES, dtype)
+    blocks, threads = list(_blocks(shard, shard)), torch.get_num_threads()
+
+    def multiply(block: tuple[slice, slice]) -> None:
+        shard.product(shard, *block)
+
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        seconds = seconds_of(lambda: list(pool.map(multiply, blocks)), 3)
+    torch.set_num_threads(threads)
+    return seconds
+
+
 def peak_bytes() -> float:
     """The most memory so far: of the GPU, or of this process."""
     return torch.cuda.max_memory_allocated() if ON_GPU else 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -92,17 +110,19 @@ def measure(name: str, images: int, side: int, channels: int) -> None:
             k = max(1, int(0.3 * len(others)))
             exact[row] += minima.topk(k, largest=False).values.mean(dim=1) / len(DEGREES)
     print(f"{name}: N = {images}, L = {length}, C = {channels}, degrees {DEGREES}; baseline {baseline:.1f} s")
-    titles = ("precision", "s", "TFLOP/s", "ratio", "largest error", "of GEMM limit", "peak GB")
-    print("  {:10} {:>7} {:>8} {:>6} {:>14} {:>14} {:>8}".format(*titles))
+    titles = ("precision", "s", "TFLOP/s", "ratio", "largest error", "of GEMM limit", "of its products", "peak GB")
+    print("  {:10} {:>7} {:>8} {:>6} {:>14} {:>14} {:>16} {:>8}".format(*titles))
     operations = images * (images - 1) / 2 * 2.0 * length**2 * channels * (len(DEGREES) if ON_GPU else 1)
     for precision, dtype in {"float32": torch.float32, "auto": None, "bfloat16": torch.bfloat16}.items():
         run = partial(musc_ray.score_features, [features], grid, degrees=DEGREES, precision=precision)
         error = (run()[sample].double() - exact.cpu()).abs().max().item()
         seconds = seconds_of(run, 3)
-        limit = operations / gemm_rate(side, channels, dtype or resolve_precision("auto", DEVICE, images))
+        used = dtype or resolve_precision("auto", DEVICE, images)
+        limit = operations / gemm_rate(side, channels, used)
+        alone = "" if ON_GPU else f"{products_alone(features, grid, used) / seconds:.2f}"
         print(
             f"  {precision:10} {seconds:7.2f} {operations / seconds / 1e12:8.2f} {baseline / seconds:6.1f} "
-            f"{error:14.1e} {limit / seconds:14.2f} {peak_bytes() / 1e9:8.2f}"
+            f"{error:14.1e} {limit / seconds:14.2f} {alone:>16} {peak_bytes() / 1e9:8.2f}"
         )
 
 
