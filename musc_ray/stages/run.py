@@ -80,7 +80,7 @@ def score_archive(
     _check_pending(archive, groups)
     if settings.overwrite:
         remove_tree(layout.fs, layout.run(run_id))
-    write_table(layout.fs, layout.catalog(run_id), to_table({name: g.all for name, g in archive.groups.items()}))
+    write_table(layout.fs, layout.catalog(run_id), to_table({name: g.listed for name, g in archive.groups.items()}))
     write_json(layout.fs, layout.started_json(run_id), started_record(archive))
     progress.record(lambda stages: write_json(layout.fs, layout.progress_json(run_id), stages))
     stages: Stages = {"catalog": {"seconds": catalog_seconds, "images": archive.images}}
@@ -147,10 +147,10 @@ def _extract(archive: Archive, progress: Progress, stages: Stages) -> list[dict[
         f"{layout.errors(archive.run_id)}/part-00000.parquet",
         pa.Table.from_pylist(errors, schema=ERRORS),
     )
-    allowed = archive.settings.max_error_fraction
-    if len(errors) > allowed * archive.images:
+    allowed, images = archive.settings.max_error_fraction, sum(group.images for group in archive.groups.values())
+    if len(errors) > allowed * images:
         raise MuscRayError(
-            f"{len(errors)} of {archive.images} images cannot be read, more than max_error_fraction {allowed} allows; "
+            f"{len(errors)} of {images} images cannot be read, more than max_error_fraction {allowed} allows; "
             f"the first is {errors[0]['uri']}: {errors[0]['message']} All are listed in "
             f"{layout.uri(layout.errors(archive.run_id))}; mend them, or raise max_error_fraction."
         )

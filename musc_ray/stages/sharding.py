@@ -15,12 +15,13 @@ FOOTERS_AT_ONCE = 32
 class GroupShards:
     """A group's images by shard number.
 
-    `done` holds those that already have features, `missing` those that stage 2 will extract, `failed` those that an
-    earlier extraction found to be broken in this very version.
+    `done` holds those that already have features, `missing` those that stage 2 will extract, `broken` those that an
+    earlier extraction found to be broken in this very version, `failed` what it said of them.
     """
 
     done: dict[int, list[CatalogImage]] = field(default_factory=dict)
     missing: dict[int, list[CatalogImage]] = field(default_factory=dict)
+    broken: dict[int, list[CatalogImage]] = field(default_factory=dict)
     failed: list[ShardImage] = field(default_factory=list)
 
     @property
@@ -30,8 +31,16 @@ class GroupShards:
 
     @property
     def all(self) -> dict[int, list[CatalogImage]]:
-        """All images, extracted or not, by shard number."""
+        """All images that are not known to be broken, extracted or not, by shard number."""
         return dict(sorted({**self.done, **self.missing}.items()))
+
+    @property
+    def listed(self) -> dict[int, list[CatalogImage]]:
+        """All images, by shard number."""
+        shards = {**self.done, **self.missing}
+        return {
+            number: shards.get(number, []) + self.broken.get(number, []) for number in sorted({*shards, *self.broken})
+        }
 
 
 def existing_shards(layout: Layout, features_id: str, group: str) -> dict[int, FeaturesMeta]:
@@ -58,9 +67,11 @@ def assign_shards(images: Sequence[CatalogImage], existing: Mapping[int, Feature
         extracted = [image for image in found if image is not None]
         if extracted:
             result.done[number] = extracted
-        for broken in meta.images:
-            if broken.error is not None and wanted.pop((broken.image_id, broken.version), None) is not None:
-                result.failed.append(broken)
+        for failed in meta.images:
+            broken = wanted.pop((failed.image_id, failed.version), None) if failed.error is not None else None
+            if broken is not None:
+                result.broken.setdefault(number, []).append(broken)
+                result.failed.append(failed)
     new = sorted(wanted.values())
     chunks = [new[start : start + shard_size] for start in range(0, len(new), shard_size)]
     result.missing = dict(zip(_free_numbers(existing), chunks, strict=False))

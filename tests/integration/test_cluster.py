@@ -91,7 +91,7 @@ def place(tmp_path_factory) -> Iterator[Place]:
 def commands() -> dict[str, str]:
     """The commands of cluster/README.md that need no cloud, by what they do."""
     lines = [line for language, text in fences() if language == "sh" for line in text.splitlines()]
-    names = ["start", "env", "put images", "put weights", "submit", "status", "stop"]
+    names = ["start", "env", "put images", "put weights", "submit", "status", "nightly", "stop"]
     return dict(zip(names, lines, strict=True))
 
 
@@ -193,6 +193,28 @@ def assert_scores_are_right(place: Place, fs: s3fs.S3FileSystem, run: str) -> No
     for image_id, expected in brute_force.score_features_folder(folder).items():
         for name, tolerance in TOLERANCE.items():
             assert rows[image_id][name] == pytest.approx(getattr(expected, name), abs=tolerance)
+
+
+def test_a_night_scores_what_came_in(cluster, place, commands):
+    fs = place.store()
+    known = {*(place.folder / "photos").iterdir()}
+    write_pictures(place.folder / "photos", GOOD + 3)
+    new = {path.name for path in {*(place.folder / "photos").iterdir()} - known}
+    put = place.sh(commands["put images"])
+    assert put.returncode == 0, put.stderr
+    done = place.sh(commands["nightly"] + " --references 6 --set workers=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(new)} new images against 6 earlier ones" in done.stdout
+    fs.invalidate_cache()
+    runs = [json.loads(fs.cat_file(path)) for path in fs.glob("plant/results/runs/*/run.json")]
+    (night,) = [run for run in runs if "night" in run]
+    folder = f"plant/results/runs/{night['run_id']}/scores"
+    table = dataset.dataset(folder, format="parquet", filesystem=PyFileSystem(FSSpecHandler(fs))).to_table()
+    assert {uri.rsplit("/", 1)[-1] for uri in table["uri"].to_pylist()} == new
+    assert night["stages"]["extract"]["images"] == len(new)
+    again = place.sh(commands["nightly"] + " --set workers=1")
+    assert "No new images to score." in again.stdout
+    assert again.returncode == 0
 
 
 def test_wrong_settings_fail_the_job_with_one_sentence(cluster, place, commands):

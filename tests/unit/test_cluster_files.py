@@ -194,8 +194,6 @@ def entry_points() -> dict[str, str]:
 def test_entry_points_and_their_settings_are_there(command, monkeypatch):
     monkeypatch.setenv("MUSC_RAY_STORE", "s3://plant")
     _, script, *options = shlex.split(command.replace(r"\"", "").replace("$@", "").split("`")[0])
-    if "nightly" in script and not in_repository(script).exists():
-        pytest.skip("jobs/nightly.py is not there yet")
     assert in_repository(script).is_file()
     assert options[0] == "--config"
     sets = [value for name, value in zip(options[2::2], options[3::2], strict=False) if name == "--set"]

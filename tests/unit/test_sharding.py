@@ -72,6 +72,7 @@ def test_a_broken_image_is_remembered_until_its_file_changes():
     again = assign_shards(images, there, 4)
     assert again.missing == {}
     assert [image.uri for image in again.failed] == [images[1].uri]
+    assert images[1] in [image for shard in again.listed.values() for image in shard]
     assert again.images == 4
     mended = [replace(images[1], version="2")]
     assert assign_shards(sorted([images[0], *mended, *images[2:]]), there, 4).missing == {1: mended}
