@@ -2,18 +2,41 @@
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from enum import StrEnum
-from functools import wraps
+from collections.abc import Sequence
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from musc_ray.config import Settings, load_settings
-from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.cli_options import (
+    Address,
+    Backbone,
+    Config,
+    Contamination,
+    Degrees,
+    Device,
+    GroupBy,
+    HeatmapFormat,
+    ImageSize,
+    Layers,
+    Out,
+    Overwrite,
+    Precision,
+    Quiet,
+    References,
+    RunId,
+    SetOptions,
+    ShardSize,
+    Source,
+    Threshold,
+    Weights,
+    Workers,
+    readable_errors,
+    settings_of,
+)
+from musc_ray.errors import SettingsError
 from musc_ray.progress import Progress
 
 app = typer.Typer(
@@ -25,66 +48,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Source = Annotated[
-    str | None, typer.Argument(help="Folder, URI prefix, glob, or a Parquet/CSV table with a `uri` column.")
-]
-Out = Annotated[str | None, typer.Argument(help="Folder or URI where features, scores and reports go.")]
-Config = Annotated[str | None, typer.Option("--config", help="YAML file with settings.")]
-Backbone = Annotated[str | None, typer.Option(help="`open_clip:MODEL/TAG`, `timm:MODEL` or an alias.")]
-Weights = Annotated[str | None, typer.Option(help="safetensors or pth file, path or URI; without it the model hub.")]
-ImageSize = Annotated[str | None, typer.Option(help="Model input in pixels: 518, or H,W.")]
-Layers = Annotated[str | None, typer.Option(help="0-based layers, such as 5,11,17,23.")]
-Degrees = Annotated[str | None, typer.Option(help="Neighbourhood sizes, such as 1,3,5.")]
-References = Annotated[str | None, typer.Option(help="`all`, or how many images each is scored against.")]
-GroupBy = Annotated[str | None, typer.Option(help="Path template `{group}/**` or a regular expression.")]
-ShardSize = Annotated[str | None, typer.Option(help="Images a shard.")]
-Precision = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
-Workers = Annotated[str | None, typer.Option(help="Actors of a stage: one a GPU, or one a CPU core.")]
-Address = Annotated[str | None, typer.Option(help="Ray cluster; without it one is started for the command.")]
-RunId = Annotated[str | None, typer.Option(help="Name of the run; otherwise made from settings and images.")]
-Threshold = Annotated[str | None, typer.Option(help="Images with at least this score are anomalous.")]
-Contamination = Annotated[str | None, typer.Option(help="Share of each group that is anomalous, such as 0.05.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Compute again what is already done.")]
-SetOptions = Annotated[list[str] | None, typer.Option("--set", help="Any setting as key=value; may be repeated.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-
-
-class HeatmapFormat(StrEnum):
-    """What `heatmaps` writes."""
-
-    PNG = "png"
-    NPY = "npy"
-    TIFF = "tiff"
-
-
-def _readable_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors a user can act on into one sentence and the right exit code."""
-
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except MuscRayError as error:
-            cause = getattr(error, "cause", error)  # raised in an actor, Ray wraps it and adds a traceback
-            typer.echo(f"Error: {cause}", err=True)
-            raise typer.Exit(2 if isinstance(cause, SettingsError) else 1) from error
-        except KeyboardInterrupt as error:
-            typer.echo("Error: Stopped: what is written stays, and the same command goes on from there.", err=True)
-            raise typer.Exit(1) from error
-
-    return wrapped
-
-
-def _settings(config: str | None, set_options: list[str] | None, overwrite: bool, **options: str | None) -> Settings:
-    given: dict[str, object] = {name: value for name, value in options.items() if value is not None}
-    if overwrite:
-        given["overwrite"] = True
-    return load_settings(config, given, set_options or ())
-
 
 @app.command()
-@_readable_errors
+@readable_errors
 def run(
     source: Source = None,
     out: Out = None,
@@ -111,38 +77,82 @@ def run(
 
     Example: `musc-ray run photos/ results/ --backbone dinov2-vit-s-14 --weights vit_s.safetensors --image-size 224`
     """
-    settings = _settings(
-        config,
-        set_options,
-        overwrite,
-        source=source,
-        out=out,
-        backbone=backbone,
-        weights=weights,
-        image_size=image_size,
-        layers=layers,
-        degrees=degrees,
-        references=references,
-        group_by=group_by,
-        shard_size=shard_size,
-        precision=precision,
-        device=device,
-        address=address,
-        run_id=run_id,
-        threshold=threshold,
-        contamination=contamination,
-    )
+    settings = settings_of(locals())
     from musc_ray.stages.run import run_archive
-    from musc_ray.summary import print_result
+    from musc_ray.summary import fail_with_groups, print_result
 
     result = run_archive(settings, Progress(quiet=quiet))
     print_result(result, Console())
-    if result.run["failed_groups"]:
-        raise MuscRayError(" ".join(result.run["failed_groups"].values()))
+    fail_with_groups(result)
 
 
 @app.command()
-@_readable_errors
+@readable_errors
+def extract(
+    source: Source = None,
+    out: Out = None,
+    config: Config = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
+    layers: Layers = None,
+    group_by: GroupBy = None,
+    shard_size: ShardSize = None,
+    device: Device = None,
+    address: Address = None,
+    overwrite: Overwrite = False,
+    set_options: SetOptions = None,
+    quiet: Quiet = False,
+) -> None:
+    """Only extract the features of SOURCE into OUT, as on GPU nodes; `musc-ray score` does the rest.
+
+    Example: `musc-ray extract photos/ results/ --backbone dinov2-vit-s-14 --weights vit_s.safetensors`
+    """
+    settings = settings_of(locals())
+    from musc_ray.stages.run import extract_archive
+    from musc_ray.summary import print_extracted
+
+    print_extracted(extract_archive(settings, Progress(quiet=quiet)), Console())
+
+
+@app.command()
+@readable_errors
+def score(
+    source: Source = None,
+    out: Out = None,
+    config: Config = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
+    layers: Layers = None,
+    degrees: Degrees = None,
+    references: References = None,
+    group_by: GroupBy = None,
+    precision: Precision = None,
+    device: Device = None,
+    address: Address = None,
+    run_id: RunId = None,
+    threshold: Threshold = None,
+    contamination: Contamination = None,
+    overwrite: Overwrite = False,
+    set_options: SetOptions = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score images whose features `musc-ray extract` wrote to OUT; those without features are refused.
+
+    Example: `musc-ray score photos/ results/ --backbone dinov2-vit-s-14 --weights vit_s.safetensors --references 256`
+    """
+    settings = settings_of(locals())
+    from musc_ray.stages.run import run_archive
+    from musc_ray.summary import fail_with_groups, print_result
+
+    result = run_archive(settings, Progress(quiet=quiet), extracted=True)
+    print_result(result, Console())
+    fail_with_groups(result)
+
+
+@app.command()
+@readable_errors
 def rescore(
     out: Annotated[str | None, typer.Argument(help="The OUT of earlier runs.")] = None,
     source: Annotated[str | None, typer.Option(help="Where images come in; default: the last run's source.")] = None,
@@ -174,38 +184,18 @@ def rescore(
     """
     if new and since is not None:
         raise SettingsError("Give --new or --since, not both.")
-    given = _settings(
-        config,
-        set_options,
-        overwrite,
-        source=source,
-        out=out,
-        since=since,
-        window=window,
-        references=references,
-        rescore_window="true" if rescore_window else None,
-        backbone=backbone,
-        weights=weights,
-        group_by=group_by,
-        shard_size=shard_size,
-        precision=precision,
-        device=device,
-        address=address,
-        run_id=run_id,
-        threshold=threshold,
-        contamination=contamination,
-    )
+    given = settings_of(locals())
     from musc_ray.stages.nightly import night_settings, rescore_new
-    from musc_ray.summary import print_night
+    from musc_ray.summary import fail_with_groups, print_night
 
     result, waiting = rescore_new(night_settings(given), Progress(quiet=quiet))
     print_night(result, waiting, Console())
-    if result is not None and result.run["failed_groups"]:
-        raise MuscRayError(" ".join(result.run["failed_groups"].values()))
+    if result is not None:
+        fail_with_groups(result)
 
 
 @app.command()
-@_readable_errors
+@readable_errors
 def plan(
     source: Source = None,
     config: Config = None,
@@ -225,21 +215,7 @@ def plan(
 
     Example: `musc-ray plan photos/ --references 256 --gpu h100 --workers 8`
     """
-    settings = _settings(
-        config,
-        set_options,
-        False,
-        source=source,
-        backbone=backbone,
-        image_size=image_size,
-        layers=layers,
-        degrees=degrees,
-        references=references,
-        group_by=group_by,
-        shard_size=shard_size,
-        precision=precision,
-        workers=workers,
-    )
+    settings = settings_of(locals())
     from musc_ray.stages.plan import plan_archive
     from musc_ray.summary import print_plan
 
@@ -247,7 +223,7 @@ def plan(
 
 
 @app.command()
-@_readable_errors
+@readable_errors
 def status(out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")]) -> None:
     """Say how far the runs in OUT are; also works while one is going on.
 
@@ -275,7 +251,7 @@ def status(out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")])
 
 
 @app.command()
-@_readable_errors
+@readable_errors
 def heatmaps(
     out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")],
     file_format: Annotated[HeatmapFormat, typer.Option("--format", help="Pictures, or float32 values.")],
@@ -293,7 +269,7 @@ def heatmaps(
 
     Example: `musc-ray heatmaps results/ --format png --overlay --top 20`
     """
-    settings = _settings(None, set_options, overwrite, out=out, address=address, run_id=run_id)
+    settings = settings_of(locals())
     from musc_ray.stages.heatmaps import HeatmapsOptions, export_heatmaps
     from musc_ray.summary import print_heatmaps
 
@@ -302,7 +278,7 @@ def heatmaps(
 
 
 @app.command()
-@_readable_errors
+@readable_errors
 def evaluate(
     out: Annotated[str | None, typer.Argument(help="The OUT of a complete run.")] = None,
     config: Config = None,
@@ -323,17 +299,7 @@ def evaluate(
 
     Example: `musc-ray evaluate results/ --labels labels.csv`
     """
-    settings = _settings(
-        config,
-        set_options,
-        False,
-        out=out,
-        labels=labels,
-        pixels=pixels,
-        run_id=run_id,
-        workers=workers,
-        address=address,
-    )
+    settings = settings_of(locals())
     from musc_ray.evaluate.show import print_metrics
     from musc_ray.stages.evaluate import evaluate_run
 
@@ -342,7 +308,7 @@ def evaluate(
 
 
 @app.command()
-@_readable_errors
+@readable_errors
 def report(
     out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")],
     run_id: Annotated[str | None, typer.Option(help="Which run; otherwise the one that was scored last.")] = None,
@@ -361,7 +327,7 @@ def report(
 
 
 @app.command()
-@_readable_errors
+@readable_errors
 def demo(
     out: Annotated[str, typer.Argument(help="Folder for features, scores and the report.")] = "musc-ray-demo",
     images: Annotated[str, typer.Option(help="How many solar cells: a number, or `all` mono cells.")] = "240",

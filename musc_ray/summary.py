@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from musc_ray.errors import MuscRayError
 from musc_ray.plan import SUGGESTED_REFERENCES, Plan
 from musc_ray.stages.heatmaps import HeatmapsResult
 from musc_ray.stages.run import RunResult
@@ -37,6 +38,24 @@ def print_result(result: RunResult, console: Console) -> None:
         console.print(f"Note: {escape(note)}")
     console.print(f"Scores: {escape(result.scores_path)}", soft_wrap=True)
     console.print(f"Report: {escape(result.report_path)}", soft_wrap=True)
+
+
+def fail_with_groups(result: RunResult) -> None:
+    """End a command whose run is written but for some groups.
+
+    Raises:
+        MuscRayError: says of each failed group why.
+    """
+    if result.run["failed_groups"]:
+        raise MuscRayError(" ".join(result.run["failed_groups"].values()))
+
+
+def print_extracted(figures: Mapping[str, Any], console: Console) -> None:
+    """What an extraction did."""
+    console.print(
+        f"{figures['images']:,} images extracted, {figures['already_done']:,} were there already, "
+        f"{figures['failed']:,} failed, {figures['seconds']:.1f} s"
+    )
 
 
 def print_night(result: RunResult | None, waiting: Mapping[str, int], console: Console) -> None:

@@ -70,4 +70,6 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
             logger.warning("Group '%s' has %d image: it waits for more of its kind.", group, images)
         if not night.images:
             return None, night.waiting
-        return score_archive(archive, stage.seconds, progress), night.waiting
+        return score_archive(
+            archive, {"catalog": {"seconds": stage.seconds, "images": archive.images}}, progress
+        ), night.waiting

@@ -47,30 +47,61 @@ class RunResult:
     computed: bool
 
 
-def run_archive(settings: Settings, progress: Progress, labels: Mapping[str, int] | None = None) -> RunResult:
+def extract_archive(settings: Settings, progress: Progress) -> dict[str, Any]:
+    """Extract what is missing of an archive's features, and stop there; a run on it then begins with scoring.
+
+    Returns:
+        Figures of the stage.
+
+    Raises:
+        MuscRayError: the job cannot go on; what is done stays, and the same command takes it up.
+    """
+    archive, stages = _listed_archive(settings, progress)
+    with ray_cluster(settings), progress.watched(RunMetrics(archive.run_id)):
+        errors = _extract(archive, progress, stages)
+    _check_errors(archive, errors, "A run lists them all")
+    return {**stages["extract"], "failed": len(errors)}
+
+
+def run_archive(
+    settings: Settings, progress: Progress, labels: Mapping[str, int] | None = None, extracted: bool = False
+) -> RunResult:
     """Score an archive.
 
     Args:
         settings: with source and out.
         progress: shows the stages.
         labels: by uri, 1 = defective: compared with the scores when given, never used for scoring.
+        extracted: refuse images that have no features yet.
 
     Raises:
         MuscRayError: the job cannot go on; what is done stays, and the same command takes it up.
     """
+    archive, stages = _listed_archive(settings, progress)
+    missing = sum(len(images) for group in archive.groups.values() for images in group.missing.values())
+    if extracted and missing:
+        raise MuscRayError(
+            f"{missing:,} of {archive.images:,} images have no features of this backbone, image size and layers yet: "
+            f"extract them with `musc-ray extract`, or use `musc-ray run`."
+        )
+    return score_archive(archive, stages, progress, labels)
+
+
+def _listed_archive(settings: Settings, progress: Progress) -> tuple[Archive, Stages]:
+    """The catalog stage, and its figures."""
     for name in ("since", "window", "rescore_window"):
         if getattr(settings, name):
             raise SettingsError(f"{name} is for images that come later: use `musc-ray rescore OUT`.")
     with progress.stage("catalog", total=None, unit="images") as stage:
         archive = open_archive(settings)
         stage.advance(archive.images)
-    return score_archive(archive, stage.seconds, progress, labels)
+    return archive, {"catalog": {"seconds": stage.seconds, "images": archive.images}}
 
 
 def score_archive(
-    archive: Archive, catalog_seconds: float, progress: Progress, labels: Mapping[str, int] | None = None
+    archive: Archive, stages: Stages, progress: Progress, labels: Mapping[str, int] | None = None
 ) -> RunResult:
-    """The stages after the catalog; `run_archive` tells the rest."""
+    """The stages after the catalog, whose figures are given; `run_archive` tells the rest."""
     settings, layout, run_id = archive.settings, archive.layout, archive.run_id
     complete = read_json(layout.fs, layout.run_json(run_id))
     if complete is not None and not settings.overwrite:
@@ -83,9 +114,11 @@ def score_archive(
     write_table(layout.fs, layout.catalog(run_id), to_table({name: g.listed for name, g in archive.groups.items()}))
     write_json(layout.fs, layout.started_json(run_id), started_record(archive))
     progress.record(lambda stages: write_json(layout.fs, layout.progress_json(run_id), stages))
-    stages: Stages = {"catalog": {"seconds": catalog_seconds, "images": archive.images}}
     with ray_cluster(settings), progress.watched(RunMetrics(run_id)):
         errors = _extract(archive, progress, stages)
+        table = pa.Table.from_pylist(errors, schema=ERRORS)
+        write_table(layout.fs, f"{layout.errors(run_id)}/part-00000.parquet", table)
+        _check_errors(archive, errors, f"All are listed in {layout.uri(layout.errors(run_id))}")
         groups, failed_groups = _scorable_groups(archive, errors)
         scored_at = datetime.now(UTC)
         figures, failures = score_groups(archive, groups, scored_at, progress, stages)
@@ -121,7 +154,7 @@ def _with_rule(archive: Archive, complete: dict[str, Any], groups: Sequence[str]
 
 
 def _extract(archive: Archive, progress: Progress, stages: Stages) -> list[dict[str, str]]:
-    """Extract what is missing; returns the rows of the errors table, which is written too."""
+    """Extract what is missing; returns the rows of the errors table."""
     tasks = [
         ShardTask(name, shard, images)
         for name, group in archive.groups.items()
@@ -137,24 +170,24 @@ def _extract(archive: Archive, progress: Progress, stages: Stages) -> list[dict[
             stage.advance(shard.images)
     figures = {name: value for name, value in vars(stats).items() if name != "failed"}
     stages["extract"] = {"seconds": stage.seconds, **figures, "already_done": archive.images - missing}
-    errors = [
+    return [
         {"uri": i.uri, "group": name, "stage": "extract", "error": i.error or "", "message": i.message or ""}
         for name, i in stats.failed
     ]
-    layout = archive.layout
-    write_table(
-        layout.fs,
-        f"{layout.errors(archive.run_id)}/part-00000.parquet",
-        pa.Table.from_pylist(errors, schema=ERRORS),
-    )
+
+
+def _check_errors(archive: Archive, errors: Sequence[Mapping[str, str]], where: str) -> None:
+    """Fail when too many images are broken.
+
+    Raises:
+        MuscRayError: how many, the first, and where all are listed.
+    """
     allowed, images = archive.settings.max_error_fraction, sum(group.images for group in archive.groups.values())
     if len(errors) > allowed * images:
         raise MuscRayError(
             f"{len(errors)} of {images} images cannot be read, more than max_error_fraction {allowed} allows; "
-            f"the first is {errors[0]['uri']}: {errors[0]['message']} All are listed in "
-            f"{layout.uri(layout.errors(archive.run_id))}; mend them, or raise max_error_fraction."
+            f"the first is {errors[0]['uri']}: {errors[0]['message']} {where}; mend them, or raise max_error_fraction."
         )
-    return errors
 
 
 def _scorable_groups(archive: Archive, errors: Sequence[Mapping[str, str]]) -> tuple[list[GroupImages], dict[str, str]]:

@@ -399,3 +399,24 @@ def test_the_demo_finds_the_defective_cells(musc_ray, tmp_path):
     for name in ("Scores: ", "Report: "):
         (line,) = [line for line in result.stdout.splitlines() if line.startswith(name)]
         assert Path(line.removeprefix(name)).exists()
+
+
+def test_extract_then_score_is_a_run(tmp_path, options, musc_ray):
+    write_pictures(tmp_path / "images", 6)
+    run = musc_ray("run", tmp_path / "images", tmp_path / "whole", *options)
+    assert run.exit_code == 0, run.output
+    early = musc_ray("score", tmp_path / "images", tmp_path / "out", *options)
+    assert early.exit_code == 1
+    assert "6 of 6 images have no features" in early.stderr
+    of_features = [option for option in options if option not in ("--precision", "float32")]
+    extracted = musc_ray("extract", tmp_path / "images", tmp_path / "out", *of_features)
+    assert "6 images extracted, 0 were there already" in extracted.stdout, extracted.output
+    assert not list((tmp_path / "out").glob("runs/*/scores"))
+    again = musc_ray("extract", tmp_path / "images", tmp_path / "out", *of_features)
+    assert "0 images extracted, 6 were there already" in again.stdout
+    scored = musc_ray("score", tmp_path / "images", tmp_path / "out", *options)
+    assert scored.exit_code == 0, scored.output
+    expected, rows = by_id(tmp_path / "whole"), by_id(tmp_path / "out")
+    assert set(rows) == set(expected)
+    for image_id, row in rows.items():
+        assert row["score"] == pytest.approx(expected[image_id]["score"], abs=1e-6)
