@@ -119,7 +119,7 @@ def main() -> None:
     stages: dict = {}
     with ray_cluster(archive.settings):
         started = time.perf_counter()
-        failed = score.score_groups(archive, groups, datetime.now(UTC), Progress(quiet=True), stages)
+        _, failed = score.score_groups(archive, groups, datetime.now(UTC), Progress(quiet=True), stages)
         stages["seconds"] = time.perf_counter() - started
     stages["failed"] = {name: str(error) for name, error in failed.items()}
     print(json.dumps(stages))

@@ -197,9 +197,9 @@ def assert_scores_are_right(place: Place, fs: s3fs.S3FileSystem, run: str) -> No
 
 def test_a_night_scores_what_came_in(cluster, place, commands):
     fs = place.store()
-    known = {*(place.folder / "photos").iterdir()}
+    known = {*(place.folder / "photos").rglob("*.*")}
     write_pictures(place.folder / "photos", GOOD + 3)
-    new = {path.name for path in {*(place.folder / "photos").iterdir()} - known}
+    new = {path.name for path in {*(place.folder / "photos").rglob("*.*")} - known}
     put = place.sh(commands["put images"])
     assert put.returncode == 0, put.stderr
     done = place.sh(commands["nightly"] + " --references 6 --set workers=1")
