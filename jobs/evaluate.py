@@ -8,6 +8,8 @@ import sys
 
 from rich.console import Console
 
+from musc_ray.cli import stop_on_sigterm
+from musc_ray.cli_options import STOPPED
 from musc_ray.config import load_settings
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.evaluate.show import print_metrics
@@ -21,6 +23,7 @@ def main() -> int:
     parser.add_argument("--config", help="YAML file with settings")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting; may be repeated")
     arguments = parser.parse_args()
+    stop_on_sigterm()
     try:
         settings = load_settings(arguments.config, None, arguments.set)
         result, found = evaluate_dataset(settings, Progress())
@@ -30,6 +33,9 @@ def main() -> int:
     except MuscRayError as error:
         sys.stderr.write(f"Error: {error}\n")
         return 2 if isinstance(error, SettingsError) else 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{STOPPED}\n")
+        return 1
     return 0
 
 

@@ -350,8 +350,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: verb and options; None takes the command line's.
     """
-    signal.signal(signal.SIGTERM, _stop)
+    stop_on_sigterm()
     sys.exit(app(arguments))
+
+
+def stop_on_sigterm() -> None:
+    """From now on SIGTERM, as `ray job stop` sends it, ends the process as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -34,6 +34,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Compute again what
 SetOptions = Annotated[list[str] | None, typer.Option("--set", help="Any setting as key=value; may be repeated.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
+STOPPED = "Error: Stopped: what is written stays, and the same command goes on from there."
+
 
 class HeatmapFormat(StrEnum):
     """What `heatmaps` writes."""
@@ -55,7 +57,7 @@ def readable_errors(command: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"Error: {cause}", err=True)
             raise typer.Exit(2 if isinstance(cause, SettingsError) else 1) from error
         except KeyboardInterrupt as error:
-            typer.echo("Error: Stopped: what is written stays, and the same command goes on from there.", err=True)
+            typer.echo(STOPPED, err=True)
             raise typer.Exit(1) from error
 
     return wrapped
