@@ -1,5 +1,6 @@
 """The whole job on a real S3 server: the same scores as locally, no secret anywhere, readable errors."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import torch
 from click.testing import Result
 from safetensors.torch import save_file
 
+from musc_ray.errors import MuscRayError
+from musc_ray.storage import lease as lease_module
 from musc_ray.storage.filesystem import write_text
+from musc_ray.storage.lease import lease
 from tests.integration.seaweed import S3Server, s3_server
 from tests.pictures import write_pictures
 
@@ -157,3 +161,18 @@ def test_a_failed_upload_leaves_nothing_visible(server, monkeypatch, tmp_path):
     with atomic_file(fs, "uploads/shard.parquet") as partial:
         Path(partial).write_bytes(b"x" * 120_000_000)  # several parts
     assert fs.size("uploads/shard.parquet") == 120_000_000
+
+
+def test_a_lease_on_s3_is_held_by_one(server, monkeypatch):
+    monkeypatch.setattr(lease_module, "SETTLE_SECONDS", 0.1)
+    fs = server.filesystem()
+    fs.mkdir("leases")
+    path = "leases/out/nightly-lease.json"
+    with lease(fs, path, "A nightly run"):
+        with pytest.raises(MuscRayError, match="A nightly run has been at work"):
+            lease(server.filesystem(), path, "Another").__enter__()
+        held = {**json.loads(fs.cat_file(path)), "renewed": 0, "host": "elsewhere"}
+        fs.pipe_file(path, json.dumps(held).encode())  # as one that died on another machine
+        with lease(server.filesystem(), path, "Another"):
+            assert json.loads(server.filesystem().cat_file(path))["what"] == "Another"
+    assert not fs.exists(path)
