@@ -328,6 +328,28 @@ def report(
 
 @app.command()
 @readable_errors
+def publish(
+    out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")],
+    run_id: Annotated[str | None, typer.Option(help="Which run; otherwise all complete ones.")] = None,
+    config: Config = None,
+    set_options: SetOptions = None,
+) -> None:
+    """Publish complete runs to an Iceberg table; what is there already stays as it is.
+
+    Example: `musc-ray publish results/ --set 'lake={catalog: https://host/iceberg, table: plant.scores}'`
+    """
+    settings = settings_of(locals())
+    from musc_ray.stages.lake import publish_again
+
+    published, there = publish_again(out, settings.lake, run_id)
+    for name in published:
+        typer.echo(f"Published run {name}.")
+    if there:
+        typer.echo(f"{len(there)} run{'' if len(there) == 1 else 's'} there already.")
+
+
+@app.command()
+@readable_errors
 def demo(
     out: Annotated[str, typer.Argument(help="Folder for features, scores and the report.")] = "musc-ray-demo",
     images: Annotated[str, typer.Option(help="How many solar cells: a number, or `all` mono cells.")] = "240",
