@@ -39,6 +39,5 @@ class Lake(BaseModel):
 
 
 OptionalLake = Annotated[
-    Lake | None,
-    expects("a mapping with table and optionally catalog, warehouse and maps, such as {table: plant.scores}"),
+    Lake | None, expects("a mapping of table and perhaps catalog, warehouse and maps, such as {table: plant.scores}")
 ]

@@ -20,8 +20,8 @@ def open_catalog(catalog: str, warehouse: str | None = None) -> "Catalog":
     """A catalog that pyiceberg knows.
 
     Args:
-        catalog: a URI (`sqlite:///lake/catalog.db`, `https://...` for REST, `postgresql://...`, `thrift://...`), `glue`,
-            or the name of a catalog in pyiceberg's configuration (`.pyiceberg.yaml`, `PYICEBERG_CATALOG__<NAME>__URI`).
+        catalog: a URI (`sqlite:///lake/catalog.db`, `https://...` for REST, `postgresql://...`, `thrift://...`),
+            `glue`, or a name in pyiceberg's configuration (`.pyiceberg.yaml`, `PYICEBERG_CATALOG__<NAME>__URI`).
         warehouse: where tables lie; default: what the catalog says, and beside the file for SQLite.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, ValidationException
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import ArrowScan, _dataframe_to_data_files
 from pyiceberg.manifest import DataFile
@@ -25,7 +25,7 @@ FILE_BYTES = 128 * 2**20
 TRIES = 20
 LONGEST_PAUSE_SECONDS = 5.0
 PUBLISHED = "musc-ray.run."
-"""Table property of a run that is in the table: its digest. Set by the commit that brings the rows, it cannot be wrong."""
+"""Table property of a run that is in the table: its digest; the commit that brings the rows sets it."""
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +88,8 @@ def _conflicts() -> tuple[type[Exception], ...]:
     try:
         from sqlalchemy.exc import OperationalError
     except ImportError:
-        return (CommitFailedException, CommitStateUnknownException)
-    return (CommitFailedException, CommitStateUnknownException, OperationalError)
+        return (CommitFailedException, CommitStateUnknownException, ValidationException)
+    return (CommitFailedException, CommitStateUnknownException, ValidationException, OperationalError)
 
 
 def _commit(table: Table, run_id: str, digest: str, columns: pa.Schema, changes: Changes) -> None:
@@ -110,13 +110,20 @@ def _commit(table: Table, run_id: str, digest: str, columns: pa.Schema, changes:
                 snapshot.append_data_file(file)
             for task in changes.replaced:
                 snapshot.delete_data_file(task.file)
-        transaction.commit_transaction()
-    except CommitStateUnknownException:
-        raise  # the files may be in use
     except Exception:
-        for file in written:
-            table.io.delete(file.file_path)
+        _delete(table, written)
         raise
+    try:
+        transaction.commit_transaction()
+    except (CommitFailedException, ValidationException):  # after any other error the files may be in use
+        _delete(table, written)
+        raise
+
+
+def _delete(table: Table, files: Iterable[DataFile]) -> None:
+    """Delete files that no snapshot names."""
+    for file in files:
+        table.io.delete(file.file_path)
 
 
 def _staying(table: Table, changes: Changes) -> Iterator[pa.Table]:
@@ -131,11 +138,14 @@ def _staying(table: Table, changes: Changes) -> Iterator[pa.Table]:
 def gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same rows in tables of about FILE_BYTES, so that memory is bounded and files are not small."""
     waiting: list[pa.Table] = []
+    size = 0
     for table in tables:
-        waiting.append(table)
-        if sum(part.nbytes for part in waiting) >= FILE_BYTES:
+        if table.num_rows:
+            waiting.append(table)
+            size += table.nbytes
+        if size >= FILE_BYTES:
             yield pa.concat_tables(waiting)
-            waiting = []
+            waiting, size = [], 0
     if waiting:
         yield pa.concat_tables(waiting)
 

@@ -1,7 +1,7 @@
 """A complete run into the lake: its history, the latest row of each image, and what the run was made of.
 
-Each of the three tables takes the run in one commit. They follow each other in this order, so that a row of the table of
-runs says that all is there; what a crash leaves out is made up by publishing again.
+Each of the three tables takes the run in one commit. They follow each other in this order, so that a row of the table
+of runs says that all is there; what a crash leaves out is made up by publishing again.
 """
 
 import hashlib
@@ -9,12 +9,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.catalog import Catalog
-from pyiceberg.expressions import EqualTo
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
 from pyiceberg.table import Table
 
@@ -83,9 +83,7 @@ def publish_run(catalog: Catalog, name: str, run: LakeRun) -> bool:
         ("_runs", RUNS, lambda table, again: _of_run(table, run.run_id, [_lineage(run)], again)),
     ]
     done = [
-        commit_run(
-            lambda at=suffix, of=columns: _table(catalog, name, at, of), run.run_id, run.digest, columns, changes
-        )
+        commit_run(partial(_table, catalog, name, suffix, columns), run.run_id, run.digest, columns, changes)
         for suffix, columns, changes in steps
     ]
     return any(done)
@@ -101,7 +99,7 @@ def _table(catalog: Catalog, name: str, suffix: str, columns: pa.Schema) -> Tabl
 
 def _of_run(table: Table, run_id: str, rows: Iterable[pa.Table], again: bool) -> Changes:
     """The rows of a run in place of an earlier content of it, if there is one."""
-    earlier = list(table.scan(row_filter=EqualTo("run_id", run_id)).plan_files()) if again else []
+    earlier = list(table.scan(row_filter=f"run_id = '{run_id}'").plan_files()) if again else []
     return Changes(rows, earlier, lambda found: pc.equal(found["run_id"], run_id))
 
 

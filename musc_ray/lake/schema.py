@@ -1,4 +1,4 @@
-"""The tables of the lake: columns with their comments, partitions, properties; the scores are those of storage/schemas."""
+"""The tables of the lake: columns with comments, and partitions; the scores are those of storage/schemas."""
 
 from collections.abc import Mapping
 
