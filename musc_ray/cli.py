@@ -350,6 +350,37 @@ def publish(
 
 @app.command()
 @readable_errors
+def runs(out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")]) -> None:
+    """List the complete runs of OUT and what each was made of.
+
+    Example: `musc-ray runs results/`
+    """
+    from musc_ray.storage.layout import Layout
+    from musc_ray.storage.runs import complete_runs
+    from musc_ray.summary import print_runs
+
+    print_runs(complete_runs(Layout.at(out)), Console())
+
+
+@app.command()
+@readable_errors
+def gc(
+    out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")],
+    delete: Annotated[bool, typer.Option("--delete/--dry-run", help="Delete it, or only say what it is.")] = False,
+    older_than: Annotated[int, typer.Option(min=1, help="Days after which an unfinished run is given up.")] = 7,
+) -> None:
+    """Remove what no run of OUT needs: features, shards, intermediate results, runs that were given up.
+
+    Example: `musc-ray gc results/ --delete`
+    """
+    from musc_ray.stages.gc import collect_garbage
+    from musc_ray.summary import print_garbage
+
+    print_garbage(collect_garbage(out, older_than, delete), delete, Console())
+
+
+@app.command()
+@readable_errors
 def demo(
     out: Annotated[str, typer.Argument(help="Folder for features, scores and the report.")] = "musc-ray-demo",
     images: Annotated[str, typer.Option(help="How many solar cells: a number, or `all` mono cells.")] = "240",
