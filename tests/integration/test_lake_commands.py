@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from musc_ray.lake.catalog import open_catalog
 from tests.pictures import solar_cells
 
+RECIPES = Path(__file__).parents[2] / "musc_ray" / "lake" / "README.md"
 IMAGES = pa.schema([("uri", pa.string()), ("group", pa.string()), ("day", pa.string()), ("bytes", pa.binary())])
 
 
@@ -101,6 +103,17 @@ def test_runs_and_nights_from_a_table_into_tables(plant):
     listed = plant.command("runs", plant.out)
     assert run["run_id"] in listed
     assert "2 runs there already" in plant.command("publish", plant.out)
+
+
+def test_the_recipes_read_what_a_run_published(tmp_path, plant, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plant.out = tmp_path / "results"
+    plant.deliver(4, "2026-11-22", group="all")
+    plant.command("run", "iceberg://plant/db.images", plant.out, *plant.options)
+    recipes = re.findall(r"```python\n(.*?)```", RECIPES.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(recipes) == 4
+    for code in recipes:
+        exec(compile(code, str(RECIPES), "exec"), {})  # noqa: S102, our own README
 
 
 @pytest.mark.slow
