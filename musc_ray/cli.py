@@ -359,7 +359,10 @@ def runs(out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")]) -
     from musc_ray.storage.runs import complete_runs
     from musc_ray.summary import print_runs
 
-    print_runs(complete_runs(Layout.at(out)), Console())
+    found = complete_runs(Layout.at(out))
+    if not found:
+        raise MuscRayError(f"There is no complete run in {out}: start one with `musc-ray run SOURCE {out}`.")
+    print_runs(found, Console())
 
 
 @app.command()

@@ -40,10 +40,12 @@ def collect_garbage(out: str, older_than_days: int, delete: bool, now: datetime 
         now: the present time.
 
     Raises:
-        MuscRayError: a run or a nightly is at work, and something was to be deleted.
+        MuscRayError: no runs there; or a run or a nightly is at work, and something was to be deleted.
     """
     layout, now = Layout.at(out), now or datetime.now(UTC)
     layout.fs.invalidate_cache()
+    if not layout.fs.exists(layout.runs):
+        raise MuscRayError(f"There is no run in {out}: give the OUT of earlier runs.")
     with lease(layout.fs, layout.night_lease, "Removing what is not needed") if delete else nullcontext():
         runs = _runs(layout)
         unfinished = {run_id: written for run_id, (complete, written) in runs.items() if not complete}
