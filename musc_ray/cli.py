@@ -36,7 +36,7 @@ from musc_ray.cli_options import (
     readable_errors,
     settings_of,
 )
-from musc_ray.errors import SettingsError
+from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.progress import Progress
 
 app = typer.Typer(
