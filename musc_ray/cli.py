@@ -36,7 +36,7 @@ from musc_ray.cli_options import (
     readable_errors,
     settings_of,
 )
-from musc_ray.errors import SettingsError
+from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.progress import Progress
 
 app = typer.Typer(
@@ -324,6 +324,62 @@ def report(
 
     path = report_again(out, run_id, address, set_options or (), Progress(quiet=quiet))
     typer.echo(f"Report: {path}")
+
+
+@app.command()
+@readable_errors
+def publish(
+    out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")],
+    run_id: Annotated[str | None, typer.Option(help="Which run; otherwise all complete ones.")] = None,
+    config: Config = None,
+    set_options: SetOptions = None,
+) -> None:
+    """Publish complete runs to an Iceberg table; what is there already stays as it is.
+
+    Example: `musc-ray publish results/ --set 'lake={catalog: https://host/iceberg, table: plant.scores}'`
+    """
+    settings = settings_of(locals())
+    from musc_ray.stages.lake import publish_again
+
+    published, there = publish_again(out, settings.lake, run_id)
+    for name in published:
+        typer.echo(f"Published run {name}.")
+    if there:
+        typer.echo(f"{len(there)} run{'' if len(there) == 1 else 's'} there already.")
+
+
+@app.command()
+@readable_errors
+def runs(out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")]) -> None:
+    """List the complete runs of OUT and what each was made of.
+
+    Example: `musc-ray runs results/`
+    """
+    from musc_ray.storage.layout import Layout
+    from musc_ray.storage.runs import complete_runs
+    from musc_ray.summary import print_runs
+
+    found = complete_runs(Layout.at(out))
+    if not found:
+        raise MuscRayError(f"There is no complete run in {out}: start one with `musc-ray run SOURCE {out}`.")
+    print_runs(found, Console())
+
+
+@app.command()
+@readable_errors
+def gc(
+    out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")],
+    delete: Annotated[bool, typer.Option("--delete/--dry-run", help="Delete it, or only say what it is.")] = False,
+    older_than: Annotated[int, typer.Option(min=1, help="Days after which an unfinished run is given up.")] = 7,
+) -> None:
+    """Remove what no run of OUT needs: features, shards, intermediate results, runs that were given up.
+
+    Example: `musc-ray gc results/ --delete`
+    """
+    from musc_ray.stages.gc import collect_garbage
+    from musc_ray.summary import print_garbage
+
+    print_garbage(collect_garbage(out, older_than, delete), delete, Console())
 
 
 @app.command()

@@ -43,6 +43,7 @@ from musc_ray.config_errors import (
     validation_sentences,
 )
 from musc_ray.config_fill import fill_in
+from musc_ray.config_lake import OptionalLake
 from musc_ray.core import LARGEST_DEGREE
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.storage.filesystem import open_filesystem
@@ -135,6 +136,11 @@ class Settings(BaseModel):
     )
     report_thumbnails: Natural = Field(
         default=100_000, description="Worst images of a group whose originals the report reads for a thumbnail."
+    )
+
+    lake: OptionalLake = Field(
+        default=None,
+        description="Iceberg tables that runs are published to: table, and optionally catalog, warehouse, maps.",
     )
 
     @property

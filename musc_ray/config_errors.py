@@ -56,7 +56,7 @@ def _tuple_from_list(value: object) -> object:
     return (value,) if isinstance(value, int | float) else value
 
 
-def _expects(phrase: str) -> Any:
+def expects(phrase: str) -> Any:
     """What the field's value must be; completes "Setting 'x' must be ..."."""
     return Field(json_schema_extra={"expects": phrase})
 
@@ -80,47 +80,47 @@ _Positive = Annotated[int, _WHOLE, Field(ge=1, le=LARGEST)]
 _Fraction = Annotated[float, BeforeValidator(_real_from_text), Field(ge=0, le=1, allow_inf_nan=False)]
 _TUPLE = BeforeValidator(_tuple_from_list)
 
-Text = Annotated[str, _expects("text")]
-OptionalText = Annotated[str | None, _expects("text (in quotes where YAML would read a number or a date)")]
-Flag = Annotated[bool, BeforeValidator(_flag_from_text), _expects("true or false")]
-Natural = Annotated[_Natural, _expects("a whole number of at least 0")]
-Count = Annotated[_Positive, _expects("a whole number of at least 1")]
-OptionalCount = Annotated[_Positive | None, _expects("a whole number of at least 1")]
-Fraction = Annotated[_Fraction, _expects("a number from 0 to 1")]
+Text = Annotated[str, expects("text")]
+OptionalText = Annotated[str | None, expects("text (in quotes where YAML would read a number or a date)")]
+Flag = Annotated[bool, BeforeValidator(_flag_from_text), expects("true or false")]
+Natural = Annotated[_Natural, expects("a whole number of at least 0")]
+Count = Annotated[_Positive, expects("a whole number of at least 1")]
+OptionalCount = Annotated[_Positive | None, expects("a whole number of at least 1")]
+Fraction = Annotated[_Fraction, expects("a number from 0 to 1")]
 OptionalScore = Annotated[
     Annotated[float, BeforeValidator(_real_from_text), Field(ge=0, allow_inf_nan=False)] | None,
-    _expects("a number of at least 0"),
+    expects("a number of at least 0"),
 ]
 OptionalShare = Annotated[
     Annotated[float, BeforeValidator(_real_from_text), Field(gt=0, lt=1, allow_inf_nan=False)] | None,
-    _expects("a number between 0 and 1, for example 0.05"),
+    expects("a number between 0 and 1, for example 0.05"),
 ]
 Positive = Annotated[
     Annotated[float, BeforeValidator(_real_from_text), Field(gt=0, allow_inf_nan=False)],
-    _expects("a number above 0"),
+    expects("a number above 0"),
 ]
 Since = Annotated[
     Annotated[str, BeforeValidator(_text_from_date), Field(pattern=r"^\d{4}-\d\d-\d\d$"), AfterValidator(_is_day)]
     | None,
-    _expects("a day such as 2026-11-23"),
+    expects("a day such as 2026-11-23"),
 ]
-Days = Annotated[Annotated[str, Field(pattern=r"^[1-9]\d{0,5}d$")] | None, _expects("a number of days such as 30d")]
+Days = Annotated[Annotated[str, Field(pattern=r"^[1-9]\d{0,5}d$")] | None, expects("a number of days such as 30d")]
 Counts = Annotated[
-    tuple[_Positive, ...], _TUPLE, Field(min_length=1), _expects("whole numbers of at least 1, for example 1,3,5")
+    tuple[_Positive, ...], _TUPLE, Field(min_length=1), expects("whole numbers of at least 1, for example 1,3,5")
 ]
 Layers = Annotated[
     Annotated[tuple[_Natural, ...], _TUPLE, Field(min_length=1)] | None,
-    _expects("layer numbers from 0, for example 5,11,17,23"),
+    expects("layer numbers from 0, for example 5,11,17,23"),
 ]
 Size = Annotated[
     _Positive | Annotated[tuple[_Positive, _Positive], _TUPLE] | None,
-    _expects("a whole number of pixels or height,width, for example 518 or 392,518"),
+    expects("a whole number of pixels or height,width, for example 518 or 392,518"),
 ]
-Interval = Annotated[tuple[_Fraction, _Fraction], _TUPLE, _expects("two numbers from 0 to 1, for example 0,0.3")]
-References = Annotated[Literal["all"] | _Positive, _expects("'all' or a whole number of at least 1")]
+Interval = Annotated[tuple[_Fraction, _Fraction], _TUPLE, expects("two numbers from 0 to 1, for example 0,0.3")]
+References = Annotated[Literal["all"] | _Positive, expects("'all' or a whole number of at least 1")]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
-ReportImages = Annotated[int, _WHOLE, Field(ge=0, le=1000), _expects("a whole number from 0 to 1000")]
+ReportImages = Annotated[int, _WHOLE, Field(ge=0, le=1000), expects("a whole number from 0 to 1000")]
 
 
 def has_credentials(text: str) -> bool:
@@ -199,7 +199,7 @@ def _sentence(key: Any, problems: list[Any], given: Mapping[str, object], fields
         near = get_close_matches(value.lower(), allowed, n=1, cutoff=0.4) if isinstance(value, str) else []
         end = f": did you mean '{near[0]}'?" if near else "."
         return f"Setting {key} {shown(value)} is not one of {', '.join(allowed)}{end}"
-    extra: Any = field.json_schema_extra  # set by _expects
+    extra: Any = field.json_schema_extra  # set by expects
     return f"Setting '{key}' must be {extra['expects']}, not {shown(value)}{_nearest(problems)}."
 
 

@@ -13,7 +13,7 @@ VARIABLE = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
 
 
 def fill_in(value: object, where: str, today: date, environment: Mapping[str, str]) -> object:
-    """A value of a settings file with its open places filled in; lists item by item.
+    """A value of a settings file with its open places filled in; lists and mappings item by item.
 
     `${DATE}` is today as 2025-03-01, `${DATE-1}` the day before, and so on; `${env:NAME}` is an environment variable.
     What was filled in is not looked at again.
@@ -29,6 +29,8 @@ def fill_in(value: object, where: str, today: date, environment: Mapping[str, st
     """
     if isinstance(value, list):
         return [fill_in(item, where, today, environment) for item in value]
+    if isinstance(value, dict):
+        return {key: fill_in(item, where, today, environment) for key, item in value.items()}
     if not isinstance(value, str):
         return value
     return OPEN.sub(lambda found: _filled(found, where, today, environment), value)

@@ -1,14 +1,15 @@
 """What a command prints when it is done."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from musc_ray.errors import MuscRayError
 from musc_ray.plan import SUGGESTED_REFERENCES, Plan
+from musc_ray.stages.gc import Garbage
 from musc_ray.stages.heatmaps import HeatmapsResult
 from musc_ray.stages.run import RunResult
 from musc_ray.stages.thresholds import GroupThreshold
@@ -113,6 +114,36 @@ def _print_thresholds(thresholds: list[GroupThreshold], console: Console) -> Non
         console.print(escape(f"{group}{line}"), soft_wrap=True)
     if len(thresholds) > GROUPS_SHOWN:
         console.print(f"... and {len(thresholds) - GROUPS_SHOWN:,} more groups.")
+
+
+def print_runs(runs: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """A row a run: when, how many images, and what its scores come from."""
+    table = Table(Column("run", no_wrap=True), "scored", "images", "version", "weights", "features", "source")
+    for run in runs:
+        snapshot = f" at snapshot {run['source_snapshot']}" if "source_snapshot" in run else ""
+        table.add_row(
+            run["run_id"],
+            run["scored_at"][:19].replace("T", " "),
+            f"{run['counts']['scored']:,}",
+            run["versions"]["musc-ray"],
+            run["resolved"]["weights_sha256"][:12],
+            run["features_id"],
+            escape(f"{run['settings']['source']}{snapshot}"),
+        )
+    console.print(table)
+
+
+def print_garbage(found: Sequence[Garbage], deleted: bool, console: Console) -> None:
+    """What no run needs, with its bytes, and whether it is gone."""
+    if not found:
+        console.print("Nothing to remove.")
+        return
+    table = Table("why", "bytes", Column("what", overflow="fold"))
+    for garbage in found:
+        table.add_row(garbage.why, bytes_text(garbage.bytes), escape(garbage.path))
+    console.print(table)
+    total = bytes_text(sum(garbage.bytes for garbage in found))
+    console.print(f"{total} removed." if deleted else f"{total} would be removed: --delete does it.")
 
 
 def print_plan(plan: Plan, max_pending_gb: int, console: Console) -> None:

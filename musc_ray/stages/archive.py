@@ -1,7 +1,7 @@
 """What a run works on: its images by group and shard, the identity of its features and of itself."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from musc_ray.backbones import BackboneInfo, describe_backbone
 from musc_ray.backbones.names import resolve_backbone
@@ -9,7 +9,7 @@ from musc_ray.backbones.weights import fetch_weights
 from musc_ray.config import Settings
 from musc_ray.errors import SettingsError
 from musc_ray.identity import features_id, run_id
-from musc_ray.stages.catalog import CatalogImage, catalog_images
+from musc_ray.stages.catalog import CatalogImage, list_images
 from musc_ray.stages.extract import features_meta
 from musc_ray.stages.ring import GroupImages
 from musc_ray.stages.sharding import GroupShards, assign_shards, existing_shards
@@ -28,6 +28,8 @@ class Archive:
     Attributes:
         earlier: of each group, the ids of images that others are scored against in a night; None in a whole archive,
             whose images all get scores.
+        source_snapshot: of the Iceberg table that the images come from, if they do.
+        waiting: how many new images of which groups a night leaves for a later one.
     """
 
     settings: Settings
@@ -36,6 +38,8 @@ class Archive:
     meta: FeaturesMeta
     groups: dict[str, GroupShards]
     earlier: Mapping[str, frozenset[str]] | None = None
+    source_snapshot: int | None = None
+    waiting: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
@@ -60,7 +64,8 @@ def open_archive(settings: Settings) -> Archive:
     if settings.source is None or settings.out is None:
         raise SettingsError("A run needs a source and an out: give both, as in `musc-ray run SOURCE OUT`.")
     settings, layout, meta = open_out(settings, settings.out)
-    return archive_of(settings, layout, meta, catalog_images(settings.source or "", settings.group_by))
+    listed, snapshot = list_images(settings.source or "", settings.group_by)
+    return replace(archive_of(settings, layout, meta, listed), source_snapshot=snapshot)
 
 
 def open_out(settings: Settings, out: str) -> tuple[Settings, Layout, FeaturesMeta]:

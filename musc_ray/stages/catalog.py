@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.identity import image_id
+from musc_ray.lake.source import SCHEME, between, present_snapshot
 from musc_ray.stages.sources import IMAGE_SUFFIXES, list_source
 from musc_ray.storage.schemas import CATALOG
 
@@ -28,15 +29,36 @@ class CatalogImage:
     modified: datetime | None = field(default=None, compare=False)
 
 
-def catalog_images(source: str, group_by: str | None = None) -> dict[str, list[CatalogImage]]:
+def list_images(
+    source: str, group_by: str | None, after: int | None = None
+) -> tuple[dict[str, list[CatalogImage]], int | None]:
+    """The images of a source, and which snapshot of it they are if it is an Iceberg table.
+
+    Args:
+        source: see `catalog_images`.
+        group_by: see there.
+        after: a snapshot of the table whose images need not be listed.
+    """
+    snapshot = present_snapshot(source) if source.startswith(SCHEME) else None
+    if snapshot is None:
+        return catalog_images(source, group_by), None
+    if snapshot == after:
+        return {}, snapshot
+    return catalog_images(between(source, snapshot, after), group_by, may_be_empty=after is not None), snapshot
+
+
+def catalog_images(
+    source: str, group_by: str | None = None, may_be_empty: bool = False
+) -> dict[str, list[CatalogImage]]:
     """List the images of a source by group, each group in the order of the hashed ids.
 
     Args:
-        source: folder, URI prefix, glob, image file, tar shards, a Parquet table of image bytes, or a Parquet or CSV
-            table with a `uri` column (optional `group`).
+        source: folder, URI prefix, glob, image file, tar shards, a Parquet table of image bytes, or a Parquet, CSV
+            or Iceberg table with a `uri` column (optional `group`).
         group_by: path template with `{group}` (`{group}/**`), or a regular expression with a group named `group`,
             matched against the path below the source; None puts everything into one group, or takes the table's
             `group` column.
+        may_be_empty: no images are no error.
 
     Raises:
         MuscRayError: no such source, or no images in it.
@@ -55,9 +77,9 @@ def catalog_images(source: str, group_by: str | None = None) -> dict[str, list[C
             group = match["group"]
         image = CatalogImage(image_id(listed.uri), listed.uri, group, listed.version, listed.modified)
         groups.setdefault(group, {})[image.image_id] = image  # a URI listed twice is one image
-    if not groups and ungrouped:
+    if not groups and ungrouped and not may_be_empty:
         raise SettingsError(f"group_by {group_by!r} fits none of the {ungrouped} images below {source}.")
-    if not groups:
+    if not groups and not may_be_empty:
         suffixes = "/".join(sorted(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES))
         raise MuscRayError(f"No images found in {source}: give a folder or URI with {suffixes} files.")
     return {group: [images[key] for key in sorted(images)] for group, images in sorted(groups.items())}

@@ -40,3 +40,16 @@ def known_images(layout: Layout, features_id: str) -> dict[str, dict[str, Known]
             if before is None or before.version != image["version"]:
                 group[image["image_id"]] = Known(image["version"], image.get("modified") or scored_at)
     return known
+
+
+def seen_snapshot(layout: Layout, features_id: str, source: str, group_by: str | None) -> int | None:
+    """The latest snapshot of a source, an Iceberg table, all of whose images are known; None if there is none.
+
+    After a run in which groups failed or waited, or that asked for images since a day, some may be unknown.
+    """
+    for run in reversed(complete_runs(layout)):
+        settings, snapshot = run["settings"], run.get("source_snapshot")
+        same = (run["features_id"], settings["source"], settings["group_by"]) == (features_id, source, group_by)
+        if same and snapshot is not None and not (run["failed_groups"] or run.get("waiting") or settings.get("since")):
+            return int(snapshot)
+    return None

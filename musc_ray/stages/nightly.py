@@ -1,14 +1,15 @@
 """A nightly run: what came in since, scored against a window of earlier images, appended as a run of its own."""
 
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from musc_ray.config import Settings, load_settings
 from musc_ray.errors import SettingsError
 from musc_ray.progress import Progress
 from musc_ray.stages.archive import archive_of, open_out
-from musc_ray.stages.catalog import catalog_images
-from musc_ray.stages.history import known_images
+from musc_ray.stages.catalog import list_images
+from musc_ray.stages.history import known_images, seen_snapshot
 from musc_ray.stages.night import select_night
 from musc_ray.stages.run import RunResult, score_archive
 from musc_ray.storage.layout import Layout
@@ -61,10 +62,12 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
     with lease(layout.fs, layout.night_lease, "A nightly run"):
         with progress.stage("catalog", total=None, unit="images") as stage:
             settings, layout, meta = open_out(settings, out)
-            listed = catalog_images(source, settings.group_by)
+            after = None if settings.since else seen_snapshot(layout, meta.features_id, source, settings.group_by)
+            listed, snapshot = list_images(source, settings.group_by, after)
             known = known_images(layout, meta.features_id)
             night = select_night(settings, layout, meta.features_id, listed, known, datetime.now(UTC).date())
             archive = archive_of(settings, layout, meta, night.images, night.earlier)
+            archive = replace(archive, source_snapshot=snapshot, waiting=night.waiting)
             stage.advance(archive.images)
         for group, images in night.waiting.items():
             logger.warning("Group '%s' has %d image: it waits for more of its kind.", group, images)

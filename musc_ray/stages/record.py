@@ -76,6 +76,8 @@ def run_record(
             "python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},
         },
+        **({"source_snapshot": archive.source_snapshot} if archive.source_snapshot is not None else {}),
+        **({"waiting": dict(archive.waiting)} if archive.waiting else {}),
         **({"thresholds": thresholds} if thresholds else {}),
         **({"night": _night(archive, groups, figures)} if archive.earlier is not None else {}),
     }

@@ -1,4 +1,4 @@
-"""A whole run: images -> catalog -> extract -> mutual -> reduce -> publish -> report.
+"""A whole run: images -> catalog -> extract -> mutual -> reduce -> publish -> report -> lake.
 
 Every stage takes up what an earlier, interrupted run of the same settings on the same images left behind.
 """
@@ -21,6 +21,7 @@ from musc_ray.stages.archive import Archive, forget_features, open_archive
 from musc_ray.stages.catalog import to_table
 from musc_ray.stages.cluster import ray_cluster
 from musc_ray.stages.extract import ExtractStats, ShardTask, extract
+from musc_ray.stages.lake import check_lake, publish_complete
 from musc_ray.stages.metrics import RunMetrics
 from musc_ray.stages.record import run_record, started_record
 from musc_ray.stages.report import read_scores, write_report
@@ -106,9 +107,12 @@ def score_archive(
     complete = read_json(layout.fs, layout.run_json(run_id))
     if complete is not None and not settings.overwrite:
         scored = [name for name in archive.groups if name not in complete["failed_groups"]]
-        return _result(archive, _with_rule(archive, complete, scored), computed=False)
+        complete = _with_rule(archive, complete, scored)
+        publish_complete(layout, settings.lake, run_id)
+        return _result(archive, complete, computed=False)
     groups, _ = _scorable_groups(archive, errors=())  # a hopeless job ends before its work
     _check_pending(archive, groups)
+    check_lake(layout, settings.lake)
     if settings.overwrite:
         remove_tree(layout.fs, layout.run(run_id))
     write_table(layout.fs, layout.catalog(run_id), to_table({name: g.listed for name, g in archive.groups.items()}))
@@ -135,6 +139,7 @@ def score_archive(
         run["stages"]["report"] = {"seconds": time.monotonic() - started}
     write_json(layout.fs, layout.run_json(run_id), run)
     _clean_up(archive)
+    publish_complete(layout, settings.lake, run_id)
     return _result(archive, run, computed=True)
 
 

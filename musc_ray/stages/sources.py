@@ -1,4 +1,4 @@
-"""What a source holds: folders, prefixes, globs, tables of URIs, tables of image bytes, and tar shards."""
+"""What a source holds: folders, prefixes, globs, tables of URIs or image bytes, tar shards, Iceberg tables."""
 
 import csv
 import re
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from musc_ray.errors import MuscRayError
+from musc_ray.lake.source import SCHEME, rows
 from musc_ray.storage.filesystem import open_filesystem, uri_beside
 from musc_ray.storage.image_bytes import image_column, tar_members
 
@@ -39,6 +40,9 @@ def list_source(source: str) -> Iterator[Listed]:
     Raises:
         MuscRayError: no such source, or one that cannot be read.
     """
+    if source.startswith(SCHEME):
+        yield from _lake_images(source)
+        return
     fs, path = open_filesystem(source)
     try:
         if path.lower().endswith(".csv"):
@@ -129,20 +133,31 @@ def _parquet_images(
                 yield from _table_of_uris(fs, path, _parquet_rows(parquet, columns))
             return
         container, version = str(fs.unstrip_protocol(path)), file_version(info)
-        rows = _parquet_rows(parquet, ["group"]) if "group" in names else iter([{}] * parquet.metadata.num_rows)
-        for number, row in enumerate(rows):
+        found = _parquet_rows(parquet, ["group"]) if "group" in names else iter([{}] * parquet.metadata.num_rows)
+        for number, row in enumerate(found):
             group = str(row.get("group") or DEFAULT_GROUP)
             yield Listed(
                 f"{container}#row={number}", f"{relative}/{number}", group, f"{version}-{number}", file_time(info)
             )
 
 
-def _table_of_uris(fs: fsspec.AbstractFileSystem, path: str, rows: Iterator[dict[str, Any]]) -> Iterator[Listed]:
+def _table_of_uris(fs: fsspec.AbstractFileSystem, path: str, found: Iterator[dict[str, Any]]) -> Iterator[Listed]:
     """Every row of a table with a `uri` column (optional `group`, `version`); relative URIs lie beside the table."""
-    for row in rows:
+    for row in found:
         given = str(row["uri"])
         uri = uri_beside(fs, path, given)
         group = sys.intern(str(row.get("group") or DEFAULT_GROUP))  # one object for a million rows
+        yield Listed(uri, given, group, str(row.get("version") or ""))
+
+
+def _lake_images(source: str) -> Iterator[Listed]:
+    """Every row of an Iceberg table; its URIs must be whole, since they lie beside nothing."""
+    for row in rows(source):
+        given = str(row["uri"])
+        if "://" not in given and not given.startswith("/"):
+            raise MuscRayError(f"The table of {source} has the uri {given!r}: store whole URIs, or absolute paths.")
+        uri = given if "://" in given else PurePosixPath(given).as_uri()
+        group = sys.intern(str(row.get("group") or DEFAULT_GROUP))
         yield Listed(uri, given, group, str(row.get("version") or ""))
 
 

@@ -98,6 +98,15 @@ class Layout:
         names = self.fs.ls(self.scores(run_id, group), detail=False)
         return sorted(path for path in names if path.endswith(".parquet"))
 
+    def all_score_files(self, run_id: str) -> list[str]:
+        """The files of a run's scores table, group by group."""
+        return sorted(self.fs.glob(f"{self.run(run_id)}/scores/*/*.parquet"))
+
+    @property
+    def lake(self) -> str:
+        """Folder of the Iceberg tables of an OUT whose settings name no other place for them."""
+        return f"{self.root}/lake"
+
     def neighbours(self, run_id: str, group: str) -> str:
         """Folder of a group's most similar images, a file for each file of scores."""
         return f"{self.run(run_id)}/neighbours/group={escape_group(group)}"

@@ -44,7 +44,20 @@ def test_shell_examples_run(tmp_path, monkeypatch, shared_ray, invoke):
     (tmp_path / "labels.csv").write_text("\n".join(["uri,label", *labels]))
     write_dinov2_weights(tmp_path / "dinov2_vit_s_14.safetensors")
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("musc-ray ")]
-    verbs = {"run", "extract", "score", "rescore", "status", "plan", "evaluate", "heatmaps", "report"}
+    verbs = {
+        "run",
+        "extract",
+        "score",
+        "rescore",
+        "status",
+        "plan",
+        "evaluate",
+        "heatmaps",
+        "report",
+        "publish",
+        "runs",
+        "gc",
+    }
     assert {shlex.split(command)[1] for command in commands} == verbs
     for command in commands:
         result = invoke(*shlex.split(command)[1:])

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from musc_ray.config import Settings, load_settings, settings_dict
+from musc_ray.config_lake import Lake
 from musc_ray.errors import SettingsError
 
 Write = Callable[[str | bytes], Path]
@@ -612,3 +614,20 @@ def test_arbitrary_files(scratch: Path, content: bytes) -> None:
 @given(option=st.text(max_size=20) | st.tuples(keys.map(str), yaml_pieces | st.text(max_size=12)).map("=".join))
 def test_arbitrary_set_options(option: str) -> None:
     only_settings_errors(set_options=[option])
+
+
+def test_lake_is_a_mapping_and_comes_back_from_its_json(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("lake: {catalog: 'sqlite:///${DATE}/lake.db', table: plant.scores, maps: false}\n")
+    settings = load_settings(path)
+    today = datetime.now(UTC).date().isoformat()
+    assert settings.lake == Lake(catalog=f"sqlite:///{today}/lake.db", table="plant.scores", maps=False)
+    assert load_settings(None, settings_dict(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    "text", ["plant.scores", "{table: scores}", "{catalog: glue}", "{table: a.b, x: 1}", "{table: a.b, maps: 1}"]
+)
+def test_a_lake_that_is_none_is_one_sentence(text):
+    with pytest.raises(SettingsError, match="Setting 'lake' must be a mapping of table and perhaps catalog"):
+        load_settings(None, {}, [f"lake={text}"])

@@ -1,0 +1,75 @@
+"""Opens an Iceberg catalog by what the settings name it; secrets come from the environment or pyiceberg's own files."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from musc_ray.errors import MuscRayError, SettingsError
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+NAME = "lake"
+"""Name of a catalog that is given as a URI: `PYICEBERG_CATALOG__LAKE__TOKEN` and the like are meant for it."""
+
+SQLITE = "sqlite:///"
+
+
+def open_catalog(catalog: str, warehouse: str | None = None) -> "Catalog":
+    """A catalog that pyiceberg knows.
+
+    Args:
+        catalog: a URI (`sqlite:///lake/catalog.db`, `https://...` for REST, `postgresql://...`, `thrift://...`),
+            `glue`, or a name in pyiceberg's configuration (`.pyiceberg.yaml`, `PYICEBERG_CATALOG__<NAME>__URI`).
+        warehouse: where tables lie; default: what the catalog says, and beside the file for SQLite.
+
+    Raises:
+        SettingsError: the extra is not installed, or there is no such catalog.
+        MuscRayError: the catalog does not answer.
+    """
+    try:
+        from pyiceberg.catalog import load_catalog
+    except ImportError as error:
+        raise SettingsError("Iceberg tables need the extra 'lake': pip install 'musc-ray[lake]'.") from error
+    properties = {} if warehouse is None else {"warehouse": warehouse}
+    if "://" not in catalog:
+        name = catalog
+        if catalog == "glue":
+            properties["type"] = "glue"
+    else:
+        name, properties["uri"] = NAME, catalog
+        if catalog.startswith(SQLITE):
+            folder = Path(catalog.removeprefix(SQLITE)).absolute().parent
+            folder.mkdir(parents=True, exist_ok=True)
+            properties.setdefault("warehouse", folder.as_uri())
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        properties["s3.endpoint"] = endpoint
+    try:
+        return load_catalog(name, **properties)
+    except ValueError as error:
+        raise SettingsError(
+            f"There is no Iceberg catalog '{catalog}' ({error}): give a URI, or describe it in .pyiceberg.yaml."
+        ) from error
+    except Exception as error:  # drivers of databases and services raise errors of many libraries
+        raise MuscRayError(f"The Iceberg catalog '{catalog}' cannot be opened: {one_line(error)}") from error
+
+
+def open_table(catalog: "Catalog", name: str) -> "Table":
+    """A table of a catalog.
+
+    Raises:
+        MuscRayError: there is none of this name.
+    """
+    from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+
+    try:
+        return catalog.load_table(name)
+    except (NoSuchTableError, NoSuchNamespaceError) as error:
+        raise MuscRayError(f"The Iceberg catalog '{catalog.name}' has no table {name}.") from error
+
+
+def one_line(error: Exception) -> str:
+    """An error of a library as the end of a sentence."""
+    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".") + "."

@@ -1,0 +1,110 @@
+"""What an OUT holds that no run needs any more: features, shards, intermediate results, runs that were given up."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
+from typing import Any
+
+from musc_ray.errors import MuscRayError
+from musc_ray.storage.features import read_meta
+from musc_ray.storage.filesystem import read_json, remove_tree
+from musc_ray.storage.layout import Layout
+from musc_ray.storage.lease import lease
+from musc_ray.storage.parquet import read_table
+
+AT_WORK_MINUTES = 15
+"""A run whose progress was written within this time goes on."""
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A folder or file that nothing needs, why, and its bytes."""
+
+    path: str
+    why: str
+    bytes: int
+
+
+def collect_garbage(out: str, older_than_days: int, delete: bool, now: datetime | None = None) -> list[Garbage]:
+    """Find what no run needs, and delete it if asked to.
+
+    Complete runs are needed, and so are the others until they are too old. Of features those shards are needed that
+    hold an image, in the version of its catalog, of a run that is needed.
+
+    Args:
+        out: the OUT of runs.
+        older_than_days: runs that are not complete are given up when nothing was written of them for so long.
+        delete: delete it; otherwise it is only listed.
+        now: the present time.
+
+    Raises:
+        MuscRayError: no runs there; or a run or a nightly is at work, and something was to be deleted.
+    """
+    layout, now = Layout.at(out), now or datetime.now(UTC)
+    layout.fs.invalidate_cache()
+    if not layout.fs.exists(layout.runs):
+        raise MuscRayError(f"There is no run in {out}: give the OUT of earlier runs.")
+    with lease(layout.fs, layout.night_lease, "Removing what is not needed") if delete else nullcontext():
+        runs = _runs(layout)
+        unfinished = {run_id: written for run_id, (complete, written) in runs.items() if not complete}
+        at_work = [run_id for run_id, at in unfinished.items() if now - at < timedelta(minutes=AT_WORK_MINUTES)]
+        if at_work and delete:
+            raise MuscRayError(f"Run {at_work[0]} is at work in {out}: wait for its end, or for 15 minutes if it died.")
+        given_up = {run_id for run_id, at in unfinished.items() if now - at > timedelta(days=older_than_days)}
+        found = [
+            *(_garbage(layout, layout.run(run_id), "run that was given up") for run_id in sorted(given_up)),
+            *_leftovers(layout, [run_id for run_id, (complete, _) in runs.items() if complete]),
+            *_features(layout, [run_id for run_id in runs if run_id not in given_up]),
+        ]
+        for garbage in found if delete else ():
+            remove_tree(layout.fs, garbage.path)
+    return found
+
+
+def _runs(layout: Layout) -> dict[str, tuple[bool, datetime]]:
+    """Of every run: whether it is complete, and when something was last written of how far it is."""
+    folders = layout.fs.ls(layout.runs, detail=False) if layout.fs.exists(layout.runs) else []
+    found = {}
+    for run_id in sorted(PurePosixPath(folder).name for folder in folders):
+        complete = layout.fs.exists(layout.run_json(run_id))
+        progress = read_json(layout.fs, layout.progress_json(run_id)) or {}
+        started = read_json(layout.fs, layout.started_json(run_id)) or {}
+        written = progress.get("updated_at") or started.get("started_at")
+        if complete or written:
+            found[run_id] = (complete, datetime.fromisoformat(written) if written else datetime.max.replace(tzinfo=UTC))
+    return found
+
+
+def _leftovers(layout: Layout, complete: list[str]) -> Iterator[Garbage]:
+    for run_id in complete:
+        if layout.fs.exists(layout.work(run_id)):
+            yield _garbage(layout, layout.work(run_id), "intermediate results of a complete run")
+
+
+def _features(layout: Layout, needed: list[str]) -> Iterator[Garbage]:
+    """Features and shards that no needed run refers to."""
+    images: dict[str, set[tuple[str, str]]] = {}
+    for run_id in needed:
+        run: dict[str, Any] = (
+            read_json(layout.fs, layout.run_json(run_id)) or read_json(layout.fs, layout.started_json(run_id)) or {}
+        )
+        table = read_table(layout.fs, layout.catalog(run_id), ["image_id", "version"])
+        pairs = zip(table["image_id"].to_pylist(), table["version"].to_pylist(), strict=True)
+        images.setdefault(run["features_id"], set()).update(pairs)
+    root = f"{layout.root}/features"
+    for folder in sorted(layout.fs.ls(root, detail=False)) if layout.fs.exists(root) else []:
+        features_id = PurePosixPath(folder).name
+        if features_id not in images:
+            yield _garbage(layout, folder, "features of no run")
+            continue
+        for group in sorted(layout.fs.ls(folder, detail=False)):
+            for path in layout.written_shards(group).values():
+                held = {(image.image_id, image.version) for image in read_meta(layout.fs, path).images}
+                if held.isdisjoint(images[features_id]):
+                    yield _garbage(layout, path, "shard of no run's images")
+
+
+def _garbage(layout: Layout, path: str, why: str) -> Garbage:
+    return Garbage(path, why, int(layout.fs.du(path)))

@@ -1,0 +1,120 @@
+"""Stage 7, complete runs -> Iceberg tables: which runs are to be published, and where to.
+
+It comes after run.json: what a crash leaves out is published by the next command that finds the complete run.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from musc_ray.config_lake import Lake
+from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.storage.filesystem import is_local
+from musc_ray.storage.layout import Layout
+from musc_ray.storage.parquet import read_table
+from musc_ray.storage.runs import complete_run, complete_runs
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+
+logger = logging.getLogger(__name__)
+
+
+def check_lake(layout: Layout, lake: Lake | None) -> None:
+    """Open the catalog, so that a job whose scores could not be published fails before its work.
+
+    Raises:
+        SettingsError: no such catalog, or the extra is not installed.
+        MuscRayError: the catalog does not answer.
+    """
+    if lake is not None:
+        _open(layout, lake)
+
+
+def publish_complete(layout: Layout, lake: Lake | None, run_id: str) -> None:
+    """Publish a run, and before it other runs of its OUT that were meant for the same table and did not get there.
+
+    Raises:
+        MuscRayError: the lake did not take them; the run stays complete.
+    """
+    if lake is not None:
+        meant = {**lake.model_dump(), "maps": None}
+        runs = [
+            run
+            for run in complete_runs(layout)
+            if run["run_id"] == run_id or {**(run["settings"].get("lake") or {}), "maps": None} == meant
+        ]
+        publish_runs(layout, lake, runs)
+
+
+def publish_again(out: str, lake: Lake | None, run_id: str | None) -> tuple[list[str], list[str]]:
+    """Publish the complete runs of an OUT, or one of them, to a lake or to that of the run that was scored last.
+
+    Returns:
+        The runs that were published, and those that were there already.
+
+    Raises:
+        SettingsError: no lake is given, and that run has none.
+    """
+    layout = Layout.at(out)
+    last = complete_run(layout, run_id)
+    runs = complete_runs(layout) if run_id is None else [last]
+    if lake is None and last["settings"].get("lake"):
+        lake = Lake.model_validate(last["settings"]["lake"])
+    if lake is None:
+        raise SettingsError("Which table? Give one, as in --set 'lake={table: plant.scores}'.")
+    published = publish_runs(layout, lake, runs)
+    return published, [run["run_id"] for run in runs if run["run_id"] not in published]
+
+
+def publish_runs(layout: Layout, lake: Lake, runs: Iterable[dict[str, Any]]) -> list[str]:
+    """Publish complete runs, given by run.json and the earliest first; returns those that were not there already.
+
+    Raises:
+        SettingsError: no such catalog.
+        MuscRayError: the lake did not take a run.
+    """
+    catalog = _open(layout, lake)
+    from musc_ray.lake.catalog import one_line
+    from musc_ray.lake.publish import LakeRun, publish_run
+
+    published = []
+    for run in runs:
+        if run.get("thresholds", {}) is None:
+            logger.warning("Run %s is not published: its thresholds are half written, run it again.", run["run_id"])
+            continue
+        found = LakeRun(run, layout.uri(layout.root), _scores_of(layout, run["run_id"]), lake.maps)
+        try:
+            if publish_run(catalog, lake.table, found):
+                published.append(run["run_id"])
+        except MuscRayError:
+            raise
+        except Exception as error:  # drivers of catalogs and stores raise errors of many libraries
+            logger.debug("Where it failed:", exc_info=True)
+            raise MuscRayError(
+                f"Run {run['run_id']} is complete but not in the table {lake.table}: {one_line(error)} "
+                f"`musc-ray publish {layout.uri(layout.root)}` tries again."
+            ) from error
+    return published
+
+
+def _scores_of(layout: Layout, run_id: str) -> Callable[[Sequence[str]], Iterator[pa.Table]]:
+    """Reads some columns of a run's scores, file by file."""
+    paths = layout.all_score_files(run_id)
+    return lambda columns: (read_table(layout.fs, path, columns) for path in paths)
+
+
+def _open(layout: Layout, lake: Lake) -> "Catalog":
+    """The catalog of a lake; without one a SQLite file in OUT."""
+    from musc_ray.lake.catalog import SQLITE, open_catalog
+
+    if lake.catalog is not None:
+        return open_catalog(lake.catalog, lake.warehouse)
+    if not is_local(layout.fs):
+        raise SettingsError(
+            "Setting 'lake' needs a catalog where OUT is no local folder, for example "
+            "{catalog: https://host/iceberg, table: plant.scores}."
+        )
+    return open_catalog(f"{SQLITE}{layout.lake}/catalog.db", lake.warehouse)

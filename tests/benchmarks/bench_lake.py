@@ -1,0 +1,139 @@
+"""Publishing scores to Iceberg tables: seconds and peak memory, files that a query reads, and the way not taken.
+
+    python tests/benchmarks/bench_lake.py [ROWS]
+
+A run of so many rows in 4 groups (1,000,000) without patch maps, on SQLite and local files: first into an empty lake,
+then a second run of the same images, so that all of the current rows are replaced, then a night of a hundredth. Each
+step is a process of its own. For comparison the same score files are registered where they lie (pyiceberg's
+`add_files`), which would share them with OUT: a new threshold, which rewrites them, would break the table.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from musc_ray.config_lake import Lake
+from musc_ray.core.ranking import percentiles, ranks
+from musc_ray.lake.catalog import open_catalog
+from musc_ray.lake.schema import by_day_and_group, iceberg_schema, scores_schema
+from musc_ray.stages.lake import publish_runs
+from musc_ray.storage.filesystem import read_json, write_json
+from musc_ray.storage.layout import Layout
+from musc_ray.storage.parquet import write_table
+from musc_ray.storage.schemas import SCORES
+
+GROUPS, ROWS_A_FILE = 4, 65_536
+NIGHT = datetime(2026, 11, 23, 2, tzinfo=UTC)
+
+
+def write_run(layout: Layout, run_id: str, rows: int, scored_at: datetime) -> None:
+    """The scores of a run and its run.json; maps of one patch stand for those that are not published."""
+    chance = np.random.default_rng(0)
+    for group in range(GROUPS):
+        count = rows // GROUPS
+        uris = [f"s3://plant-archive/line-{group}/2026/11/{n % 28 + 1:02d}/part-{n:09d}.png" for n in range(count)]
+        ids = np.array([f"{group:08x}{n * 2654435761 % 2**32:08x}{n:016x}" for n in range(count)])
+        scores = chance.random(count, np.float32)
+        rank, percentile = ranks(scores, ids), percentiles(scores)
+        for part, start in enumerate(range(0, count, ROWS_A_FILE)):
+            at = slice(start, min(start + ROWS_A_FILE, count))
+            size = at.stop - start
+            ones = np.ones(size, np.int16)
+            maps = pa.ListArray.from_arrays(np.arange(size + 1, dtype=np.int32), pa.array(scores[at]))
+            columns = [ids[at], uris[at], [f"line-{group}"] * size, [run_id] * size, [scored_at] * size, scores[at]]
+            columns += [scores[at], rank[at], percentile[at], ones, ones, maps]
+            path = f"{layout.scores(run_id, f'line-{group}')}/part-{part:05d}.parquet"
+            write_table(layout.fs, path, pa.table(columns, schema=SCORES))
+    record = {
+        "run_id": run_id,
+        "features_id": "0123456789abcdef",
+        "scored_at": scored_at.isoformat(),
+        "settings": {"source": "s3://plant-archive"},
+        "resolved": {"backbone": "generated", "weights_sha256": "0" * 64},
+        "counts": {"images": rows, "scored": rows, "failed": 0},
+        "versions": {"musc-ray": "0.1.0"},
+    }
+    write_json(layout.fs, layout.run_json(run_id), record)
+
+
+def publish(out: str, run_id: str) -> None:
+    """What a process of its own does: publish a run, and say how long it took and what memory it needed."""
+    layout = Layout.at(out)
+    before = peak_bytes()
+    started = time.perf_counter()
+    published = publish_runs(
+        layout, Lake(table="plant.scores", maps=False), [read_json(layout.fs, layout.run_json(run_id))]
+    )
+    seconds = time.perf_counter() - started
+    peak = peak_bytes()
+    print(json.dumps({"published": published, "seconds": seconds, "gb": peak / 1e9, "before_gb": before / 1e9}))
+
+
+def peak_bytes() -> int:
+    """Largest resident memory of this process, not of the one that it was forked from, as getrusage has it."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
+def add_files(out: str, run_id: str) -> None:
+    """The way not taken: the files of OUT as the table's own."""
+    layout = Layout.at(out)
+    catalog = open_catalog(f"sqlite:///{out}/added/catalog.db")
+    catalog.create_namespace("plant")
+    schema = iceberg_schema(scores_schema(maps=True, thresholds=False))
+    started = time.perf_counter()
+    table = catalog.create_table("plant.scores", schema, partition_spec=by_day_and_group(schema))
+    table.add_files([f"file://{path}" for path in layout.all_score_files(run_id)])
+    print(json.dumps({"seconds": time.perf_counter() - started, "rows": table.scan().count()}))
+
+
+def in_its_own_process(*arguments: str) -> dict:
+    done = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    from machine import describe_machine
+
+    print(describe_machine())
+    with tempfile.TemporaryDirectory() as out:
+        layout = Layout.at(out)
+        steps = (("run-1", rows, "into an empty lake"), ("run-2", rows, "the same images again"))
+        for night, (run_id, count, what) in enumerate((*steps, ("run-3", rows // 100, "a night of a hundredth"))):
+            write_run(layout, run_id, count, NIGHT + timedelta(days=night))
+            found = in_its_own_process("publish", out, run_id)
+            assert found["published"] == [run_id]
+            print(
+                f"{count:,} rows, {what}: {found['seconds']:.1f} s, peak {found['gb']:.2f} GB "
+                f"(of it {found['before_gb']:.2f} GB before the start)"
+            )
+        found = in_its_own_process("publish", out, "run-3")
+        assert found["published"] == []
+        print(f"published again: nothing to do, {found['seconds']:.2f} s")
+        catalog = open_catalog(f"sqlite:///{out}/lake/catalog.db")
+        for name in ("plant.scores", "plant.scores_current"):
+            table = catalog.load_table(name)
+            worst = "scored_at >= '2026-11-25T00:00:00+00:00' and group = 'line-1' and rank <= 100"
+            started = time.perf_counter()
+            read = len(table.scan(row_filter=worst).to_arrow())
+            seconds = time.perf_counter() - started
+            files = [len(list(table.scan(**given).plan_files())) for given in ({"row_filter": worst}, {})]
+            print(f"{name}: tonight's worst {read} of a group from {files[0]} of {files[1]} files, {seconds:.2f} s")
+        files = list(Path(out).glob("runs/run-1/scores/*/*.parquet"))
+        added = in_its_own_process("add_files", out, "run-1")
+        print(f"add_files of run-1's own {len(files)} files: {added['seconds']:.1f} s for {added['rows']:,} rows")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        {"publish": publish, "add_files": add_files}[sys.argv[1]](*sys.argv[2:])
+    else:
+        main()

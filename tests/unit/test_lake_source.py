@@ -1,0 +1,83 @@
+"""Images from an Iceberg table: which rows and columns are read, and which need not be."""
+
+import pyarrow as pa
+import pytest
+from pyiceberg.io.pyarrow import ArrowScan
+from pyiceberg.utils.config import Config
+
+from musc_ray.lake import source
+from musc_ray.lake.catalog import open_catalog
+from musc_ray.lake.source import between, parse_source, present_snapshot
+from musc_ray.stages.catalog import list_images
+
+IMAGES = pa.schema([("uri", pa.string()), ("group", pa.string()), ("line", pa.int32()), ("bytes", pa.binary())])
+SOURCE = "iceberg://plant/db.images"
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYICEBERG_CATALOG__PLANT__URI", f"sqlite:///{tmp_path}/images.db")
+    monkeypatch.setenv("PYICEBERG_CATALOG__PLANT__WAREHOUSE", tmp_path.as_uri())
+    monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())
+    catalog = open_catalog("plant")
+    catalog.create_namespace("db")
+    return catalog.create_table("db.images", IMAGES)
+
+
+def deliver(images, *numbers: int) -> None:
+    rows = [{"uri": f"s3://plant/{n}.png", "group": "cells", "line": n % 2, "bytes": b"x"} for n in numbers]
+    images.append(pa.Table.from_pylist(rows, schema=IMAGES))
+
+
+def listed(given: str, after: int | None = None) -> list[str]:
+    groups, _ = list_images(given, None, after)
+    return sorted(image.uri[len("s3://plant/") : -len(".png")] for group in groups.values() for image in group)
+
+
+def test_a_filter_reads_its_rows_and_only_the_columns_that_matter(images, monkeypatch):
+    deliver(images, 1, 2, 3, 4)
+    projected = []
+    init = ArrowScan.__init__
+
+    def watched(self, table_metadata, io, projected_schema, *rest, **more):
+        projected.append(projected_schema.column_names)
+        init(self, table_metadata, io, projected_schema, *rest, **more)
+
+    monkeypatch.setattr(ArrowScan, "__init__", watched)
+    assert listed(f"{SOURCE}?filter=line = 1") == ["1", "3"]
+    assert listed(f"{SOURCE}?filter=uri%20!=%20's3://plant/1.png' and line = 1") == ["3"]
+    assert projected == [["uri", "group"]] * 2
+
+
+def test_after_a_snapshot_only_what_was_appended_since(images):
+    deliver(images, 1, 2)
+    seen = present_snapshot(SOURCE)
+    assert list_images(SOURCE, None, seen) == ({}, seen)
+    deliver(images, 3)
+    deliver(images, 4)
+    assert listed(SOURCE, seen) == ["3", "4"]
+    assert listed(f"{SOURCE}?filter=line = 1", seen) == ["3"]
+    assert listed(f"{SOURCE}?filter=line = 7", seen) == []
+    assert listed(f"{SOURCE}?snapshot={seen}") == ["1", "2"]
+
+
+@pytest.mark.parametrize("change", ["delete", "overwrite"])
+def test_when_rows_were_changed_since_all_are_listed(images, change):
+    deliver(images, 1, 2)
+    seen = present_snapshot(SOURCE)
+    if change == "delete":
+        images.delete("line = 1")
+    else:
+        images.overwrite(images.scan().to_arrow())
+    deliver(images, 4)
+    assert listed(SOURCE, seen) == (["2", "4"] if change == "delete" else ["1", "2", "4"])
+
+
+def test_a_snapshot_that_is_gone_lists_all(images):
+    deliver(images, 1)
+    assert listed(SOURCE, 12345) == ["1"]
+
+
+def test_parts_of_a_source():
+    found = parse_source(between(f"{SOURCE}?filter=at >= '2026-11-23T00:00:00+00:00'", 7, 5))
+    assert found == source.LakeSource("plant", "db.images", "at >= '2026-11-23T00:00:00+00:00'", 7, 5)
