@@ -196,7 +196,7 @@ def test_a_report_is_written_again_for_the_run_that_was_scored_last(runs, musc_r
 def test_reports_that_cannot_be_written_are_refused_in_a_sentence(runs, musc_ray, tmp_path):
     for arguments, says, code in (
         ([tmp_path / "nothing"], "There is no complete run in", 1),
-        ([runs[5], "--run-id", "other"], "no complete run 'other'", 1),
+        ([runs[5], "--run-id", "other"], "no complete run other", 1),
         ([runs[5], "--set", "degrees=1"], "Setting 'degrees' does not change a report", 2),
     ):
         result = musc_ray("report", *arguments, "--quiet")
