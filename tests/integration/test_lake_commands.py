@@ -20,6 +20,8 @@ from tests.pictures import solar_cells
 RECIPES = Path(__file__).parents[2] / "musc_ray" / "lake" / "README.md"
 IMAGES = pa.schema([("uri", pa.string()), ("group", pa.string()), ("day", pa.string()), ("bytes", pa.binary())])
 
+pytestmark = pytest.mark.slow  # real runs, each with actors of its own: minutes
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
