@@ -1,7 +1,6 @@
 """How far the runs of an OUT are, seen from outside the job by what is written."""
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from musc_ray.errors import MuscRayError
 from musc_ray.stages.bands import finished_bands
@@ -36,8 +35,7 @@ def read_status(out: str) -> list[RunStatus]:
         MuscRayError: there is no run.
     """
     layout = Layout.at(out)
-    folders = layout.fs.ls(layout.runs, detail=False) if layout.fs.exists(layout.runs) else []
-    runs = [status for folder in folders if (status := _run_status(layout, PurePosixPath(folder).name)) is not None]
+    runs = [status for run_id in layout.run_ids() if (status := _run_status(layout, run_id)) is not None]
     if not runs:
         raise MuscRayError(f"There is no run in {out}: start one with `musc-ray run SOURCE {out}`.")
     return sorted(runs, key=lambda run: run.started_at)

@@ -65,9 +65,8 @@ def collect_garbage(out: str, older_than_days: int, delete: bool, now: datetime 
 
 def _runs(layout: Layout) -> dict[str, tuple[bool, datetime]]:
     """Of every run: whether it is complete, and when something was last written of how far it is."""
-    folders = layout.fs.ls(layout.runs, detail=False) if layout.fs.exists(layout.runs) else []
     found = {}
-    for run_id in sorted(PurePosixPath(folder).name for folder in folders):
+    for run_id in layout.run_ids():
         complete = layout.fs.exists(layout.run_json(run_id))
         progress = read_json(layout.fs, layout.progress_json(run_id)) or {}
         started = read_json(layout.fs, layout.started_json(run_id)) or {}

@@ -69,6 +69,12 @@ class Layout:
         """Folder of all runs."""
         return f"{self.root}/runs"
 
+    def run_ids(self) -> list[str]:
+        """The runs that have a folder, complete or not, sorted."""
+        if not self.fs.exists(self.runs):
+            return []
+        return sorted(PurePosixPath(folder).name for folder in self.fs.ls(self.runs, detail=False))
+
     def run(self, run_id: str) -> str:
         """Folder of a run."""
         return f"{self.runs}/{run_id}"

@@ -1,6 +1,5 @@
 """The complete runs of an OUT, by what they wrote last."""
 
-from pathlib import PurePosixPath
 from typing import Any
 
 from musc_ray.errors import MuscRayError
@@ -29,6 +28,5 @@ def complete_run(layout: Layout, run_id: str | None) -> dict[str, Any]:
 def complete_runs(layout: Layout) -> list[dict[str, Any]]:
     """run.json of all complete runs, the one scored last at the end."""
     layout.fs.invalidate_cache(layout.runs)
-    folders = layout.fs.ls(layout.runs, detail=False) if layout.fs.exists(layout.runs) else []
-    found = (read_json(layout.fs, layout.run_json(PurePosixPath(folder).name)) for folder in folders)
+    found = (read_json(layout.fs, layout.run_json(run_id)) for run_id in layout.run_ids())
     return sorted((run for run in found if run is not None), key=lambda run: str(run["scored_at"]))
