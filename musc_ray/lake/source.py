@@ -92,9 +92,8 @@ def rows(source: str) -> Iterator[dict[str, Any]]:
         else:
             scan = table.scan(row_filter=row_filter, selected_fields=columns, snapshot_id=wanted.snapshot)
         batches = scan.to_arrow_batch_reader()
-    except _filter_errors() as error:
-        reason = one_line(error).partition("Expected {")[0].strip() or "it is no condition."
-        raise SettingsError(f"The filter {wanted.row_filter!r} does not fit {wanted.table}: {reason}") from error
+    except filter_errors() as error:
+        raise SettingsError(filter_sentence(row_filter, wanted.table, error)) from error
     for batch in batches:
         yield from batch.to_pylist()
 
@@ -113,7 +112,13 @@ def _only_appended(table: "Table", after: int, snapshot: int | None) -> bool:
     return found is not None
 
 
-def _filter_errors() -> tuple[type[Exception], ...]:
+def filter_sentence(row_filter: str, where: str, error: Exception) -> str:
+    """Why a filter cannot be used."""
+    reason = one_line(error).partition("Expected {")[0].strip() or "it is no condition."
+    return f"The filter {row_filter!r} does not fit {where}: {reason}"
+
+
+def filter_errors() -> tuple[type[Exception], ...]:
     """What pyiceberg raises for a filter that it cannot parse, or that names columns or values that do not fit."""
     from pyparsing import ParseException
 

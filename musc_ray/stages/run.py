@@ -21,6 +21,7 @@ from musc_ray.stages.archive import Archive, forget_features, open_archive
 from musc_ray.stages.catalog import to_table
 from musc_ray.stages.cluster import ray_cluster
 from musc_ray.stages.extract import ExtractStats, ShardTask, extract
+from musc_ray.stages.gc import check_kept
 from musc_ray.stages.lake import check_lake, publish_complete
 from musc_ray.stages.metrics import RunMetrics
 from musc_ray.stages.record import run_record, started_record
@@ -117,6 +118,7 @@ def score_archive(
         remove_tree(layout.fs, layout.run(run_id))
     write_table(layout.fs, layout.catalog(run_id), to_table({name: g.listed for name, g in archive.groups.items()}))
     write_json(layout.fs, layout.started_json(run_id), started_record(archive))
+    check_kept(archive)
     progress.record(lambda stages: write_json(layout.fs, layout.progress_json(run_id), stages))
     with ray_cluster(settings), progress.watched(RunMetrics(run_id)):
         errors = _extract(archive, progress, stages)

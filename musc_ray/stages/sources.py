@@ -1,4 +1,4 @@
-"""What a source holds: folders, prefixes, globs, tables of URIs or image bytes, tar shards, Iceberg tables."""
+"""What a source holds: folders, prefixes, globs, tables of URIs or image bytes, tar shards, tables of the lake."""
 
 import csv
 import re
@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from musc_ray.errors import MuscRayError
+from musc_ray.lake.dataset import FILTER, dataset_rows
 from musc_ray.lake.source import SCHEME, rows
 from musc_ray.storage.filesystem import open_filesystem, uri_beside
 from musc_ray.storage.image_bytes import image_column, tar_members
@@ -21,6 +23,9 @@ IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
 DEFAULT_GROUP = "all"
+HIDDEN = re.compile(r"/[._]")
+"""Below a dataset: logs and leftovers of those who write it."""
+UNKNOWN = datetime.min.replace(tzinfo=UTC)
 ROWS_AT_ONCE = 65_536
 
 
@@ -43,12 +48,15 @@ def list_source(source: str) -> Iterator[Listed]:
     if source.startswith(SCHEME):
         yield from _lake_images(source)
         return
-    fs, path = open_filesystem(source)
+    given, _, row_filter = source.partition(FILTER)
+    fs, path = open_filesystem(given)
     try:
-        if path.lower().endswith(".csv"):
+        if row_filter:
+            yield from _dataset_images(fs, path, unquote(row_filter))
+        elif path.lower().endswith(".csv"):
             yield from _table_of_uris(fs, path, _csv_rows(fs, path))
         else:
-            yield from _files(fs, path, source)
+            yield from _files(fs, path)
     except FileNotFoundError as error:
         raise MuscRayError(f"There is nothing at {source}: give an existing folder, URI, glob or table.") from error
     except MuscRayError:
@@ -58,17 +66,22 @@ def list_source(source: str) -> Iterator[Listed]:
         raise MuscRayError(f"Cannot list {source}: {reason.rstrip('.')}.") from error
 
 
-def _files(fs: fsspec.AbstractFileSystem, path: str, source: str) -> Iterator[Listed]:
+def _below(fs: fsspec.AbstractFileSystem, path: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The folder and the files, with what the filesystem says of them, of a folder, prefix, glob or single file."""
+    if fs.isfile(path):
+        return str(PurePosixPath(path).parent), {path: fs.info(path)}
+    if not fs.exists(path) and any(sign in path for sign in "*?["):
+        return re.split(r"[^/]*[*?\[]", path, maxsplit=1)[0], fs.glob(path, detail=True)
+    found = fs.find(path, detail=True)
+    if not found and not fs.exists(path):
+        raise FileNotFoundError(path)
+    return path, found
+
+
+def _files(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Listed]:
     """Images among the files of a folder, prefix, glob or single file, and in the containers among them."""
-    single = fs.isfile(path)
-    if single:
-        base, found = str(PurePosixPath(path).parent), {path: fs.info(path)}
-    elif not fs.exists(path) and any(sign in path for sign in "*?["):
-        base, found = re.split(r"[^/]*[*?\[]", path, maxsplit=1)[0], fs.glob(path, detail=True)
-    else:
-        base, found = path, fs.find(path, detail=True)
-        if not found and not fs.exists(path):
-            raise FileNotFoundError(source)
+    base, found = _below(fs, path)
+    single = list(found) == [path]
     for name, info in found.items():
         relative = name[len(base) :].lstrip("/") if name.startswith(base) else name
         suffix = PurePosixPath(name).suffix.lower()
@@ -132,22 +145,50 @@ def _parquet_images(
                 columns = _columns_of_uris(names, path)
                 yield from _table_of_uris(fs, path, _parquet_rows(parquet, columns))
             return
-        container, version = str(fs.unstrip_protocol(path)), file_version(info)
         found = _parquet_rows(parquet, ["group"]) if "group" in names else iter([{}] * parquet.metadata.num_rows)
         for number, row in enumerate(found):
-            group = str(row.get("group") or DEFAULT_GROUP)
-            yield Listed(
-                f"{container}#row={number}", f"{relative}/{number}", group, f"{version}-{number}", file_time(info)
-            )
+            yield _row_image(fs, path, relative, info, number, row)
+
+
+def _row_image(
+    fs: fsspec.AbstractFileSystem, path: str, relative: str, info: dict[str, Any], number: int, row: dict[str, Any]
+) -> Listed:
+    """The image in a row of a Parquet file."""
+    uri, version = f"{fs.unstrip_protocol(path)}#row={number}", f"{file_version(info)}-{number}"
+    return Listed(uri, f"{relative}/{number}", _group(row), version, file_time(info))
+
+
+def _group(row: dict[str, Any]) -> str:
+    return sys.intern(str(row.get("group") or DEFAULT_GROUP))  # one object for a million rows
 
 
 def _table_of_uris(fs: fsspec.AbstractFileSystem, path: str, found: Iterator[dict[str, Any]]) -> Iterator[Listed]:
     """Every row of a table with a `uri` column (optional `group`, `version`); relative URIs lie beside the table."""
     for row in found:
-        given = str(row["uri"])
-        uri = uri_beside(fs, path, given)
-        group = sys.intern(str(row.get("group") or DEFAULT_GROUP))  # one object for a million rows
-        yield Listed(uri, given, group, str(row.get("version") or ""))
+        yield _named_image(fs, path, row)
+
+
+def _named_image(fs: fsspec.AbstractFileSystem, path: str, row: dict[str, Any]) -> Listed:
+    """The image that a row names."""
+    given = str(row["uri"])
+    return Listed(uri_beside(fs, path, given), given, _group(row), str(row.get("version") or ""))
+
+
+def _dataset_images(fs: fsspec.AbstractFileSystem, path: str, row_filter: str) -> Iterator[Listed]:
+    """The rows of Parquet files that a filter leaves: URIs, relative ones to the folder, or image bytes."""
+    base, found = _below(fs, path)
+    base = base.rstrip("/")
+    tables = (name for name in found if name.endswith(".parquet") and not HIDDEN.search(name, len(base)))
+    files = {name: found[name] for name in tables}
+    if not files:
+        raise MuscRayError(f"There are no Parquet files in {path}: a filter is for a table or a folder of tables.")
+    newest_first = sorted(files, key=lambda name: file_time(files[name]) or UNKNOWN, reverse=True)
+    for row in dataset_rows(fs, newest_first, base, row_filter):
+        if row.holds_image:
+            yield _row_image(fs, row.path, row.path[len(base) + 1 :], files[row.path], row.number, row.values)
+        else:
+            _columns_of_uris(list(row.values), row.path)
+            yield _named_image(fs, f"{base}/", row.values)
 
 
 def _lake_images(source: str) -> Iterator[Listed]:
@@ -157,8 +198,7 @@ def _lake_images(source: str) -> Iterator[Listed]:
         if "://" not in given and not given.startswith("/"):
             raise MuscRayError(f"The table of {source} has the uri {given!r}: store whole URIs, or absolute paths.")
         uri = given if "://" in given else PurePosixPath(given).as_uri()
-        group = sys.intern(str(row.get("group") or DEFAULT_GROUP))
-        yield Listed(uri, given, group, str(row.get("version") or ""))
+        yield Listed(uri, given, _group(row), str(row.get("version") or ""))
 
 
 def _parquet_rows(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:

@@ -65,6 +65,11 @@ class Layout:
         return f"{self.root}/nightly-lease.json"
 
     @property
+    def gc_lease(self) -> str:
+        """Held while what no run needs is removed, so that no run begins meanwhile."""
+        return f"{self.root}/gc-lease.json"
+
+    @property
     def runs(self) -> str:
         """Folder of all runs."""
         return f"{self.root}/runs"

@@ -52,17 +52,32 @@ def lease(fs: fsspec.AbstractFileSystem, path: str, what: str) -> Iterator[None]
             fs.rm_file(path)
 
 
+def check_free(fs: fsspec.AbstractFileSystem, path: str) -> None:
+    """See that no command holds the lease at `path`.
+
+    Raises:
+        MuscRayError: one does.
+    """
+    held = _read(fs, path)
+    if held is not None and not _given_up(held):
+        raise _is_held(path, held)
+
+
+def _is_held(path: str, held: dict[str, Any]) -> MuscRayError:
+    return MuscRayError(
+        f"{held.get('what', 'Another command')} has been at work in {path.rsplit('/', 1)[0]} since "
+        f"{held.get('since')} (process {held.get('pid')} on {held.get('host')}): wait for its end; if it died on "
+        f"another machine, this works again {LEASE_SECONDS:.0f} s after its death."
+    )
+
+
 def _acquire(fs: fsspec.AbstractFileSystem, path: str, mine: dict[str, Any]) -> None:
     if _create(fs, path, _renewed(mine)):
         return
     held = _read(fs, path)
     if held is not None:
         if not _given_up(held):
-            raise MuscRayError(
-                f"{held.get('what', 'Another command')} has been at work in {path.rsplit('/', 1)[0]} since "
-                f"{held.get('since')} (process {held.get('pid')} on {held.get('host')}): wait for its end; if it died "
-                f"on another machine, this works again {LEASE_SECONDS:.0f} s after its death."
-            )
+            raise _is_held(path, held)
         logger.warning("Taking over from process %s on %s, which is gone.", held.get("pid"), held.get("host"))
     write_json(fs, path, _renewed(mine))
     time.sleep(SETTLE_SECONDS)

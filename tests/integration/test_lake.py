@@ -13,6 +13,7 @@ import polars
 import pyarrow as pa
 import pytest
 from duckdb_extensions import import_extension
+from moto import mock_aws
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 from pyiceberg.utils.config import Config
@@ -21,6 +22,9 @@ from musc_ray.config import load_settings
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.lake.catalog import open_catalog
 from musc_ray.lake.publish import LakeRun, publish_run
+from musc_ray.stages.catalog import catalog_images
+from musc_ray.storage.filesystem import open_filesystem
+from musc_ray.storage.parquet import write_table
 from tests.integration.seaweed import LakeServer, lake_server
 from tests.lake_runs import lake_run
 
@@ -118,6 +122,22 @@ def test_a_rescored_image_has_one_current_row_and_all_its_history(place):
     replaced = {row["image_id"] for row in expected(second)}
     kept = [row for row in expected(first, maps=False) if row["image_id"] not in replaced]
     assert place.rows("_current") == kept + expected(second, maps=False)
+
+
+def test_a_glue_catalog_takes_the_same_path(tmp_path, monkeypatch):
+    """AWS Glue as moto plays it, tables on local files."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "no-secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    first, second = lake_run("run-1", BOTH, NIGHT), lake_run("run-2", {"tiles": TILES}, NIGHT + DAY, threshold=0.8)
+    with mock_aws():
+        place = Place("glue", tmp_path.as_uri(), "plant.scores")
+        assert [place.publish(run) for run in (first, second, first, second)] == [True, True, False, False]
+        assert [{**row, "is_anomalous": None} for row in place.rows()] == [
+            {**row, "is_anomalous": None} for row in expected(first) + expected(second)
+        ]
+        assert len(place.rows("_current")) == 38
+        assert [row["run_id"] for row in place.rows("_runs")] == ["run-1", "run-2"]
 
 
 def test_an_older_run_that_is_published_late_replaces_nothing(place):
@@ -249,6 +269,17 @@ def test_polars_and_pandas_read_the_same_rows(tmp_path):
     by_pandas = table.scan(row_filter="group = 'tiles' and rank <= 3", selected_fields=("image_id",)).to_pandas()
     assert sorted(by_polars["image_id"]) == sorted(by_pandas["image_id"]) == sorted(worst)
     assert len(worst) == 3
+
+
+def test_a_filtered_dataset_on_object_storage_is_a_source(server, monkeypatch):
+    for key, value in server.environment.items():
+        monkeypatch.setenv(key, value)
+    fs, root = open_filesystem("s3://ready/images")
+    for day, names in (("2026-11-22", ["a", "b"]), ("2026-11-23", ["c", "d"])):
+        rows = pa.table({"uri": [f"s3://plant/{name}.png" for name in names], "line": [1, 2]})
+        write_table(fs, f"{root}/day={day}/part-0.parquet", rows)
+    (images,) = catalog_images(f"s3://{root}?filter=day = '2026-11-23' and line > 1").values()
+    assert [image.uri for image in images] == ["s3://plant/d.png"]
 
 
 CRASH = """

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pyiceberg.utils.config import Config
 from safetensors.torch import save_file
 
 from musc_ray.lake.catalog import open_catalog
+from musc_ray.stages.gc import check_kept, collect_garbage
 from tests.pictures import solar_cells
 
 RECIPES = Path(__file__).parents[2] / "musc_ray" / "lake" / "README.md"
@@ -195,6 +197,33 @@ def test_sources_that_are_none_are_one_sentence(plant, source, sentence):
     assert sentence in result.stderr.splitlines()[-1]
 
 
+def make_old(folder: Path) -> None:
+    for path in folder.rglob("*.parquet"):
+        os.utime(path, (0, 0))
+
+
+def test_a_run_that_begins_while_garbage_is_removed_stops_and_can_be_repeated(plant, monkeypatch):
+    plant.deliver(4, "2026-11-22")
+    command = ("run", "iceberg://plant/db.images", plant.out, *plant.options)
+    plant.command("extract", *command[1:])
+    make_old(plant.out / "features")
+
+    def collect(archive):  # after it has listed its shards
+        (plant.out / "runs").rename(plant.out / "aside")
+        (plant.out / "runs").mkdir()
+        assert collect_garbage(str(plant.out), 7, delete=True)
+        check_kept(archive)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("musc_ray.stages.run.check_kept", collect)
+        assert "were removed while the run began" in plant.command(*command, code=1)
+    (plant.out / "gc-lease.json").write_text(json.dumps({"what": "Removing", "host": "far", "renewed": time.time()}))
+    assert "Removing has been at work" in plant.command(*command, code=1)
+    (plant.out / "gc-lease.json").unlink()
+    plant.command(*command)
+    assert len(plant.lake()) == 4
+
+
 def test_gc_removes_what_no_run_needs_and_nothing_else(plant):
     plant.deliver(4, "2026-11-22")
     source = "iceberg://plant/db.images"
@@ -205,6 +234,8 @@ def test_gc_removes_what_no_run_needs_and_nothing_else(plant):
     other = features.parent / "fedcba9876543210" / "group=cells"
     other.mkdir(parents=True)
     (other / shard.name).write_bytes(shard.read_bytes())
+    assert "Nothing to remove" in plant.command("gc", plant.out)  # a run on them may be to come
+    make_old(features.parent)
     dead = plant.out / "runs" / "run-dead"
     dead.mkdir()
     started = json.loads(next((plant.out / "runs").glob("*/started.json")).read_text())
@@ -236,6 +267,7 @@ def test_gc_lets_runs_at_work_and_their_features_alone(plant):
     for days, removed in ((3, False), (8, True)):
         progress["updated_at"] = (datetime.now(UTC) - timedelta(days=days)).isoformat()
         (run / "progress.json").write_text(json.dumps(progress))
+        make_old(plant.out / "features")
         plant.command("gc", plant.out, "--delete")
         assert run.exists() != removed
     assert not list((plant.out / "features").iterdir())
