@@ -1,20 +1,25 @@
 """Publishing scores to Iceberg tables: seconds and peak memory, files that a query reads, and the way not taken.
 
-    python tests/benchmarks/bench_lake.py [ROWS]
+    python tests/benchmarks/bench_lake.py [ROWS] [--rest]
 
-A run of so many rows in 4 groups (1,000,000) without patch maps, on SQLite and local files: first into an empty lake,
+A run of so many rows in 4 groups (1,000,000) without patch maps, on SQLite and local files, or on SeaweedFS's S3 and
+REST catalog on this machine: first into an empty lake,
 then a second run of the same images, so that all of the current rows are replaced, then a night of a hundredth. Each
 step is a process of its own. For comparison the same score files are registered where they lie (pyiceberg's
 `add_files`), which would share them with OUT: a new threshold, which rewrites them, would break the table.
 """
 
+import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +33,7 @@ from musc_ray.storage.filesystem import read_json, write_json
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.schemas import SCORES
+from tests.integration.seaweed import lake_server
 
 GROUPS, ROWS_A_FILE = 4, 65_536
 NIGHT = datetime(2026, 11, 23, 2, tzinfo=UTC)
@@ -63,13 +69,15 @@ def write_run(layout: Layout, run_id: str, rows: int, scored_at: datetime) -> No
     write_json(layout.fs, layout.run_json(run_id), record)
 
 
-def publish(out: str, run_id: str) -> None:
+def publish(out: str, run_id: str, catalog: str, warehouse: str) -> None:
     """What a process of its own does: publish a run, and say how long it took and what memory it needed."""
     layout = Layout.at(out)
     before = peak_bytes()
     started = time.perf_counter()
     published = publish_runs(
-        layout, Lake(table="plant.scores", maps=False), [read_json(layout.fs, layout.run_json(run_id))]
+        layout,
+        Lake(table="plant.scores", catalog=catalog, warehouse=warehouse, maps=False),
+        [read_json(layout.fs, layout.run_json(run_id))],
     )
     seconds = time.perf_counter() - started
     peak = peak_bytes()
@@ -94,46 +102,68 @@ def add_files(out: str, run_id: str) -> None:
     print(json.dumps({"seconds": time.perf_counter() - started, "rows": table.scan().count()}))
 
 
-def in_its_own_process(*arguments: str) -> dict:
+def in_its_own_process(*arguments: str) -> Any:
     done = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
-    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments.add_argument("rows", nargs="?", type=int, default=1_000_000)
+    arguments.add_argument("--rest", action="store_true")
+    given = arguments.parse_args()
     from machine import describe_machine
 
     print(describe_machine())
     with tempfile.TemporaryDirectory() as out:
-        layout = Layout.at(out)
-        steps = (("run-1", rows, "into an empty lake"), ("run-2", rows, "the same images again"))
-        for night, (run_id, count, what) in enumerate((*steps, ("run-3", rows // 100, "a night of a hundredth"))):
-            write_run(layout, run_id, count, NIGHT + timedelta(days=night))
-            found = in_its_own_process("publish", out, run_id)
-            assert found["published"] == [run_id]
-            print(
-                f"{count:,} rows, {what}: {found['seconds']:.1f} s, peak {found['gb']:.2f} GB "
-                f"(of it {found['before_gb']:.2f} GB before the start)"
-            )
-        found = in_its_own_process("publish", out, "run-3")
-        assert found["published"] == []
-        print(f"published again: nothing to do, {found['seconds']:.2f} s")
-        catalog = open_catalog(f"sqlite:///{out}/lake/catalog.db")
-        for name in ("plant.scores", "plant.scores_current"):
-            table = catalog.load_table(name)
-            worst = "scored_at >= '2026-11-25T00:00:00+00:00' and group = 'line-1' and rank <= 100"
-            started = time.perf_counter()
-            read = len(table.scan(row_filter=worst).to_arrow())
-            seconds = time.perf_counter() - started
-            files = [len(list(table.scan(**given).plan_files())) for given in ({"row_filter": worst}, {})]
-            print(f"{name}: tonight's worst {read} of a group from {files[0]} of {files[1]} files, {seconds:.2f} s")
-        files = list(Path(out).glob("runs/run-1/scores/*/*.parquet"))
-        added = in_its_own_process("add_files", out, "run-1")
-        print(f"add_files of run-1's own {len(files)} files: {added['seconds']:.1f} s for {added['rows']:,} rows")
+        (Path(out) / "weed").mkdir()
+        with lake_server(Path(out) / "weed") if given.rest else nullcontext() as server:
+            if server is None:
+                place = (f"sqlite:///{out}/lake/catalog.db", Path(out, "lake").as_uri())
+            else:
+                os.environ.update(server.environment)
+                place = (server.catalog, server.warehouse)
+            measure(out, given.rows, place)
+
+
+def measure(out: str, rows: int, place: tuple[str, str]) -> None:
+    """Publish, publish again, ask; into the lake at a catalog and a warehouse."""
+    layout = Layout.at(out)
+    steps = (("run-1", rows, "into an empty lake"), ("run-2", rows, "the same images again"))
+    for night, (run_id, count, what) in enumerate((*steps, ("run-3", rows // 100, "a night of a hundredth"))):
+        write_run(layout, run_id, count, NIGHT + timedelta(days=night))
+        found = in_its_own_process("publish", out, run_id, *place)
+        assert found["published"] == [run_id]
+        print(
+            f"{count:,} rows, {what}: {found['seconds']:.1f} s, peak {found['gb']:.2f} GB "
+            f"(of it {found['before_gb']:.2f} GB before the start)"
+        )
+    found = in_its_own_process("publish", out, "run-3", *place)
+    assert found["published"] == []
+    print(f"published again: nothing to do, {found['seconds']:.2f} s")
+    for line in in_its_own_process("ask", *place):
+        print(line)
+    files = list(Path(out).glob("runs/run-1/scores/*/*.parquet"))
+    added = in_its_own_process("add_files", out, "run-1")
+    print(f"add_files of run-1's own {len(files)} files: {added['seconds']:.1f} s for {added['rows']:,} rows")
+
+
+def ask(catalog: str, warehouse: str) -> None:
+    """Tonight's worst 100 of a group, and the files that were read for them."""
+    lines = []
+    for name in ("plant.scores", "plant.scores_current"):
+        table = open_catalog(catalog, warehouse).load_table(name)
+        worst = "scored_at >= '2026-11-25T00:00:00+00:00' and group = 'line-1' and rank <= 100"
+        started = time.perf_counter()
+        read = len(table.scan(row_filter=worst).to_arrow())
+        seconds = time.perf_counter() - started
+        files = [len(list(table.scan(**given).plan_files())) for given in ({"row_filter": worst}, {})]
+        lines.append(f"{name}: tonight's worst {read} of a group from {files[0]} of {files[1]} files, {seconds:.2f} s")
+    print(json.dumps(lines))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        {"publish": publish, "add_files": add_files}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1:2] in (["publish"], ["add_files"], ["ask"]):
+        {"publish": publish, "add_files": add_files, "ask": ask}[sys.argv[1]](*sys.argv[2:])
     else:
         main()
