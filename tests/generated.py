@@ -108,21 +108,25 @@ class ForgetfulScorer(Scorer):
         return super()._multiply(task, shards)
 
 
-def main() -> None:
-    spec = {**DEFAULTS, **json.loads(sys.argv[2])}
-    archive, groups = generated_archive(sys.argv[1], spec)
-    if spec["oom"]:
-        score.Scorer = ForgetfulScorer
-    if spec["summaries"]:
-        keep_summaries()
-        score.Scorer = SummarisingScorer
+def score_generated(out: str, spec: Mapping) -> dict:
+    """Score an archive on the Ray that runs, or on one of its own; returns the stages' figures."""
+    archive, groups = generated_archive(out, spec)
     stages: dict = {}
     with ray_cluster(archive.settings):
         started = time.perf_counter()
         _, failed = score.score_groups(archive, groups, datetime.now(UTC), Progress(quiet=True), stages)
         stages["seconds"] = time.perf_counter() - started
-    stages["failed"] = {name: str(error) for name, error in failed.items()}
-    print(json.dumps(stages))
+    return {**stages, "failed": {name: str(error) for name, error in failed.items()}}
+
+
+def main() -> None:
+    spec = {**DEFAULTS, **json.loads(sys.argv[2])}
+    if spec["oom"]:
+        score.Scorer = ForgetfulScorer
+    if spec["summaries"]:
+        keep_summaries()
+        score.Scorer = SummarisingScorer
+    print(json.dumps(score_generated(sys.argv[1], spec)))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ It reads what a run wrote and writes below `evaluation/` alone: scores cannot de
 """
 
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,7 +20,7 @@ from musc_ray.evaluate.table import MetricsRow, image_metrics, mean_row, write_m
 from musc_ray.progress import Progress
 from musc_ray.stages.cluster import ray_cluster
 from musc_ray.stages.evaluator import LabelledFile
-from musc_ray.stages.pixel_metrics import GroupPixels, PixelRow, evaluate_pixels
+from musc_ray.stages.pixel_metrics import GroupPixels, evaluate_pixels
 from musc_ray.storage.filesystem import check_writable, remove_tree
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import read_table, write_table
@@ -79,7 +79,7 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
     groups, unlabelled = _join(layout, run_id, scores, labels)
     notes = [f"{unlabelled:,} scored images have no label and are left out."] if unlabelled else []
     _write_labels(layout, run_id, groups)
-    pixels: dict[tuple[str, str], PixelRow] = {}
+    pixels: dict[tuple[str, str], dict[str, float | None]] = {}
     if any(label.mask for group in groups.values() for label in group.labels):
         size = tuple(run["resolved"]["image_size"]) if settings.pixels == "model" else None
         work = [GroupPixels(name, list(group.files.values())) for name, group in groups.items()]
@@ -164,7 +164,7 @@ def _rows(
     layout: Layout,
     run: dict[str, Any],
     groups: dict[str, GroupLabels],
-    pixels: dict[tuple[str, str], PixelRow],
+    pixels: dict[tuple[str, str], dict[str, float | None]],
     notes: list[str],
 ) -> list[MetricsRow]:
     """A row a group, followed by its defects, and the mean."""
@@ -189,7 +189,7 @@ def _rows(
             chosen = np.isin(defects, (GOOD, defect)) if defect else np.ones(len(labels), bool)
             metrics: dict[str, Any] = {
                 **image_metrics(labels[chosen], scores[chosen]),
-                **asdict(pixels.get((name, defect), PixelRow())),
+                **pixels.get((name, defect), {}),
             }
             rows.append(MetricsRow(name, defect, int(chosen.sum()), int(labels[chosen].sum()), **metrics))
     return [*rows, mean_row([row for row in rows if not row.defect])]

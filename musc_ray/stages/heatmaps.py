@@ -2,11 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -24,9 +22,7 @@ from musc_ray.storage.image_bytes import read_image
 from musc_ray.storage.layout import Layout, escape_group, heatmap_name
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.runs import complete_run
-
-READS_AT_ONCE = 16
-"""Files of scores whose ranks are read at a time: small reads wait for the storage."""
+from musc_ray.storage.scores import map_scale, read_tables
 
 TASKS_A_CPU = 2
 """One running, one waiting; a task holds one image at a time."""
@@ -129,16 +125,11 @@ def _groups(layout: Layout, run: dict[str, Any], only: str | None) -> list[str]:
 
 
 def _group_tasks(layout: Layout, run: dict[str, Any], group: str, folder: str, top: int | None) -> list[HeatmapsTask]:
-    """A task a file of scores that holds images to write.
-
-    The scale of a group is the same whatever is written: from its normal level, the median patch score of one shard (a
-    random sample of its images), to its largest `score_raw`.
-    """
+    """A task a file of scores that holds images to write."""
     paths = layout.score_files(run["run_id"], group)
-    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        tables = list(pool.map(lambda path: read_table(layout.fs, path, ["score_raw", "rank"]), paths))
-    patches = pc.list_flatten(read_table(layout.fs, paths[0], ["patch_map"])["patch_map"]).to_numpy()
-    scale = (float(np.median(patches)), float(pc.max(pa.concat_tables(tables)["score_raw"]).as_py()))
+    tables = read_tables(layout.fs, paths, ["score_raw", "rank"])
+    largest = float(pc.max(pa.concat_tables(tables)["score_raw"]).as_py())
+    scale = map_scale(layout, run["run_id"], group, largest)
     wanted = [len(table) if top is None else pc.sum(pc.less_equal(table["rank"], top)).as_py() for table in tables]
     target, max_pixels = f"{folder}/group={escape_group(group)}", run["settings"]["max_pixels"]
     return [

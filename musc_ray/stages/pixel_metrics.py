@@ -37,18 +37,6 @@ class GroupPixels:
 
 
 @dataclass(frozen=True)
-class PixelRow:
-    """The pixel columns of a row of the metrics table."""
-
-    pixel_auroc: float | None = None
-    pixel_ap: float | None = None
-    pixel_f1_max: float | None = None
-    pixel_threshold: float | None = None
-    aupro: float | None = None
-    aupimo: float | None = None
-
-
-@dataclass(frozen=True)
 class WindowTask:
     """A window of the images of a group that are good or have one of some defects."""
 
@@ -72,8 +60,8 @@ def evaluate_pixels(
     groups: Sequence[GroupPixels],
     progress: Progress,
     notes: list[str],
-) -> dict[Key, PixelRow]:
-    """Pixel metrics of each group and each of its defects, where there are pixels of both kinds.
+) -> dict[Key, dict[str, float | None]]:
+    """The pixel columns of `MetricsRow` for each group and each of its defects that has pixels of both kinds.
 
     Args:
         settings: workers and threads; GPUs are left alone.
@@ -94,7 +82,14 @@ def evaluate_pixels(
         metrics = _windows(pool, groups, by_defect, progress)
         overlaps = _overlaps(pool, groups, by_defect, progress, notes)
     return {
-        key: PixelRow(found.auroc, found.ap, found.f1_max, found.threshold, found.aupro, overlaps.get(key))
+        key: {
+            "pixel_auroc": found.auroc,
+            "pixel_ap": found.ap,
+            "pixel_f1_max": found.f1_max,
+            "pixel_threshold": found.threshold,
+            "aupro": found.aupro,
+            "aupimo": overlaps.get(key),
+        }
         for key, found in metrics.items()
     }
 

@@ -4,7 +4,6 @@ The driver holds one group's table without patch maps at a time; actors read ori
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
@@ -27,14 +26,13 @@ from musc_ray.stages.site_writer import DetailsTask, RowsTask, SiteWriter, detai
 from musc_ray.stages.thresholds import group_threshold
 from musc_ray.storage.filesystem import read_json, remove_tree, write_text
 from musc_ray.storage.layout import Layout
-from musc_ray.storage.parquet import read_table
 from musc_ray.storage.runs import complete_run
 from musc_ray.storage.schemas import ERRORS
+from musc_ray.storage.scores import map_scale, read_tables
 
 REPORT_SETTINGS = ("report_images", "report_thumbnails", "max_pixels", "workers", "threads", "address")
 """Settings that may differ when the report of a run is written again: the others made its scores."""
 
-READS_AT_ONCE = 16
 COLUMNS = ("image_id", "uri", "score", "score_raw", "rank", "percentile")
 
 
@@ -100,7 +98,7 @@ def write_report(
         for path, text in static_files():
             write_text(layout.fs, f"{folder}/{path}", text)
         site.write_images(pool, names, stage)
-        errors = _read_tables(layout, _part_paths(layout, layout.errors(run_id)), ERRORS.names)
+        errors = read_tables(layout.fs, layout.table_files(layout.errors(run_id)), ERRORS.names)
         rows = pa.concat_tables(errors).to_pylist() if errors else []
         for path, text in run_files(report, site.rows, rows, known.metrics_beside(names)):
             write_text(layout.fs, f"{folder}/{path}", text)
@@ -135,12 +133,12 @@ class _Site:
         """Write what is known of a whole group; yields what is to be done for its images."""
         layout, run_id = self.layout, self.run["run_id"]
         paths = layout.score_files(run_id, name)
-        parts = _read_tables(layout, paths, COLUMNS)
+        parts = read_tables(layout.fs, paths, COLUMNS)
         firsts = detail_files([len(part) for part in parts])
         table = _by_rank(parts, firsts)
         labels = self.labels.of_images(table)
         table = table.append_column("label", pa.array(labels.names, pa.string()))
-        scale = _scale(layout, paths[0], table)
+        scale = map_scale(layout, run_id, name, float(pc.max(table["score_raw"]).as_py()))
         group = self._report(number, name, table, labels.values, scale)
         self.rows.append(group_row(group))
         for path, text in group_files(self.report, group):
@@ -152,7 +150,7 @@ class _Site:
             shown = (min(max(most - start, 0), len(rows)) for most in (thumbnails, pictures))
             yield RowsTask(number, chunk, rows.combine_chunks(), *shown)
         lookup = ray.put(Lookup.of(table["image_id"].to_pylist(), table["rank"].to_numpy()))
-        similar = {PurePosixPath(path).name: path for path in _part_paths(layout, layout.neighbours(run_id, name))}
+        similar = {PurePosixPath(path).name: path for path in layout.table_files(layout.neighbours(run_id, name))}
         if "night" in self.run and not self.run["settings"]["rescore_window"]:
             similar = {}  # most of them are earlier images, which got no scores
         for path, first in zip(paths, firsts, strict=True):
@@ -187,36 +185,11 @@ def _call(actor: Any, task: RowsTask | DetailsTask) -> Any:
     return actor.rows.remote(task) if isinstance(task, RowsTask) else actor.details.remote(task)
 
 
-def _part_paths(layout: Layout, folder: str) -> list[str]:
-    """The Parquet files of a folder; none where it is not there."""
-    if not layout.fs.exists(folder):
-        return []
-    return sorted(path for path in layout.fs.ls(folder, detail=False) if path.endswith(".parquet"))
-
-
-def read_scores(layout: Layout, run_id: str, group: str, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a group's scores, all its images."""
-    return pa.concat_tables(_read_tables(layout, layout.score_files(run_id, group), columns))
-
-
-def _read_tables(layout: Layout, paths: Sequence[str], columns: Sequence[str]) -> list[pa.Table]:
-    """Some columns of many small files, several read at a time: they wait for the storage."""
-    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
-        return list(threads.map(lambda path: read_table(layout.fs, path, columns), paths))
-
-
 def _by_rank(parts: Sequence[pa.Table], firsts: Sequence[int]) -> pa.Table:
     """A group's scores in the order of their ranks, each row with the number of its file of details."""
     numbers = [first + np.arange(len(part)) // DETAIL_ROWS for part, first in zip(parts, firsts, strict=True)]
     table = pa.concat_tables(parts).append_column("detail", pa.array(np.concatenate(numbers), pa.int32()))
     return table.take(pc.sort_indices(table["rank"]))
-
-
-def _scale(layout: Layout, path: str, table: pa.Table) -> tuple[float, float]:
-    """One scale for a group's heat maps: from the normal level (median of a random shard) to the largest raw score."""
-    maps = read_table(layout.fs, path, ["patch_map"])["patch_map"]
-    low = float(np.median(pc.list_flatten(maps).to_numpy()))
-    return low, max(low, float(pc.max(table["score_raw"]).as_py()))
 
 
 def _run_report(run: Mapping[str, Any], settings: Settings) -> RunReport:

@@ -25,13 +25,14 @@ from musc_ray.stages.gc import check_kept
 from musc_ray.stages.lake import check_lake, publish_complete
 from musc_ray.stages.metrics import RunMetrics
 from musc_ray.stages.record import run_record, started_record
-from musc_ray.stages.report import read_scores, write_report
+from musc_ray.stages.report import write_report
 from musc_ray.stages.ring import GroupImages
 from musc_ray.stages.score import score_groups
 from musc_ray.stages.thresholds import GroupThreshold, ThresholdRule, apply_rule, group_threshold
 from musc_ray.storage.filesystem import read_json, remove_tree, write_json
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.schemas import ERRORS
+from musc_ray.storage.scores import read_scores
 
 WORST_IMAGES = 10
 Stages = dict[str, dict[str, Any]]

@@ -20,6 +20,7 @@ from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.schemas import IS_ANOMALOUS
+from musc_ray.storage.scores import read_scores
 
 SUGGESTED_STEPS = 10_000
 """Steps of a suggestion in a unit of score: four digits, as scores are printed."""
@@ -66,15 +67,12 @@ def group_threshold(group: str, scores: npt.NDArray[np.float32], given: float | 
 
 def thresholds_of(layout: Layout, run_id: str, groups: Sequence[str], rule: ThresholdRule) -> dict[str, float]:
     """The threshold of each group whose scores are written; empty without a rule."""
-    found = ((group, rule.threshold_of(group_scores(layout, run_id, group))) for group in groups)
-    return {group: threshold for group, threshold in found if threshold is not None}
-
-
-def group_scores(layout: Layout, run_id: str, group: str) -> npt.NDArray[np.float32]:
-    """`score` (N,) of a group's images."""
-    tables = [read_table(layout.fs, path, ["score"]) for path in layout.score_files(run_id, group)]
-    scores: npt.NDArray[np.float32] = pa.concat_tables(tables)["score"].to_numpy()
-    return scores
+    thresholds = {}
+    for group in groups:
+        threshold = rule.threshold_of(read_scores(layout, run_id, group, ["score"])["score"].to_numpy())
+        if threshold is not None:
+            thresholds[group] = threshold
+    return thresholds
 
 
 def apply_rule(layout: Layout, run: dict[str, Any], groups: Sequence[str], rule: ThresholdRule) -> dict[str, Any]:

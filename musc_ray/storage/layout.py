@@ -55,6 +55,12 @@ class Layout:
         found = ((NUMBERED.search(path), path) for path in sorted(self.fs.ls(folder, detail=False)))
         return {int(match[1]): path for match, path in found if match}
 
+    def table_files(self, folder: str) -> list[str]:
+        """The Parquet files of a folder; none where there is no folder."""
+        if not self.fs.exists(folder):
+            return []
+        return sorted(path for path in self.fs.ls(folder, detail=False) if path.endswith(".parquet"))
+
     def shard(self, features_id: str, group: str, shard: int) -> str:
         """A feature shard."""
         return f"{self.features(features_id, group)}/shard-{shard:05d}.parquet"
@@ -106,8 +112,7 @@ class Layout:
 
     def score_files(self, run_id: str, group: str) -> list[str]:
         """The files of a group's part of the scores table."""
-        names = self.fs.ls(self.scores(run_id, group), detail=False)
-        return sorted(path for path in names if path.endswith(".parquet"))
+        return self.table_files(self.scores(run_id, group))
 
     def all_score_files(self, run_id: str) -> list[str]:
         """The files of a run's scores table, group by group."""

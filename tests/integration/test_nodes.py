@@ -20,7 +20,7 @@ import musc_ray
 from musc_ray.core.references import reference_window
 from musc_ray.stages.pool import TASKS_PER_ACTOR
 from tests import brute_force
-from tests.generated import DEFAULTS, group_features
+from tests.generated import DEFAULTS, group_features, score_generated
 
 EXACT = {"precision": "float32"}
 LONG = {"images": 300, "grid": [8, 8], "channels": 64, "layers": 3, "shard_size": 6, "settings": EXACT}
@@ -80,12 +80,13 @@ def long_expected() -> dict[str, tuple[np.ndarray, float]]:
     return expected(LONG)
 
 
-def test_workers_and_shards_change_nothing(tmp_path):
+def test_workers_and_shards_change_nothing(tmp_path, shared_ray):
     """Each run equals the formulas, and the runs each other."""
     runs, wanted = [], expected({"groups": 2})
     for workers, shard_size in ((1, 60), (2, 7), (4, 13)):
         out = tmp_path / str(workers)
-        stats = figures(start(out, {"shard_size": shard_size, "groups": 2, "settings": {**EXACT, "workers": workers}}))
+        spec = {"shard_size": shard_size, "groups": 2, "settings": {**EXACT, "workers": workers}}
+        stats = score_generated(str(out), spec)
         assert stats["mutual"]["pairs"] == 2 * 2 * 60 * 59 // 2  # groups, layers: each pair of images once
         assert stats["mutual"]["lost_workers"] == 0
         assert_same(out, wanted)
@@ -97,13 +98,13 @@ def test_workers_and_shards_change_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("references", [10, 24])
-def test_references_are_the_same_ones_whatever_the_shards(tmp_path, references):
+def test_references_are_the_same_ones_whatever_the_shards(tmp_path, shared_ray, references):
     """Scores against M references equal the formula with just those distances."""
     spec = {**DEFAULTS, "settings": {**EXACT, "references": references, "seed": 1}}
     for workers, shard_size in ((1, 60), (2, 7)):
         given = {**spec, "shard_size": shard_size, "settings": {**spec["settings"], "workers": workers}}
         out = tmp_path / str(shard_size)
-        stats = figures(start(out, given))
+        stats = score_generated(str(out), given)
         assert stats["mutual"]["pairs"] == 2 * 60 * references // 2
         rows = scores(out)
         ids, _, layers = group_features(spec, 0, range(60))
@@ -204,28 +205,28 @@ def test_an_actor_out_of_memory_goes_on_with_less(tmp_path):
     assert_same(tmp_path, expected(spec))
 
 
-def test_a_group_with_a_broken_shard_fails_alone(tmp_path):
+def test_a_group_with_a_broken_shard_fails_alone(tmp_path, shared_ray):
     spec = {"groups": 3, "settings": {**EXACT, "workers": 1}}
-    figures(start(tmp_path, spec))
+    score_generated(str(tmp_path), spec)
     first = scores(tmp_path)
     shard = tmp_path / "features/generated/group=group-1/shard-00002.parquet"
     shard.write_bytes(shard.read_bytes()[:-100])
     for path in bands(tmp_path):
         path.unlink()
     (tmp_path / "runs").rename(tmp_path / "earlier")
-    stats = figures(start(tmp_path, spec))
+    stats = score_generated(str(tmp_path), spec)
     assert list(stats["failed"]) == ["group-1"]
     assert "shard-00002" in stats["failed"]["group-1"]
     assert {row["group"] for row in scores(tmp_path).values()} == {"group-0", "group-2"}
     assert all(row["score"] == pytest.approx(first[key]["score"], abs=1e-6) for key, row in scores(tmp_path).items())
 
 
-def test_a_group_with_a_broken_band_fails_alone(tmp_path):
+def test_a_group_with_a_broken_band_fails_alone(tmp_path, shared_ray):
     spec = {"groups": 2, "images": 20, "settings": {**EXACT, "workers": 1}}
     band = tmp_path / "runs/generated/work/bands/group=group-0/layer-01/shard-00001.npy"
     band.parent.mkdir(parents=True)
     band.write_bytes(b"cut off")
-    stats = figures(start(tmp_path, spec))
+    stats = score_generated(str(tmp_path), spec)
     assert list(stats["failed"]) == ["group-0"]
     assert f"{band} is not a readable band" in stats["failed"]["group-0"]
     assert {row["group"] for row in scores(tmp_path).values()} == {"group-1"}
