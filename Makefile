@@ -11,10 +11,10 @@ demo: $(VENV)/.demo  ## find the defects in real solar cells
 	$(BIN)/musc-ray demo $(ARGS)
 
 test: $(VENV)/.test lint  ## lint, types and the suite, but for the slow tests
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not chaos' $(ARGS)
 
 test-slow: $(VENV)/.test  ## what takes longer: the whole job on S3, a job killed twenty times (11 minutes)
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m 'slow and not chaos' $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

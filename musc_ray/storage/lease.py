@@ -21,6 +21,9 @@ from musc_ray.storage.filesystem import is_local, read_json, write_json
 LEASE_SECONDS = 180.0
 """Not renewed for so long, a lease is given up: its command died, or its machine did."""
 
+WATCH_SECONDS = LEASE_SECONDS / 2
+"""A lease that looks old, or renewed in the future, is watched for so long: one of the two clocks may be wrong."""
+
 SETTLE_SECONDS = 2.0
 """After taking over a lease: two that do so at once both see whose it is then."""
 
@@ -57,7 +60,7 @@ def _acquire(fs: fsspec.AbstractFileSystem, path: str, mine: dict[str, Any]) -> 
         return
     held = _read(fs, path)
     if held is not None:
-        if not _given_up(held):
+        if not _given_up(fs, path, held):
             raise MuscRayError(
                 f"{held.get('what', 'Another command')} has been at work in {path.rsplit('/', 1)[0]} since "
                 f"{held.get('since')} (process {held.get('pid')} on {held.get('host')}): wait for its end; if it died "
@@ -116,10 +119,19 @@ def _owner(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
     return None if held is None else held.get("owner")
 
 
-def _given_up(held: dict[str, Any]) -> bool:
+def _given_up(fs: fsspec.AbstractFileSystem, path: str, held: dict[str, Any]) -> bool:
+    """Whether the holder of a lease is dead: clocks of two machines alone, or one that jumps, do not decide."""
     if held.get("host") == socket.gethostname() and not _is_alive(int(held.get("pid", 0))):
         return True
-    return time.time() - float(held.get("renewed", 0)) > LEASE_SECONDS
+    if abs(time.time() - float(held.get("renewed", 0))) <= LEASE_SECONDS:
+        return False
+    deadline = time.monotonic() + WATCH_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(WATCH_SECONDS / 30)
+        now = _read(fs, path)
+        if now is not None and now.get("renewed") != held.get("renewed"):
+            return False
+    return True
 
 
 def _is_alive(pid: int) -> bool:

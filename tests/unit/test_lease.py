@@ -24,6 +24,7 @@ def place(request, tmp_path):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(module, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "WATCH_SECONDS", 0.5)
 
 
 def write(place, **content: object) -> None:
@@ -55,6 +56,25 @@ def test_a_dead_one_is_taken_over(place):
     write(place, renewed=time.time() - module.LEASE_SECONDS - 1)
     with lease(fs, path, "A nightly run"):
         assert json.loads(fs.cat_file(path))["owner"] != "other"
+
+
+@pytest.mark.parametrize("jump", [-86_400, 86_400])
+def test_a_clock_that_jumps_takes_no_lease_from_one_at_work(place, monkeypatch, jump):
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.6)  # renewed every 0.1 s
+    true_time = time.time
+    with lease(*place, "A nightly run"):
+        taken = threading.local()
+        taken.here = True  # the clock of this thread alone jumps, as another machine's would
+        monkeypatch.setattr(time, "time", lambda: true_time() + (jump if hasattr(taken, "here") else 0))
+        with pytest.raises(MuscRayError, match="A nightly run has been at work"):
+            lease(*place, "Another").__enter__()
+
+
+@pytest.mark.parametrize("renewed", [-86_400, 86_400])
+def test_a_dead_one_with_a_wrong_clock_locks_nobody_out(place, renewed):
+    write(place, renewed=time.time() + renewed)
+    with lease(*place, "A nightly run"):
+        pass
 
 
 def test_a_dead_process_of_this_machine_is_taken_over_at_once(place, monkeypatch):
