@@ -5,7 +5,9 @@
 prints the stages' figures as JSON.
 """
 
+import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -34,6 +36,7 @@ DEFAULTS = {
     "groups": 1,
     "shard_size": 8,
     "oom": False,
+    "full": None,
     "summaries": False,
     "settings": {},
 }
@@ -108,11 +111,26 @@ class ForgetfulScorer(Scorer):
         return super()._multiply(task, shards)
 
 
+class CrampedScorer(Scorer):
+    """A scorer whose first block finds the disk full, or each of them does."""
+
+    always, failed = False, False
+
+    def _multiply(self, task, shards):
+        if self.always or not self.failed:
+            self.failed = True
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "scratch")
+        return super()._multiply(task, shards)
+
+
 def main() -> None:
     spec = {**DEFAULTS, **json.loads(sys.argv[2])}
     archive, groups = generated_archive(sys.argv[1], spec)
     if spec["oom"]:
         score.Scorer = ForgetfulScorer
+    if spec["full"] is not None:
+        CrampedScorer.always = spec["full"] == "always"
+        score.Scorer = CrampedScorer
     if spec["summaries"]:
         keep_summaries()
         score.Scorer = SummarisingScorer

@@ -17,6 +17,7 @@ import fsspec
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.filesystem import is_local, read_json, write_json
+from musc_ray.storage.retry import is_storage_fault
 
 LEASE_SECONDS = 180.0
 """Not renewed for so long, a lease is given up: its command died, or its machine did."""
@@ -51,8 +52,7 @@ def lease(fs: fsspec.AbstractFileSystem, path: str, what: str) -> Iterator[None]
     finally:
         over.set()
         renewing.join()
-        if _owner(fs, path) == mine["owner"]:
-            fs.rm_file(path)
+        _release(fs, path, mine)
 
 
 def _acquire(fs: fsspec.AbstractFileSystem, path: str, mine: dict[str, Any]) -> None:
@@ -98,8 +98,21 @@ def _renew(fs: fsspec.AbstractFileSystem, path: str, mine: dict[str, Any], over:
                 logger.warning("The lease %s was taken over: this command was thought dead.", path)
                 return
             write_json(fs, path, _renewed(mine))
-        except OSError as error:
+        except Exception as error:
+            if not is_storage_fault(error):
+                raise
             logger.warning("The lease %s could not be renewed: %s", path, error)
+
+
+def _release(fs: fsspec.AbstractFileSystem, path: str, mine: dict[str, Any]) -> None:
+    """Remove the lease; where the storage has failed, what it failed with is the news, not this."""
+    try:
+        if _owner(fs, path) == mine["owner"]:
+            fs.rm_file(path)
+    except Exception as error:
+        if not is_storage_fault(error):
+            raise
+        logger.warning("The lease %s could not be removed, and ends by itself: %s", path, error)
 
 
 def _renewed(mine: dict[str, Any]) -> dict[str, Any]:

@@ -34,11 +34,11 @@ from musc_ray.stages.extract import Extractor, ShardTask
 from musc_ray.stages.mutual import Mutual, block_side
 from musc_ray.stages.pool import Pool
 from musc_ray.stages.score import CALLS_AT_ONCE
-from musc_ray.stages.scorer import Scorer
 from tests.chaos.faulty_store import faulty_store
 from tests.generated import generated_archive
 from tests.integration.seaweed import s3_server
 from tests.pictures import solar_cells
+from tests.slow_actors import PAUSE, SlowModel, SlowReducer
 from tests.weights import write_tiny_weights
 
 TIMES = 10
@@ -92,13 +92,7 @@ def watch(name: str, job: Progress, seconds: float) -> None:
 
 def fast_decoders(folder: Path, stack: ExitStack) -> Progress:
     """Extraction whose model takes a tenth of what its readers bring."""
-    pause = TIMES * decode_seconds() / READERS
-
-    class SlowModel(Extractor):
-        def _forward(self, pictures: np.ndarray, stats: extraction.ExtractStats) -> extraction.Features:
-            time.sleep(pause * len(pictures))
-            return super()._forward(pictures, stats)
-
+    os.environ[PAUSE] = str(TIMES * decode_seconds() / READERS)
     settings = job_settings(folder, source=str(local_images(folder)), out=str(folder / "out"))
     return extracting(settings, stack, SlowModel)
 
@@ -119,19 +113,7 @@ def slow_store(folder: Path, stack: ExitStack) -> Progress:
 
 def fast_blocks(folder: Path, stack: ExitStack) -> Progress:
     """Scoring in which reducing a band takes ten times as long as multiplying a block."""
-
-    class SlowReducer(Scorer):
-        multiplying = 0.0
-
-        def _multiply(self, task: Any, shards: Any) -> Any:
-            parts, stats = super()._multiply(task, shards)
-            self.multiplying = stats.seconds_in_kernel
-            return parts, stats
-
-        def _reduce(self, *arguments: Any) -> float:
-            time.sleep(TIMES * self.multiplying)
-            return super()._reduce(*arguments)
-
+    os.environ[PAUSE] = str(TIMES)
     spec = {"grid": [16, 16], "channels": 64, "layers": 1, "shard_size": 32, "images": 8000}
     archive, rings = generated_archive(
         str(folder), {**spec, "settings": {"references": 128, "workers": WORKERS, "cache_mb": 256}}

@@ -110,7 +110,7 @@ class Plant:
     def __init__(self, folder: Path, store: FaultyStore, scratch: Path | None) -> None:
         self.folder, self.store, self.scratch = folder, store, scratch
         self.fs: s3fs.S3FileSystem = store.behind.filesystem()
-        self.clock_library = _clock_library()
+        self.clock_library = _clock_library(folder)
         self.cluster: Cluster | None = None
         self.attempts = 0
 
@@ -164,8 +164,7 @@ class Plant:
         clock.write_text("+0")
         environment = dict(os.environ)
         if self.clock_library is not None:
-            environment |= {"LD_PRELOAD": str(self.clock_library), "FAKETIME_TIMESTAMP_FILE": str(clock)}
-            environment |= {"FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1"}
+            environment |= _faked_clock(self.clock_library, clock)
         given = [self.uri(out) if argument == "OUT" else argument for argument in job.arguments]
         command = [sys.executable, "-m", "musc_ray.cli", *given, *COMMON, "--address", self.cluster.address]
         return Attempt(command, folder, clock, environment)
@@ -256,9 +255,20 @@ def _volume(folder: Path) -> Iterator[Path | None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def _clock_library() -> Path | None:
+def _faked_clock(library: Path, file: Path) -> dict[str, str]:
+    """An environment in which the clock is off by the seconds in a file, read at every look; timers are not."""
+    where = {"LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(file)}
+    return {**where, "FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1"}
+
+
+def _clock_library(folder: Path) -> Path | None:
+    """libfaketime, where it is installed and works."""
     spec = find_spec("libfaketime")
-    if spec is None:
+    found = sorted(Path(spec.origin).parent.glob("vendor/libfaketime/src/libfaketime.so.*")) if spec else []
+    if not found:
         return None
-    found = sorted(Path(spec.origin).parent.glob("vendor/libfaketime/src/libfaketime.so.*"))
-    return found[0] if found else None
+    (folder / "clock").write_text("+86400")
+    command = [sys.executable, "-c", "import time; print(time.time())"]
+    environment = {**os.environ, **_faked_clock(found[0], folder / "clock")}
+    told = float(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+    return found[0] if told > time.time() + 80_000 else None

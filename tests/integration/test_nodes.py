@@ -195,6 +195,22 @@ def test_an_actor_out_of_memory_goes_on_with_less(tmp_path):
     assert_same(tmp_path, expected(spec))
 
 
+def test_a_disk_that_is_full_for_a_moment_changes_nothing(tmp_path):
+    spec = {"full": "once", "settings": {**EXACT, "workers": 2}}
+    stats = figures(start(tmp_path, spec))
+    assert 1 <= stats["mutual"]["repeated_tasks"] <= 2 * TASKS_PER_ACTOR
+    assert stats["failed"] == {}
+    assert_same(tmp_path, expected(spec))
+
+
+def test_a_disk_that_stays_full_ends_the_run_and_no_group_is_given_up(tmp_path):
+    process = start(tmp_path, {"full": "always", "groups": 2, "settings": {**EXACT, "workers": 1}})
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "StorageError: The storage failed ([Errno 28] No space left on device: 'scratch')" in stderr
+    assert not list(tmp_path.glob("runs/generated/scores/*"))
+
+
 def test_a_group_with_a_broken_shard_fails_alone(tmp_path):
     spec = {"groups": 3, "settings": {**EXACT, "workers": 1}}
     figures(start(tmp_path, spec))
