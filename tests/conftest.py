@@ -10,5 +10,5 @@ settings.load_profile("musc_ray")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the campaign of faults is (make chaos)."""
-    parser.addoption("--chaos-rounds", type=int, default=20, help="jobs that are disturbed, by two faults each")
+    parser.addoption("--chaos-rounds", type=int, default=20, help="jobs that are disturbed, by three faults each")
     parser.addoption("--chaos-seed", type=int, default=0, help="which faults strike, and when")

@@ -1,5 +1,6 @@
 """Files on any fsspec filesystem, and writes that are either whole or not there."""
 
+import errno
 import json
 import os
 import tempfile
@@ -81,6 +82,10 @@ def atomic_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Path]:
             partial.replace(path)
         else:
             with_retries(lambda: fs.put_file(str(partial), path), f"write {path}")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(partial.parent)) from error  # says which disk
     finally:
         partial.unlink(missing_ok=True)
 

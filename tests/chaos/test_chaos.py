@@ -8,8 +8,11 @@ The short form, a few faults of a fixed seed, is part of `make test`; the long o
 import pytest
 
 from tests.chaos.campaign import Campaign
-from tests.chaos.faults import FAULTS
 from tests.chaos.plant import JOBS, plant
+
+FAULTS_A_ROUND = 3
+MANY_ROUNDS = 10
+"""Enough for each kind to come twice, should it come too late once."""
 
 SHORT = {
     "archive": ("kill -9 of an extractor", "store answers 500 or 503 to every second request"),
@@ -37,11 +40,13 @@ def test_a_campaign(tmp_path, pytestconfig, capsys):
     with plant(tmp_path, seed) as made:
         campaign = Campaign(made, seed, say)
         kinds: list[str] = []
-        for number in range(rounds):
-            if len(kinds) < 2:  # every kind has its turn, in a random order, before one comes again
-                kinds += campaign.chance.sample(campaign.possible(), len(campaign.possible()))
-            chosen, kinds = kinds[:2], kinds[2:]
-            campaign.round(list(JOBS)[number % len(JOBS)], chosen)
-    say(f"\nSeed {seed}.\n\n{campaign.table()}")
-    assert all(campaign.tallies[kind].injected for kind in FAULTS if kind in campaign.possible()) or rounds < 8
+        try:
+            for number in range(rounds):
+                if len(kinds) < FAULTS_A_ROUND:  # every kind has its turn, in a random order, before one comes again
+                    kinds += campaign.chance.sample(campaign.possible(), len(campaign.possible()))
+                chosen, kinds = kinds[:FAULTS_A_ROUND], kinds[FAULTS_A_ROUND:]
+                campaign.round(list(JOBS)[number % len(JOBS)], chosen)
+        finally:
+            say(f"\nSeed {seed}.\n\n{campaign.table()}")
+    assert all(campaign.tallies[kind].injected for kind in campaign.possible()) or rounds < MANY_ROUNDS
     assert not campaign.problems, "\n".join(campaign.problems)

@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
+import fsspec
 import pyarrow as pa
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, NoCredentialsError
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 
 from musc_ray.cli import app
 from musc_ray.errors import MuscRayError
+from musc_ray.storage.filesystem import atomic_file
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.retry import StorageError, is_storage_fault, with_retries
@@ -124,6 +127,16 @@ def test_a_full_disk_is_one_sentence(monkeypatch, tmp_path):
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: The storage failed ([Errno 28] No space left on device:")
     assert "the same command goes on from there" in result.stderr
+
+
+def test_a_full_disk_is_named(tmp_path):
+    def write() -> None:
+        with atomic_file(fsspec.filesystem("file"), str(tmp_path / "out" / "x")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path / 'out'}'")):
+        write()
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_clock_set_back_does_not_change_the_order_of_runs(tmp_path, caplog):
