@@ -5,16 +5,19 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow chaos lint bench clean
 
 demo: $(VENV)/.demo  ## find the defects in real solar cells
 	$(BIN)/musc-ray demo $(ARGS)
 
 test: $(VENV)/.test lint  ## lint, types and the suite, but for the slow tests
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not chaos' $(ARGS)
 
 test-slow: $(VENV)/.test  ## what takes longer: the whole job on S3, a job killed twenty times (11 minutes)
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m 'slow and not chaos' $(ARGS)
+
+chaos: $(VENV)/.test  ## faults at random moments: ARGS='--chaos-rounds 20 --chaos-seed 1' (a minute or two a round)
+	$(BIN)/python -m pytest -m chaos $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ import typer
 
 from musc_ray.config import Settings, load_settings
 from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.storage.retry import as_storage_error, is_storage_fault
 
 Source = Annotated[
     str | None, typer.Argument(help="Folder, URI prefix, glob, or a Parquet/CSV table with a `uri` column.")
@@ -58,6 +59,11 @@ def readable_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(2 if isinstance(cause, SettingsError) else 1) from error
         except KeyboardInterrupt as error:
             typer.echo(STOPPED, err=True)
+            raise typer.Exit(1) from error
+        except Exception as error:
+            if not is_storage_fault(error):
+                raise
+            typer.echo(f"Error: {as_storage_error(error)}", err=True)
             raise typer.Exit(1) from error
 
     return wrapped

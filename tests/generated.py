@@ -5,7 +5,9 @@
 prints the stages' figures as JSON.
 """
 
+import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -34,6 +36,7 @@ DEFAULTS = {
     "groups": 1,
     "shard_size": 8,
     "oom": False,
+    "full": None,
     "summaries": False,
     "settings": {},
 }
@@ -108,6 +111,18 @@ class ForgetfulScorer(Scorer):
         return super()._multiply(task, shards)
 
 
+class CrampedScorer(Scorer):
+    """A scorer whose first block finds the disk full, or each of them does."""
+
+    always, failed = False, False
+
+    def _multiply(self, task, shards):
+        if self.always or not self.failed:
+            self.failed = True
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "scratch")
+        return super()._multiply(task, shards)
+
+
 def score_generated(out: str, spec: Mapping) -> dict:
     """Score an archive on the Ray that runs, or on one of its own; returns the stages' figures."""
     archive, groups = generated_archive(out, spec)
@@ -123,6 +138,9 @@ def main() -> None:
     spec = {**DEFAULTS, **json.loads(sys.argv[2])}
     if spec["oom"]:
         score.Scorer = ForgetfulScorer
+    if spec["full"] is not None:
+        CrampedScorer.always = spec["full"] == "always"
+        score.Scorer = CrampedScorer
     if spec["summaries"]:
         keep_summaries()
         score.Scorer = SummarisingScorer

@@ -11,7 +11,7 @@ from musc_ray.errors import MuscRayError
 from musc_ray.stages.archive import Archive
 from musc_ray.stages.sources import file_time
 from musc_ray.storage.features import read_meta
-from musc_ray.storage.filesystem import read_json, remove_tree
+from musc_ray.storage.filesystem import PARTIAL, WRITE_CHECK, is_local, read_json, remove_tree
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.lease import check_free, lease
 from musc_ray.storage.parquet import read_table
@@ -62,6 +62,7 @@ def collect_garbage(out: str, older_than_days: int, delete: bool, now: datetime 
             *(_garbage(layout, layout.run(run_id), "run that was given up") for run_id in sorted(given_up)),
             *_leftovers(layout, [run_id for run_id, (complete, _) in runs.items() if complete]),
             *_features(layout, [run_id for run_id in runs if run_id not in given_up], oldest),
+            *(_garbage(layout, path, "file of a command that was killed") for path in _unfinished_files(layout, now)),
         ]
         for garbage in found if delete else ():
             remove_tree(layout.fs, garbage.path)
@@ -92,6 +93,16 @@ def _leases(layout: Layout) -> Iterator[None]:
     what = "Removing what is not needed"
     with lease(layout.fs, layout.night_lease, what), lease(layout.fs, layout.gc_lease, what):
         yield
+
+
+def _unfinished_files(layout: Layout, now: datetime) -> Iterator[str]:
+    """Files that a killed command was writing, or with which it tried whether it can write, and not just now."""
+    found = layout.fs.find(layout.root) if is_local(layout.fs) else layout.fs.ls(layout.root, detail=False)
+    for path in sorted(found):
+        name = PurePosixPath(path).name
+        unfinished = name.startswith(WRITE_CHECK) or (name.startswith(".") and name.endswith(PARTIAL))
+        if unfinished and now - layout.fs.modified(path) > timedelta(minutes=AT_WORK_MINUTES):
+            yield path
 
 
 def _runs(layout: Layout) -> dict[str, tuple[bool, datetime]]:

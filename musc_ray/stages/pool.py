@@ -8,12 +8,21 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError, WorkerCrashedError
+from ray.exceptions import (
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
 from musc_ray.config import Settings
 from musc_ray.core.memory import is_out_of_memory
 from musc_ray.errors import MuscRayError
 from musc_ray.stages.cluster import plan_actors
+from musc_ray.storage.retry import StorageError, as_storage_error, is_storage_fault
 
 TASKS_PER_ACTOR = 2
 """One running, one waiting: an actor never idles for the driver, and little is in flight when something dies."""
@@ -29,6 +38,9 @@ PATIENCE_SECONDS = 600.0
 
 LOST = (RayActorError, WorkerCrashedError, OutOfMemoryError)
 """What a call ends with when its actor, or the actor's node, is gone."""
+
+FULL = (ObjectStoreFullError, OutOfDiskError)
+"""What a call ends with when its results find no room in memory, nor on the disk that Ray spills to."""
 
 Task = Any
 References = list[Any]
@@ -106,6 +118,7 @@ class Pool:
 
         Raises:
             MuscRayError: no actor can be started.
+            StorageError: a storage is away or full, or refuses: nothing that a task or its group could be blamed for.
         """
         running: dict[Any, tuple[Worker, Attempt, References]] = {}
         again: deque[Attempt] = deque()
@@ -124,12 +137,14 @@ class Pool:
                 error = _error_of(reference)
                 if isinstance(error, LOST):
                     self._bury(worker)
-                if isinstance(error, LOST) or is_out_of_memory(error):
+                if isinstance(error, LOST) or is_out_of_memory(error) or _is_full_or_away(error):
                     attempt.failures += 1
                     if attempt.failures < TRIES:
                         self.repeated += 1
                         again.append(attempt)
                         continue
+                if error is not None and (_is_full_or_away(error) or isinstance(error, StorageError)):
+                    raise as_storage_error(error) from error
                 yield attempt.task, references, error
 
     def map(self, tasks: Iterator[Task], call: Callable[[Any, Task], Any]) -> Iterator[tuple[Task, Any]]:
@@ -200,6 +215,13 @@ class Pool:
         if now - self._looked > LOOK_SECONDS:
             self._looked = now
             self._grow(plan_actors(self.settings, self.tasks).actors)
+
+
+def _is_full_or_away(error: Exception | None) -> bool:
+    """Whether a disk or store failed that another actor, or this one a moment later, may find well."""
+    if error is None or isinstance(error, StorageError):  # patience has been had
+        return False
+    return isinstance(error, FULL) or is_storage_fault(error)
 
 
 def _error_of(reference: Any) -> Exception | None:

@@ -31,6 +31,7 @@ from musc_ray.stages.score import score_groups
 from musc_ray.stages.thresholds import GroupThreshold, ThresholdRule, apply_rule, group_threshold
 from musc_ray.storage.filesystem import read_json, remove_tree, write_json
 from musc_ray.storage.parquet import write_table
+from musc_ray.storage.runs import time_after_all
 from musc_ray.storage.schemas import ERRORS
 from musc_ray.storage.scores import read_scores
 
@@ -127,7 +128,7 @@ def score_archive(
         write_table(layout.fs, f"{layout.errors(run_id)}/part-00000.parquet", table)
         _check_errors(archive, errors, f"All are listed in {layout.uri(layout.errors(run_id))}")
         groups, failed_groups = _scorable_groups(archive, errors)
-        scored_at = datetime.now(UTC)
+        scored_at = time_after_all(layout, datetime.now(UTC))
         figures, failures = score_groups(archive, groups, scored_at, progress, stages)
         failed_groups |= {name: f"Group '{name}' failed: {error}" for name, error in failures.items()}
         groups = [group for group in groups if group.group not in failures]

@@ -1,5 +1,6 @@
 """Files on any fsspec filesystem, and writes that are either whole or not there."""
 
+import errno
 import json
 import os
 import tempfile
@@ -14,6 +15,13 @@ from fsspec.implementations.local import LocalFileSystem
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.retry import with_retries
+from musc_ray.storage.s3 import wait_for_s3
+
+PARTIAL = ".partial"
+"""How the name of a local file ends while it is written."""
+
+WRITE_CHECK = ".musc-ray-write-check-"
+"""How the name of a file begins with which a command tries whether it can write."""
 
 
 def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -28,6 +36,8 @@ def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         fs, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
         raise MuscRayError(f"Cannot open {uri!r}: {error}") from error
+    if "s3" in fs.protocol:
+        wait_for_s3()
     return fs, path.rstrip("/") or "/"
 
 
@@ -61,7 +71,7 @@ def atomic_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Path]:
     if is_local(fs):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL}")
     else:
         handle, name = tempfile.mkstemp(prefix="musc-ray-", suffix=PurePosixPath(path).suffix)
         os.close(handle)
@@ -72,6 +82,10 @@ def atomic_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Path]:
             partial.replace(path)
         else:
             with_retries(lambda: fs.put_file(str(partial), path), f"write {path}")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(partial.parent)) from error  # says which disk
     finally:
         partial.unlink(missing_ok=True)
 
@@ -115,7 +129,7 @@ def check_writable(fs: fsspec.AbstractFileSystem, folder: str) -> None:
     Raises:
         MuscRayError: the folder cannot be written.
     """
-    probe = f"{folder}/.musc-ray-write-check-{uuid.uuid4().hex}"
+    probe = f"{folder}/{WRITE_CHECK}{uuid.uuid4().hex}"
     try:
         write_text(fs, probe, "")
         fs.rm_file(probe)

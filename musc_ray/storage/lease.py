@@ -17,9 +17,13 @@ import fsspec
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.filesystem import is_local, read_json, write_json
+from musc_ray.storage.retry import is_storage_fault
 
 LEASE_SECONDS = 180.0
 """Not renewed for so long, a lease is given up: its command died, or its machine did."""
+
+WATCH_SECONDS = LEASE_SECONDS / 2
+"""A lease that looks old, or renewed in the future, is watched for so long: one of the two clocks may be wrong."""
 
 SETTLE_SECONDS = 2.0
 """After taking over a lease: two that do so at once both see whose it is then."""
@@ -48,8 +52,7 @@ def lease(fs: fsspec.AbstractFileSystem, path: str, what: str) -> Iterator[None]
     finally:
         over.set()
         renewing.join()
-        if _owner(fs, path) == mine["owner"]:
-            fs.rm_file(path)
+        _release(fs, path, mine)
 
 
 def check_free(fs: fsspec.AbstractFileSystem, path: str) -> None:
@@ -59,7 +62,7 @@ def check_free(fs: fsspec.AbstractFileSystem, path: str) -> None:
         MuscRayError: one does.
     """
     held = _read(fs, path)
-    if held is not None and not _given_up(held):
+    if held is not None and not _given_up(fs, path, held):
         raise _is_held(path, held)
 
 
@@ -76,7 +79,7 @@ def _acquire(fs: fsspec.AbstractFileSystem, path: str, mine: dict[str, Any]) -> 
         return
     held = _read(fs, path)
     if held is not None:
-        if not _given_up(held):
+        if not _given_up(fs, path, held):
             raise _is_held(path, held)
         logger.warning("Taking over from process %s on %s, which is gone.", held.get("pid"), held.get("host"))
     write_json(fs, path, _renewed(mine))
@@ -110,8 +113,21 @@ def _renew(fs: fsspec.AbstractFileSystem, path: str, mine: dict[str, Any], over:
                 logger.warning("The lease %s was taken over: this command was thought dead.", path)
                 return
             write_json(fs, path, _renewed(mine))
-        except OSError as error:
+        except Exception as error:
+            if not is_storage_fault(error):
+                raise
             logger.warning("The lease %s could not be renewed: %s", path, error)
+
+
+def _release(fs: fsspec.AbstractFileSystem, path: str, mine: dict[str, Any]) -> None:
+    """Remove the lease; where the storage has failed, what it failed with is the news, not this."""
+    try:
+        if _owner(fs, path) == mine["owner"]:
+            fs.rm_file(path)
+    except Exception as error:
+        if not is_storage_fault(error):
+            raise
+        logger.warning("The lease %s could not be removed, and ends by itself: %s", path, error)
 
 
 def _renewed(mine: dict[str, Any]) -> dict[str, Any]:
@@ -131,10 +147,19 @@ def _owner(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
     return None if held is None else held.get("owner")
 
 
-def _given_up(held: dict[str, Any]) -> bool:
+def _given_up(fs: fsspec.AbstractFileSystem, path: str, held: dict[str, Any]) -> bool:
+    """Whether the holder of a lease is dead: clocks of two machines alone, or one that jumps, do not decide."""
     if held.get("host") == socket.gethostname() and not _is_alive(int(held.get("pid", 0))):
         return True
-    return time.time() - float(held.get("renewed", 0)) > LEASE_SECONDS
+    if abs(time.time() - float(held.get("renewed", 0))) <= LEASE_SECONDS:
+        return False
+    deadline = time.monotonic() + WATCH_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(WATCH_SECONDS / 30)
+        now = _read(fs, path)
+        if now is not None and now.get("renewed") != held.get("renewed"):
+            return False
+    return True
 
 
 def _is_alive(pid: int) -> bool:

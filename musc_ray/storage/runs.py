@@ -1,10 +1,14 @@
 """The complete runs of an OUT, by what they wrote last."""
 
+import logging
+from datetime import datetime, timedelta
 from typing import Any
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.filesystem import read_json
 from musc_ray.storage.layout import Layout
+
+logger = logging.getLogger(__name__)
 
 
 def complete_run(layout: Layout, run_id: str | None) -> dict[str, Any]:
@@ -30,3 +34,18 @@ def complete_runs(layout: Layout) -> list[dict[str, Any]]:
     layout.fs.invalidate_cache(layout.runs)
     found = (read_json(layout.fs, layout.run_json(run_id)) for run_id in layout.run_ids())
     return sorted((run for run in found if run is not None), key=lambda run: str(run["scored_at"]))
+
+
+def time_after_all(layout: Layout, now: datetime) -> datetime:
+    """The time of a new run: now, or just after the run that was scored last, where a clock was wrong then or is now.
+
+    What is new, which scores of an image are current and whose settings a night takes over all go by the order of runs.
+    """
+    runs = complete_runs(layout)
+    last = datetime.fromisoformat(runs[-1]["scored_at"]) if runs else None
+    if last is None or last < now:
+        return now
+    logger.warning(
+        "It is %s here, but run %s was scored at %s: check this machine's clock.", now, runs[-1]["run_id"], last
+    )
+    return last + timedelta(microseconds=1)

@@ -1,6 +1,7 @@
 """Peak memory of every process of a run, sampled while it goes on."""
 
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,11 +18,13 @@ class PeakMemory:
         peaks: largest anonymous memory (what a process needs for itself; neither mapped files nor the object store)
             by the name of the process, in bytes; of several processes of a name the largest.
         total: largest sum of proportional set sizes (shared pages counted once).
+        samples: seconds since the start and that sum.
     """
 
     def __init__(self) -> None:
         self.peaks: dict[str, int] = {}
         self.total = 0
+        self.samples: list[tuple[float, int]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -36,6 +39,7 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
+        started = time.monotonic()
         while not self._stop.wait(SAMPLE_SECONDS):
             total = 0
             this = psutil.Process()
@@ -48,6 +52,7 @@ class PeakMemory:
                 total += fields["Pss"]
                 self.peaks[name] = max(self.peaks.get(name, 0), fields["Anonymous"])
             self.total = max(self.total, total)
+            self.samples.append((time.monotonic() - started, total))
 
 
 def _rollup(pid: int) -> dict[str, int]:

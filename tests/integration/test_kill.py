@@ -1,9 +1,7 @@
 """Killed without warning, again and again: what is written stays whole, and a re-run ends with the same scores."""
 
 import itertools
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -14,11 +12,10 @@ import psutil
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-import timm
-import torch
-from safetensors.torch import save_file
 
 from tests.pictures import write_pictures
+from tests.processes import kill, named
+from tests.weights import write_tiny_weights
 
 KILLS = 20
 SEED = 0
@@ -28,9 +25,7 @@ SEED = 0
 def command(tmp_path_factory) -> list[str]:
     """A job of many small shards, without its OUT."""
     folder = tmp_path_factory.mktemp("kill")
-    torch.manual_seed(0)
-    weights = folder / "w.safetensors"
-    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), weights)
+    weights = write_tiny_weights(folder)
     write_pictures(folder / "images", 60)
     options = ["--backbone", "timm:vit_tiny_patch16_224", "--weights", str(weights), "--image-size", "224"]
     options += ["--shard-size", "4", "--precision", "float32", "--quiet"]
@@ -43,11 +38,10 @@ def start(command: list[str], out: Path) -> subprocess.Popen:
 
 def kill_somewhere(process: subprocess.Popen, chance: random.Random) -> str:
     """Kill the driver, or one of its workers, without warning."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    workers = [child for child in family if child.name().startswith("ray::") and "Agent" not in child.name()]
+    workers = [child for child in named("ray::", process.pid) if "Agent" not in child.name()]
     victim = chance.choice([psutil.Process(process.pid), *workers])
     name = victim.name()
-    os.kill(victim.pid, signal.SIGKILL)
+    kill(victim)
     return name
 
 

@@ -12,14 +12,12 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-import timm
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.lease import lease
 from tests.pictures import solar_cells
+from tests.weights import write_tiny_weights
 
 EQUAL = 1e-5
 DAY = timedelta(days=1)
@@ -27,10 +25,7 @@ DAY = timedelta(days=1)
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "vit_tiny.safetensors"
-    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), path)
-    return path
+    return write_tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 class Plant:

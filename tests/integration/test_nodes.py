@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow.dataset as ds
 import pytest
 from ray.cluster_utils import Cluster
@@ -21,6 +18,7 @@ from musc_ray.core.references import reference_window
 from musc_ray.stages.pool import TASKS_PER_ACTOR
 from tests import brute_force
 from tests.generated import DEFAULTS, group_features, score_generated
+from tests.processes import kill, named
 
 EXACT = {"precision": "float32"}
 LONG = {"images": 300, "grid": [8, 8], "channels": 64, "layers": 3, "shard_size": 6, "settings": EXACT}
@@ -151,11 +149,6 @@ def wait_for_bands(out: Path, process: subprocess.Popen, count: int = 3) -> dict
     raise AssertionError(process.communicate()[1])
 
 
-def scorers(process: subprocess.Popen | None = None) -> list[psutil.Process]:
-    """The scoring actors' processes."""
-    return [each for each in psutil.process_iter(["name"]) if "Scorer" in (each.info["name"] or "")]
-
-
 def assert_little_was_repeated(stats: dict) -> None:
     """The tasks of the actor that died, and the bands whose parts were lost with it; all tiles are counted once."""
     assert stats["repeated_tasks"] <= TASKS_PER_ACTOR
@@ -166,9 +159,7 @@ def assert_little_was_repeated(stats: dict) -> None:
 def test_a_worker_killed_among_tiles_changes_nothing(tmp_path, long_expected):
     process = start(tmp_path, {**LONG, "settings": {**EXACT, "workers": 2}})
     wait_for_bands(tmp_path, process)
-    family = {child.pid for child in psutil.Process(process.pid).children(recursive=True)}
-    victim = next(each for each in scorers() if each.pid in family)
-    os.kill(victim.pid, signal.SIGKILL)
+    kill(named("Scorer", process.pid)[0])
     stats = figures(process)
     assert stats["mutual"]["lost_workers"] == 1
     assert_little_was_repeated(stats["mutual"])
@@ -203,6 +194,22 @@ def test_an_actor_out_of_memory_goes_on_with_less(tmp_path):
     stats = figures(start(tmp_path, spec))
     assert 1 <= stats["mutual"]["shrunk_blocks"] <= 2
     assert_same(tmp_path, expected(spec))
+
+
+def test_a_disk_that_is_full_for_a_moment_changes_nothing(tmp_path):
+    spec = {"full": "once", "settings": {**EXACT, "workers": 2}}
+    stats = figures(start(tmp_path, spec))
+    assert 1 <= stats["mutual"]["repeated_tasks"] <= 2 * TASKS_PER_ACTOR
+    assert stats["failed"] == {}
+    assert_same(tmp_path, expected(spec))
+
+
+def test_a_disk_that_stays_full_ends_the_run_and_no_group_is_given_up(tmp_path):
+    process = start(tmp_path, {"full": "always", "groups": 2, "settings": {**EXACT, "workers": 1}})
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "StorageError: The storage failed ([Errno 28] No space left on device: 'scratch')" in stderr
+    assert not list(tmp_path.glob("runs/generated/scores/*"))
 
 
 def test_a_group_with_a_broken_shard_fails_alone(tmp_path, shared_ray):

@@ -10,7 +10,9 @@ import pytest
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage import lease as module
+from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.lease import lease
+from musc_ray.storage.retry import StorageError
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -24,6 +26,7 @@ def place(request, tmp_path):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(module, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "WATCH_SECONDS", 0.5)
 
 
 def write(place, **content: object) -> None:
@@ -55,6 +58,25 @@ def test_a_dead_one_is_taken_over(place):
     write(place, renewed=time.time() - module.LEASE_SECONDS - 1)
     with lease(fs, path, "A nightly run"):
         assert json.loads(fs.cat_file(path))["owner"] != "other"
+
+
+@pytest.mark.parametrize("jump", [-86_400, 86_400])
+def test_a_clock_that_jumps_takes_no_lease_from_one_at_work(place, monkeypatch, jump):
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.6)  # renewed every 0.1 s
+    true_time = time.time
+    with lease(*place, "A nightly run"):
+        taken = threading.local()
+        taken.here = True  # the clock of this thread alone jumps, as another machine's would
+        monkeypatch.setattr(time, "time", lambda: true_time() + (jump if hasattr(taken, "here") else 0))
+        with pytest.raises(MuscRayError, match="A nightly run has been at work"):
+            lease(*place, "Another").__enter__()
+
+
+@pytest.mark.parametrize("renewed", [-86_400, 86_400])
+def test_a_dead_one_with_a_wrong_clock_locks_nobody_out(place, renewed):
+    write(place, renewed=time.time() + renewed)
+    with lease(*place, "A nightly run"):
+        pass
 
 
 def test_a_dead_process_of_this_machine_is_taken_over_at_once(place, monkeypatch):
@@ -92,6 +114,39 @@ def test_it_is_renewed(place, monkeypatch):
         first = json.loads(fs.cat_file(path))["renewed"]
         time.sleep(0.5)
         assert json.loads(fs.cat_file(path))["renewed"] > first
+
+
+def test_a_store_that_is_away_ends_neither_the_renewing_nor_the_command(place, monkeypatch):
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.6)
+    fs, path = place
+    away = []
+
+    def write_if_there(*arguments: object) -> None:
+        if away:
+            raise StorageError("away")
+        write_json(*arguments)
+
+    monkeypatch.setattr(module, "write_json", write_if_there)
+    with lease(fs, path, "A nightly run"):
+        away.append(1)
+        time.sleep(0.4)
+        away.clear()
+        before = json.loads(fs.cat_file(path))["renewed"]
+        time.sleep(0.4)
+        assert json.loads(fs.cat_file(path))["renewed"] > before
+
+
+def test_the_error_of_the_command_is_told_and_not_that_of_its_lease(place, monkeypatch):
+    def refused(*_: object) -> None:
+        raise PermissionError("Forbidden")
+
+    def refused_at_work() -> None:
+        with lease(*place, "A nightly run"):
+            monkeypatch.setattr(module, "_owner", refused)
+            raise StorageError("the store refuses")
+
+    with pytest.raises(StorageError, match="the store refuses"):
+        refused_at_work()
 
 
 def test_half_a_lease_is_none(place):
