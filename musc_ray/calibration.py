@@ -36,6 +36,7 @@ MODEL_SHARE, MUTUAL_SHARE = 0.4, 0.35
 def measured_rates(
     backbone: Backbone,
     degrees: Sequence[int],
+    aggregation: str,
     dtype: torch.dtype,
     batch_size: int,
     workers: int,
@@ -46,7 +47,7 @@ def measured_rates(
 
     Args:
         backbone: of the job's shape, on the device to measure; its weights do not matter.
-        degrees: LNAMD degrees; dtype: what the tile product reads.
+        degrees, aggregation: of the neighbourhoods; dtype: what the tile product reads.
         batch_size: images that go through the backbone at once.
         workers: how many this machine would have; threads: of each.
         sample: URIs of images to read; those that cannot be read are left out.
@@ -55,7 +56,7 @@ def measured_rates(
     image_seconds, image_bytes, reading = _reading(sample, backbone.info.image_size)
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
         model = _rate(pool, workers, device, lambda: _forward(backbone, batch_size))
-        mutual = _rate(pool, workers, device, lambda: _tile(backbone.info, degrees, dtype, device))
+        mutual = _rate(pool, workers, device, lambda: _tile(backbone.info, degrees, aggregation, dtype, device))
         search = _rate(pool, workers, torch.device("cpu"), lambda: _search(backbone.info.class_channels))
     torch.set_num_threads(threads)
     cpu = f"{threads} CPU thread{'' if threads == 1 else 's'} of this machine"
@@ -94,16 +95,18 @@ def _forward(backbone: Backbone, batch_size: int) -> Work:
     ]
 
 
-def _tile(info: BackboneInfo, degrees: Sequence[int], dtype: torch.dtype, device: torch.device) -> Work:
+def _tile(
+    info: BackboneInfo, degrees: Sequence[int], aggregation: str, dtype: torch.dtype, device: torch.device
+) -> Work:
     """A tile of noise around a common image, since images of one product are alike."""
     length = info.grid[0] * info.grid[1]
     side = max(2, min(16, 4096 // length)) if device.type == "cpu" else max(8, min(64, 2**16 // length))
     common = torch.randn(1, length, info.channels)
     a, b = (
-        prepare((common + torch.randn(side, length, info.channels)).to(device), info.grid, degrees, dtype)
+        prepare((common + torch.randn(side, length, info.channels)).to(device), info.grid, degrees, dtype, aggregation)
         for _ in range(2)
     )
-    products = products_a_tile(device.type == "cuda", len(degrees))
+    products = products_a_tile(device.type == "cuda", len(a.degrees))
     return 2.0 * (side * length) ** 2 * info.channels * products, lambda: tile_minima(a, b, torch.float16)
 
 

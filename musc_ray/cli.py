@@ -12,6 +12,7 @@ from rich.table import Column, Table
 
 from musc_ray.cli_options import (
     Address,
+    Aggregation,
     Backbone,
     Config,
     Contamination,
@@ -60,6 +61,7 @@ def run(
     image_size: ImageSize = None,
     layers: Layers = None,
     degrees: Degrees = None,
+    aggregation: Aggregation = None,
     references: References = None,
     group_by: GroupBy = None,
     shard_size: ShardSize = None,
@@ -126,6 +128,7 @@ def score(
     image_size: ImageSize = None,
     layers: Layers = None,
     degrees: Degrees = None,
+    aggregation: Aggregation = None,
     references: References = None,
     group_by: GroupBy = None,
     precision: Precision = None,
@@ -203,6 +206,7 @@ def plan(
     image_size: ImageSize = None,
     layers: Layers = None,
     degrees: Degrees = None,
+    aggregation: Aggregation = None,
     references: References = None,
     group_by: GroupBy = None,
     shard_size: ShardSize = None,

@@ -21,6 +21,7 @@ Weights = Annotated[str | None, typer.Option(help="safetensors or pth file, path
 ImageSize = Annotated[str | None, typer.Option(help="Model input in pixels: 518, or H,W.")]
 Layers = Annotated[str | None, typer.Option(help="0-based layers, such as 5,11,17,23.")]
 Degrees = Annotated[str | None, typer.Option(help="Neighbourhood sizes, such as 1,3,5.")]
+Aggregation = Annotated[str | None, typer.Option(help="`lnamd` (plain means) or `snamd` (weighted, one vector).")]
 References = Annotated[str | None, typer.Option(help="`all`, or how many images each is scored against.")]
 GroupBy = Annotated[str | None, typer.Option(help="Path template `{group}/**` or a regular expression.")]
 ShardSize = Annotated[str | None, typer.Option(help="Images a shard.")]

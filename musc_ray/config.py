@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from musc_ray.config_errors import (
+    Aggregation,
     Count,
     Counts,
     Days,
@@ -44,7 +45,7 @@ from musc_ray.config_errors import (
 )
 from musc_ray.config_fill import fill_in
 from musc_ray.config_lake import OptionalLake
-from musc_ray.core import LARGEST_DEGREE
+from musc_ray.core import LARGEST_DEGREE, vectors_a_patch
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.storage.filesystem import open_filesystem
 
@@ -75,6 +76,10 @@ class Settings(BaseModel):
     )
     layers: Layers = Field(default=None, description="Blocks used, from 0; default: the ends of the four quarters.")
     degrees: Counts = Field(default=(1, 3, 5), description="Odd sides, in patches, of the averaged neighbourhoods.")
+    aggregation: Aggregation = Field(
+        default="lnamd",
+        description="Neighbourhoods as plain means, a vector a degree (lnamd), or weighted by similarity, one (snamd).",
+    )
     interval: Interval = Field(
         default=(0.0, 0.3), description="Which share of the sorted distances makes a patch score: low,high in 0..1."
     )
@@ -147,6 +152,11 @@ class Settings(BaseModel):
     def reference_count(self) -> int | None:
         """M, or None for all."""
         return None if self.references == "all" else int(self.references)
+
+    @property
+    def vectors(self) -> int:
+        """Vectors that stand for a patch in a layer."""
+        return vectors_a_patch(self.aggregation, len(self.degrees))
 
     @property
     def distance_bytes(self) -> int:

@@ -118,6 +118,7 @@ Size = Annotated[
 ]
 Interval = Annotated[tuple[_Fraction, _Fraction], _TUPLE, expects("two numbers from 0 to 1, for example 0,0.3")]
 References = Annotated[Literal["all"] | _Positive, expects("'all' or a whole number of at least 1")]
+Aggregation = Literal["lnamd", "snamd"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
 ReportImages = Annotated[int, _WHOLE, Field(ge=0, le=1000), expects("a whole number from 0 to 1000")]

@@ -56,9 +56,10 @@ class Job:
     Attributes:
         group_sizes: images of each group.
         info: the backbone's shape.
+        vectors: that stand for a patch in a layer: one a degree, or one in all (see core/snamd.py).
         references: M, or None for all; seed: which ones.
         itemsize: bytes of a number in products and of a stored distance.
-        on_gpu: whether each degree has a product of its own (see core/prepared.py).
+        on_gpu: whether each vector has a product of its own (see core/prepared.py).
         side: shards along a side of a block of tiles.
         cache_bytes: prepared shards that a worker keeps.
         workers: actors of a stage.
@@ -66,7 +67,7 @@ class Job:
 
     group_sizes: Sequence[int]
     info: BackboneInfo
-    degrees: Sequence[int]
+    vectors: int
     references: int | None
     seed: int
     shard_size: int
@@ -166,7 +167,7 @@ def plan_job(job: Job, rates: Rates) -> Plan:
     """Count a job's work."""
     info, length, layers = job.info, job.patches, len(job.info.layers)
     images, windows = sum(job.group_sizes), job.windows
-    products = products_a_tile(job.on_gpu, len(job.degrees))
+    products = products_a_tile(job.on_gpu, job.vectors)
     layer_bytes = job.shard_size * length * info.channels * 2
     pairs = sum(window.pairs for window in windows)
     return Plan(
@@ -181,10 +182,8 @@ def plan_job(job: Job, rates: Rates) -> Plan:
         search_operations=sum(2.0 * size**2 * info.class_channels for size in job.group_sizes),
         source_bytes=images * rates.image_bytes,
         mutual_bytes_read=layers * sum(_shards_read(window, job) for window in windows) * layer_bytes,
-        exchanged_bytes=2.0 * pairs * length * len(job.degrees) * job.itemsize * layers,
-        pending_bytes=max(
-            (pending_bytes(window, length, len(job.degrees), job.itemsize) for window in windows), default=0
-        ),
+        exchanged_bytes=2.0 * pairs * length * job.vectors * job.itemsize * layers,
+        pending_bytes=max((pending_bytes(window, length, job.vectors, job.itemsize) for window in windows), default=0),
         feature_bytes=images * (layers * length * info.channels * 2 + info.class_channels * 4),
         result_bytes=images * (length * 4 + 100),
         extract_memory=_extract_memory(job),
@@ -198,9 +197,9 @@ def forward_operations(info: BackboneInfo) -> float:
     return float(info.depth) * (24.0 * tokens * channels**2 + 4.0 * tokens**2 * channels)
 
 
-def pending_bytes(window: Window, patches: int, degrees: int, itemsize: int) -> int:
+def pending_bytes(window: Window, patches: int, vectors: int, itemsize: int) -> int:
     """Distances of a group that wait in the object store at most: one layer's, which is what is worked on at a time."""
-    return waiting_bytes(window, itemsize) * patches * degrees
+    return waiting_bytes(window, itemsize) * patches * vectors
 
 
 def _block_count(window: Window, images: int) -> int:
@@ -222,7 +221,7 @@ def _shards_read(window: Window, job: Job) -> int:
 
 def _prepared_bytes(job: Job) -> float:
     """Bytes of a shard's layer ready to multiply (see core/prepared.py)."""
-    copies = len(job.degrees) if job.on_gpu else 4 // job.itemsize
+    copies = job.vectors if job.on_gpu else 4 // job.itemsize
     return float(job.shard_size * job.patches * job.info.channels * job.itemsize * copies)
 
 
@@ -244,9 +243,9 @@ def _mutual_memory(job: Job) -> float:
     shards = -(-largest // job.shard_size)
     kept = min(3 * job.side, shards) if on_ring else shards  # see stages/mutual.py
     held = min(kept * prepared, max(job.cache_bytes, 2 * job.side * prepared))
-    distances = job.patches * len(job.degrees) * job.itemsize
+    distances = job.patches * job.vectors * job.itemsize
     block = 2 * min(job.side * job.shard_size, largest) ** 2 * distances
     references = max((window.references for window in job.windows), default=0)
     waiting = references * job.itemsize if references <= EXACT_REFERENCES else 2 * SUMMARY_BYTES
-    band = job.shard_size * job.patches * len(job.degrees) * waiting
+    band = job.shard_size * job.patches * job.vectors * waiting
     return PROCESS_BYTES + held + values * PREPARING_BYTES + max(block, band)

@@ -34,6 +34,37 @@ def lnamd(tokens: np.ndarray, grid: tuple[int, int], degree: int) -> np.ndarray:
     return out
 
 
+def snamd(tokens: np.ndarray, grid: tuple[int, int], degrees: Sequence[int]) -> np.ndarray:
+    """(N, h*w, C) raw tokens -> unit vectors, one for all degrees: joint LayerNorm, a window of the largest degree with
+    zeros beyond the grid, weights exp(-distance to the patch in the middle), weighted mean of each degree, mean, L2."""
+    n, length, channels = tokens.shape
+    h, w = grid
+    out = np.zeros((n, length, channels))
+    largest = max(degrees)
+    middle = largest // 2
+    for i in range(n):
+        x = tokens[i].astype(np.float64)
+        x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+        image = np.zeros((h + 2 * middle, w + 2 * middle, channels))
+        image[middle : middle + h, middle : middle + w] = x.reshape(h, w, channels)
+        for row in range(h):
+            for column in range(w):
+                window = image[row : row + largest, column : column + largest]
+                weights = np.zeros((largest, largest))
+                for y in range(largest):
+                    for z in range(largest):
+                        weights[y, z] = np.exp(-np.sqrt(((window[y, z] - window[middle, middle]) ** 2).sum()))
+                means = []
+                for degree in degrees:
+                    part = slice(middle - degree // 2, middle + degree // 2 + 1)
+                    weighted = window[part, part] * weights[part, part, None]
+                    means.append(weighted.sum(axis=(0, 1)) / weights[part, part].sum())
+                mean = np.mean(means, axis=0)
+                norm = np.sqrt((mean**2).sum())
+                out[i, row * w + column] = mean / norm if norm > 1e-12 else mean * 0
+    return out
+
+
 def mutual_minima(z: np.ndarray) -> np.ndarray:
     """a(i, m, j) = min_n |z_i^m - z_j^n| as (N, L, N); NaN where j = i."""
     n, length, _ = z.shape
@@ -64,8 +95,12 @@ def patch_maps(
     grid: tuple[int, int],
     degrees: Sequence[int] = (1, 3, 5),
     interval: tuple[float, float] = (0.0, 0.3),
+    aggregation: str = "lnamd",
 ) -> np.ndarray:
-    """(N, h*w): mean over layers, then over degrees."""
+    """(N, h*w): mean over layers, then over degrees (lnamd); or over layers, degrees being in the vectors (snamd)."""
+    if aggregation == "snamd":
+        layers = [interval_average(mutual_minima(snamd(tokens, grid, degrees)), interval) for tokens in features]
+        return np.mean(layers, axis=0)
     per_degree = []
     for degree in degrees:
         layers = [interval_average(mutual_minima(lnamd(tokens, grid, degree)), interval) for tokens in features]
@@ -115,7 +150,12 @@ class Scored:
     score: float
 
 
-def score_features_folder(folder: Path, degrees: Sequence[int] = (1, 3, 5), k_list: Sequence[int] = (1, 2, 3)):
+def score_features_folder(
+    folder: Path,
+    degrees: Sequence[int] = (1, 3, 5),
+    k_list: Sequence[int] = (1, 2, 3),
+    aggregation: str = "lnamd",
+):
     """Score a group from its stored feature shards: a dict from image_id to `Scored`."""
     ids: list[str] = []
     class_tokens: list[np.ndarray] = []
@@ -131,7 +171,7 @@ def score_features_folder(folder: Path, degrees: Sequence[int] = (1, 3, 5), k_li
             stored = table[f"layer_{layer:02d}"].to_pylist()
             layers.setdefault(layer, []).extend(np.frombuffer(value, "<f2").reshape(shape) for value in stored)
     grid = tuple(meta["grid"])
-    maps = patch_maps([np.stack(layers[layer]) for layer in meta["layers"]], grid, degrees)
+    maps = patch_maps([np.stack(layers[layer]) for layer in meta["layers"]], grid, degrees, aggregation=aggregation)
     raw = np.array([pixel_map(m.reshape(grid), tuple(meta["image_size"])).max() for m in maps])
     scores = rscin(raw, np.stack(class_tokens), k_list)
     return {image_id: Scored(maps[i], raw[i], scores[i]) for i, image_id in enumerate(ids)}

@@ -9,7 +9,7 @@ from torch import Tensor
 from musc_ray.core import gram
 from musc_ray.core.lnamd import aggregate, layer_norm
 from musc_ray.core.onednn import linear
-from musc_ray.core.prepared import SMALLEST_NEAR_DUPLICATE, PreparedShard
+from musc_ray.core.prepared import SMALLEST_NEAR_DUPLICATE, PlainPatches, PreparedShard
 
 IMAGES_AT_ONCE = 16
 """Images prepared at a time: what is made on the way stays in memory that is used again."""
@@ -19,7 +19,7 @@ ROUNDING = {torch.float32: 0.0, torch.float16: 2**-12 / 3**0.5, torch.bfloat16: 
 
 
 class GramShard(PreparedShard):
-    """One operand: plain layer-normalised patches, and in low precision a shift t, so that G = z.z' - t t' is small.
+    """One operand: plain patches, and in low precision a shift t, so that G = z.z' - t t' is small.
 
     A rounded G loses a part of itself only. Near patches have z.z' close to |z|^2, the many others of a box filter
     close to s |z|^2, s the mean cosine of patches: t^2 = |z|^2 (1 + s) / 2 lies between.
@@ -28,7 +28,14 @@ class GramShard(PreparedShard):
         right: the operand that other shards' left ones are multiplied with: the pieces of t with their signs positive.
     """
 
-    def __init__(self, tokens: Tensor, grid: tuple[int, int], degrees: tuple[int, ...], dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        tokens: Tensor,
+        grid: tuple[int, int],
+        degrees: tuple[int, ...],
+        dtype: torch.dtype,
+        plain_patches: PlainPatches = layer_norm,
+    ) -> None:
         images, _, channels = tokens.shape
         super().__init__(images, grid, channels, degrees)
         pieces = 0 if dtype == torch.float32 else 4
@@ -41,7 +48,7 @@ class GramShard(PreparedShard):
         own = torch.empty(images, self.patches)
         for start in range(0, images, IMAGES_AT_ONCE):
             part = slice(start, start + IMAGES_AT_ONCE)
-            z[part, :, :channels] = layer_norm(tokens[part])
+            z[part, :, :channels] = plain_patches(tokens[part])
             if pieces:
                 right[part, :, :channels] = z[part, :, :channels]
             vectors = z[part, :, :channels].float().contiguous()

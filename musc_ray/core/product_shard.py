@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.lnamd import aggregate, layer_norm
-from musc_ray.core.prepared import SMALLEST_NEAR_DUPLICATE, PreparedShard
+from musc_ray.core.prepared import SMALLEST_NEAR_DUPLICATE, PlainPatches, PreparedShard
 
 PIECES = {torch.float32: 1, torch.float16: 3, torch.bfloat16: 3}
 """How many numbers of a dtype add up to a float32 without loss (24 bits in pieces of 8 or 11)."""
@@ -26,11 +26,18 @@ class ProductShard(PreparedShard):
     with lengths split into pieces that keep them exact to float32.
     """
 
-    def __init__(self, tokens: Tensor, grid: tuple[int, int], degrees: tuple[int, ...], dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        tokens: Tensor,
+        grid: tuple[int, int],
+        degrees: tuple[int, ...],
+        dtype: torch.dtype,
+        plain_patches: PlainPatches = layer_norm,
+    ) -> None:
         super().__init__(tokens.shape[0], grid, tokens.shape[2], degrees)
-        normalised = layer_norm(tokens)
+        plain = plain_patches(tokens)
         self.half_squares: list[Tensor] = []
-        self.operands = [self._operand(aggregate(normalised, grid, degree), dtype) for degree in degrees]
+        self.operands = [self._operand(aggregate(plain, grid, degree), dtype) for degree in degrees]
         self.near_duplicate = torch.full((len(degrees),), SMALLEST_NEAR_DUPLICATE, device=self.device)
         self.zero_vectors = torch.zeros(len(degrees), self.images, dtype=torch.bool, device=self.device)
         self.with_zeros = self.zero_vectors.any(dim=1)  # none: lengths travel along in the product

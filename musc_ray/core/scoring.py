@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from musc_ray.core import LARGEST_DEGREE
+from musc_ray.core import AGGREGATIONS, LARGEST_DEGREE
 from musc_ray.core.bands import exact_scores
 from musc_ray.core.mutual import tile_minima
 from musc_ray.core.precision import distance_dtype, resolve_precision
@@ -22,19 +22,22 @@ def score_features(
     interval: tuple[float, float] = (0.0, 0.3),
     precision: str = "auto",
     device: str | torch.device | None = None,
+    aggregation: str = "lnamd",
 ) -> Tensor:
     """Patch anomaly scores of N images of one product that score each other (MuSc: LNAMD, MSM, interval average).
 
-    Holds N * N * h * w float32 distances a degree (one layer at a time): for archives use `musc-ray run`.
+    Holds N * N * h * w float32 distances a degree (one layer at a time; with `snamd` for all degrees together): for
+    archives use `musc-ray run`.
 
     Args:
         features: one entry a layer, each (N, h*w, C) raw patch tokens without class token, row-major; tensors or
             arrays of any float dtype, C may differ between layers.
         grid: (h, w).
-        degrees: odd neighbourhood sizes r of LNAMD.
+        degrees: odd neighbourhood sizes r.
         interval: which share of the sorted distances is averaged.
         precision: `float32` (exact), `bfloat16`, `float16`, or `auto` (the fastest that the device has).
         device: where to compute; None means the GPU where there is one, else the CPU.
+        aggregation: `lnamd` (plain means, one vector a degree) or `snamd` (similarity-weighted, one vector; MuSc-V2).
 
     Returns:
         (N, h*w) float32 on the CPU: the patch map of each image, mean over layers and degrees.
@@ -43,12 +46,12 @@ def score_features(
         ValueError: shapes that do not fit, fewer than 2 images, NaN or infinite features, unusable settings.
     """
     layers = [_as_tensor(layer) for layer in features]
-    images = check_inputs(layers, grid, degrees, interval)
+    images = check_inputs(layers, grid, degrees, interval, aggregation)
     target = torch.device(device) if device is not None else default_device()
     dtype = resolve_precision(precision, target, images)
     total = torch.zeros(images, grid[0] * grid[1], dtype=torch.float64)
     for tokens in layers:
-        shard = prepare(tokens.to(target), grid, degrees, dtype)
+        shard = prepare(tokens.to(target), grid, degrees, dtype, aggregation)
         minima, _ = tile_minima(shard, shard, distance_dtype(dtype))
         total += exact_scores([minima], images - 1, interval, target)
     return (total / len(layers)).float()
@@ -64,7 +67,11 @@ def _as_tensor(layer: Any) -> Tensor:
 
 
 def check_inputs(
-    layers: Sequence[Tensor], grid: tuple[int, int], degrees: Sequence[int], interval: tuple[float, float]
+    layers: Sequence[Tensor],
+    grid: tuple[int, int],
+    degrees: Sequence[int],
+    interval: tuple[float, float],
+    aggregation: str,
 ) -> int:
     """Check what the formulas take for granted; returns the number of images.
 
@@ -75,6 +82,8 @@ def check_inputs(
         raise ValueError("features must hold at least one layer.")
     if not degrees or any(degree not in range(1, LARGEST_DEGREE + 1, 2) for degree in degrees):
         raise ValueError(f"degrees must be odd numbers from 1 to {LARGEST_DEGREE}, got {list(degrees)}.")
+    if aggregation not in AGGREGATIONS:
+        raise ValueError(f"aggregation must be one of {', '.join(AGGREGATIONS)}, not {aggregation!r}.")
     if not 0.0 <= interval[0] < interval[1] <= 1.0:
         raise ValueError(f"interval must satisfy 0 <= low < high <= 1, got {tuple(interval)}.")
     images = layers[0].shape[0]

@@ -17,7 +17,7 @@ from musc_ray.storage.features import FeaturesMeta
 from musc_ray.storage.filesystem import absolute, check_writable
 from musc_ray.storage.layout import Layout
 
-SCORE_SETTINGS = ("degrees", "interval", "references", "k_list", "precision", "seed")
+SCORE_SETTINGS = ("degrees", "aggregation", "interval", "references", "k_list", "precision", "seed")
 """Settings that change scores without changing features."""
 
 

@@ -93,13 +93,13 @@ def block_side(settings: Settings, shards: Sequence[int], layers: int, patches: 
     """Shards along a side of a block: as many as memory allows while every worker still gets some blocks.
 
     Args:
-        settings: shard_size, degrees and cache_mb.
+        settings: shard_size, degrees, aggregation and cache_mb.
         shards: how many each group has.
         layers: how many.
         patches: L.
         workers: actors.
     """
-    tile_bytes = 2 * settings.shard_size**2 * patches * len(settings.degrees) * settings.distance_bytes
+    tile_bytes = 2 * settings.shard_size**2 * patches * settings.vectors * settings.distance_bytes
     fitting = int((settings.cache_mb * 2**20 / MINIMA_SHARE / tile_bytes) ** 0.5)
     side = max(1, min(LARGEST_SIDE, fitting))
     while side > 1 and layers * sum(_block_count(count, side) for count in shards) < BLOCKS_PER_WORKER * workers:

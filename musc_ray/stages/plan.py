@@ -47,7 +47,9 @@ def plan_archive(settings: Settings, gpu: str | None = None) -> Plan:
     dtype = resolve_precision(settings.precision, device, max(sizes))
     backbone = untrained_backbone(info, device=device.type, precision=model_precision(settings, device.type))
     at_once = min(workers, here) if device.type == "cpu" else 1
-    rates = measured_rates(backbone, settings.degrees, dtype, settings.batch_size, at_once, threads, sample)
+    rates = measured_rates(
+        backbone, settings.degrees, settings.aggregation, dtype, settings.batch_size, at_once, threads, sample
+    )
     return plan_job(job, rates)
 
 
@@ -62,7 +64,7 @@ def _job(settings: Settings, info: BackboneInfo, sizes: list[int], device: torch
     return Job(
         group_sizes=sizes,
         info=info,
-        degrees=settings.degrees,
+        vectors=settings.vectors,
         references=settings.reference_count,
         seed=settings.seed,
         shard_size=settings.shard_size,

@@ -233,7 +233,7 @@ def _check_pending(archive: Archive, groups: Sequence[GroupImages]) -> None:
     """
     settings, (h, w) = archive.settings, archive.meta.grid
     for group in groups:
-        pending = pending_bytes(group.window, h * w, len(settings.degrees), settings.distance_bytes)
+        pending = pending_bytes(group.window, h * w, settings.vectors, settings.distance_bytes)
         if pending > settings.max_pending_gb * 1e9:
             raise SettingsError(
                 f"Group '{group.group}' has {group.images:,} images: with references {settings.references} up to "

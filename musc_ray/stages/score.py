@@ -50,7 +50,7 @@ def score_groups(
     mutual = Mutual(layout, run_id, groups, meta.layers, side)
     arguments = (settings, layout.uri(layout.root), run_id, meta)
     with Pool(Scorer, settings, workers, *arguments, calls_at_once=CALLS_AT_ONCE) as pool:
-        products = products_a_tile(pool.plan.device == "cuda", len(settings.degrees))
+        products = products_a_tile(pool.plan.device == "cuda", settings.vectors)
         with progress.stage("mutual", total=mutual.total, unit="tiles") as stage:
             for tiles, found in mutual.run(pool):
                 stage.advance(tiles)

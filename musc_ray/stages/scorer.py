@@ -179,7 +179,7 @@ class Scorer:
 
     def _empty(self, shard: RingShard, columns: int, dtype: torch.dtype) -> Tensor:
         length = self.meta.grid[0] * self.meta.grid[1]
-        return torch.empty(len(self.settings.degrees), len(shard.ids), length, columns, dtype=dtype)
+        return torch.empty(self.settings.vectors, len(shard.ids), length, columns, dtype=dtype)
 
     def _dtype(self, task: BlockTask) -> torch.dtype:
         """What minima are kept in."""
@@ -218,8 +218,9 @@ class Scorer:
         """Read and prepare a shard's layer."""
         path = self.layout.shard(self.meta.features_id, task.group, shard.number)
         tokens = torch.from_numpy(read_layer(self.layout.fs, path, task.layer, shard.ids))
-        dtype = resolve_precision(self.settings.precision, self.device, task.window.images)
-        return prepare(tokens.to(self.device), self.meta.grid, self.settings.degrees, dtype)
+        settings = self.settings
+        dtype = resolve_precision(settings.precision, self.device, task.window.images)
+        return prepare(tokens.to(self.device), self.meta.grid, settings.degrees, dtype, settings.aggregation)
 
     def _shrink(self) -> None:
         """Keep less from now on."""

@@ -111,6 +111,29 @@ def test_scores_equal_the_brute_force_over_the_stored_features(runs, shard_size)
             np.testing.assert_allclose(row[name], getattr(expected[image_id], name), atol=tolerance)
 
 
+def test_another_aggregation_is_another_run_on_the_same_features(runs, musc_ray, archive, options, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(runs[5], out)
+    plain = only_run(out)
+    command = ["run", archive, out, *options, "--shard-size", "5"]
+    before = snapshot(out)
+    result = musc_ray(*command, "--aggregation", "snamd")
+    assert result.exit_code == 0, result.stderr
+    (other,) = set((out / "runs").iterdir()) - {plain}
+    run = json.loads((other / "run.json").read_text())
+    assert run["settings"]["aggregation"] == "snamd"
+    assert json.loads((plain / "run.json").read_text())["settings"]["aggregation"] == "lnamd"
+    assert {path: snapshot(out)[path] for path in before} == before, "features are shared, the other run is as it was"
+    expected = brute_force.score_features_folder(next(out.glob("features/*/group=all")), aggregation="snamd")
+    rows = {row["image_id"]: row for row in ds.dataset(other / "scores", format="parquet").to_table().to_pylist()}
+    assert set(rows) == set(expected)
+    for image_id, row in rows.items():
+        for name, tolerance in TOLERANCE.items():
+            np.testing.assert_allclose(row[name], getattr(expected[image_id], name), atol=tolerance)
+    assert "already complete" in musc_ray(*command, "--set", "aggregation=snamd").stdout
+    assert plain.name in musc_ray(*command).stdout
+
+
 def test_shard_size_changes_nothing(runs):
     small, large = by_id(runs[5]), by_id(runs[16])
     for image_id, row in small.items():
@@ -325,6 +348,7 @@ def test_weights_of_another_shape(musc_ray, tmp_path, archive, options):
         (["--image-size", "65"], "try 64 or 80"),
         (["--layers", "2,40"], "layers 0 to 11"),
         (["--degrees", "2"], "degrees"),
+        (["--aggregation", "snmad"], "did you mean 'snamd'"),
     ],
 )
 def test_settings_errors_are_one_sentence_and_exit_code_2(musc_ray, tmp_path, archive, options, arguments, words):

@@ -50,6 +50,7 @@ def test_defaults_are_the_method_of_the_paper() -> None:
     assert settings.backbone == "clip-vit-l-14-336"
     assert (settings.degrees, settings.interval, settings.k_list) == ((1, 3, 5), (0.0, 0.3), (1, 2, 3))
     assert (settings.references, settings.precision, settings.model_precision) == ("all", "auto", "float32")
+    assert (settings.aggregation, settings.vectors) == ("lnamd", 3)
     assert (settings.shard_size, settings.batch_size, settings.report_images) == (64, 8, 24)
     assert (settings.max_error_fraction, settings.max_pixels, settings.seed) == (0.05, 100_000_000, 0)
     assert settings.cache_mb == 1024
@@ -89,6 +90,7 @@ def test_a_model_built_directly_refuses_unknown_keys_and_hides_values() -> None:
         ("degrees", "5,1,3", (1, 3, 5)),
         ("degrees", [5, "3"], (3, 5)),
         ("degrees", 3, (3,)),
+        ("aggregation", "snamd", "snamd"),
         ("layers", "23,5", (5, 23)),
         ("layers", [0], (0,)),
         ("interval", "0,0.5", (0.0, 0.5)),
@@ -166,6 +168,7 @@ def test_accepted_values(key: str, given_value: object, expected: object) -> Non
         ("degrees", [1, 2], "Setting 'degrees' must be odd, not 2 in [1, 2]: use 1 or 3."),
         ("degrees", [1, 35], "Setting 'degrees' holds 35, larger than 33: use smaller ones."),
         ("degrees", "1,3,3", "Setting 'degrees' repeats 3 in [1, 3, 3]: give it once."),
+        ("aggregation", "snmad", "Setting aggregation 'snmad' is not one of lnamd, snamd: did you mean 'snamd'?"),
         ("k_list", [1, 1], "Setting 'k_list' repeats 1 in [1, 1]: give it once."),
         ("k_list", "0,1", "Setting 'k_list' must be whole numbers of at least 1, for example 1,3,5, not '0,1'."),
         ("layers", [5, 5], "Setting 'layers' repeats 5 in [5, 5]: give it once."),

@@ -26,7 +26,7 @@ def job(sizes: list[int], references: int | None = None, **given: object) -> Job
     made = Job(
         group_sizes=sizes,
         info=INFO,
-        degrees=(1, 3, 5),
+        vectors=3,
         references=references,
         seed=0,
         shard_size=16,
@@ -101,6 +101,16 @@ def test_a_gpu_multiplies_each_degree_and_decodes_behind_the_model():
     cpu, gpu = (plan_job(job([2000], on_gpu=on_gpu), RATES) for on_gpu in (False, True))
     assert gpu.mutual_operations == 3 * cpu.mutual_operations
     assert gpu.extract_seconds < cpu.extract_seconds
+
+
+def test_one_vector_a_patch_takes_a_third_of_the_distances_and_on_a_gpu_of_the_products():
+    for on_gpu in (False, True):
+        three, one = (plan_job(job([2000], on_gpu=on_gpu, vectors=vectors), RATES) for vectors in (3, 1))
+        assert one.pending_bytes == three.pending_bytes / 3
+        assert one.exchanged_bytes == three.exchanged_bytes / 3
+        assert one.mutual_operations == three.mutual_operations / (3 if on_gpu else 1)
+        assert one.mutual_memory < three.mutual_memory
+        assert one.mutual_bytes_read == three.mutual_bytes_read
 
 
 def test_assumed_rates_say_so_and_unknown_kinds_are_refused():
