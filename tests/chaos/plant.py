@@ -209,9 +209,9 @@ class Plant:
         return broken
 
     def collect_garbage(self, out: str) -> None:
-        """What `musc-ray gc OUT --delete` does, an hour later."""
+        """What `musc-ray gc OUT --delete` does, when all that a run might still need is old."""
         s3fs.S3FileSystem.clear_instance_cache()
-        collect_garbage(self.uri(out), older_than_days=7, delete=True, now=datetime.now(UTC) + timedelta(hours=1))
+        collect_garbage(self.uri(out), older_than_days=7, delete=True, now=datetime.now(UTC) + timedelta(days=8))
 
     @cached_property
     def _arrow(self) -> pyarrow.fs.FileSystem:

@@ -125,7 +125,7 @@ def test_what_cannot_be_reached_is_one_sentence_without_secrets(as_user, tmp_pat
         assert "not-the-right-one" not in sentence
     missing = ["run", tmp_path / "images", tmp_path / "out", "--weights", "s3://nowhere/w.safetensors", *OPTIONS]
     assert "s3://nowhere/w.safetensors" in failure(as_user(*missing))
-    assert "s3://nowhere/images" in failure(as_user(*read, AWS_ENDPOINT_URL="http://127.0.0.1:9"))
+    assert "s3://nowhere/images" in failure(as_user(*read, AWS_ENDPOINT_URL="http://127.0.0.1:9", AWS_MAX_ATTEMPTS="1"))
 
 
 @pytest.mark.parametrize(
