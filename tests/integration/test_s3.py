@@ -165,13 +165,14 @@ def test_a_failed_upload_leaves_nothing_visible(server, monkeypatch, tmp_path):
 
 def test_a_lease_on_s3_is_held_by_one(server, monkeypatch):
     monkeypatch.setattr(lease_module, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(lease_module, "WATCH_SECONDS", 0.5)
     fs = server.filesystem()
     fs.mkdir("leases")
     path = "leases/out/nightly-lease.json"
     with lease(fs, path, "A nightly run"):
         with pytest.raises(MuscRayError, match="A nightly run has been at work"):
             lease(server.filesystem(), path, "Another").__enter__()
-        held = {**json.loads(fs.cat_file(path)), "renewed": 0, "host": "elsewhere"}
+        held = {**json.loads(fs.cat_file(path)), "owner": "a dead one", "renewed": 0, "host": "elsewhere"}
         fs.pipe_file(path, json.dumps(held).encode())  # as one that died on another machine
         with lease(server.filesystem(), path, "Another"):
             assert json.loads(server.filesystem().cat_file(path))["what"] == "Another"
