@@ -36,7 +36,6 @@ DEFAULTS = {
     "groups": 1,
     "shard_size": 8,
     "oom": False,
-    "full": None,
     "summaries": False,
     "settings": {},
 }
@@ -112,7 +111,7 @@ class ForgetfulScorer(Scorer):
 
 
 class CrampedScorer(Scorer):
-    """A scorer whose first block finds the disk full, or each of them does."""
+    """A scorer whose first block finds the disk full."""
 
     always, failed = False, False
 
@@ -121,6 +120,12 @@ class CrampedScorer(Scorer):
             self.failed = True
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "scratch")
         return super()._multiply(task, shards)
+
+
+class FullScorer(CrampedScorer):
+    """A scorer whose blocks all do."""
+
+    always = True
 
 
 def score_generated(out: str, spec: Mapping) -> dict:
@@ -138,9 +143,6 @@ def main() -> None:
     spec = {**DEFAULTS, **json.loads(sys.argv[2])}
     if spec["oom"]:
         score.Scorer = ForgetfulScorer
-    if spec["full"] is not None:
-        CrampedScorer.always = spec["full"] == "always"
-        score.Scorer = CrampedScorer
     if spec["summaries"]:
         keep_summaries()
         score.Scorer = SummarisingScorer

@@ -2,7 +2,8 @@
 
     python tests/benchmarks/bench_backpressure.py [--minutes 10]
 
-Three jobs, each on two workers for so many minutes, with the memory of all processes (PSS, shared pages counted once):
+Three jobs, each on two workers for so many minutes, with the memory of all processes (PSS: shared pages counted once;
+without mapped files, which the system drops when it needs the room):
 
 - fast producer, extraction: images are read and decoded ten times as fast as the model takes them;
 - fast producer, scoring: blocks of tiles are multiplied ten times as fast as their bands are reduced;

@@ -18,7 +18,7 @@ class PeakMemory:
         peaks: largest anonymous memory (what a process needs for itself; neither mapped files nor the object store)
             by the name of the process, in bytes; of several processes of a name the largest.
         total: largest sum of proportional set sizes (shared pages counted once).
-        samples: seconds since the start and that sum.
+        samples: seconds since the start, and that sum without mapped files: their share of a page changes with others.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class PeakMemory:
     def _watch(self) -> None:
         started = time.monotonic()
         while not self._stop.wait(SAMPLE_SECONDS):
-            total = 0
+            total = own = 0
             this = psutil.Process()
             for process in (this, *this.children(recursive=True)):
                 try:
@@ -50,9 +50,10 @@ class PeakMemory:
                 except (psutil.Error, OSError):  # gone meanwhile
                     continue
                 total += fields["Pss"]
+                own += fields["Pss"] - fields["Pss_File"]
                 self.peaks[name] = max(self.peaks.get(name, 0), fields["Anonymous"])
             self.total = max(self.total, total)
-            self.samples.append((time.monotonic() - started, total))
+            self.samples.append((time.monotonic() - started, own))
 
 
 def _rollup(pid: int) -> dict[str, int]:

@@ -81,8 +81,11 @@ class Campaign:
         """The kinds of faults that this machine allows."""
         return [kind for kind, fault in FAULTS.items() if fault.possible(self.plant)]
 
-    def round(self, job_name: str, kinds: Sequence[str]) -> None:
-        """Run a job to its end while faults of some kinds strike one after the other, and look at what is there."""
+    def round(self, job_name: str, kinds: Sequence[str], repeats: int = 2) -> None:
+        """Run a job to its end while faults of some kinds strike one after the other, and look at what is there.
+
+        Faults that the job's end has come before strike another one, up to `repeats` times.
+        """
         self.rounds += 1
         job, out = JOBS[job_name], f"round-{self.rounds:03d}"
         self.plant.new_out(job, out)
@@ -109,6 +112,8 @@ class Campaign:
         told = "; ".join(f"{each.fault.kind} (attempt {each.attempt})" for each in struck) or "no fault in time"
         self.say(f"round {self.rounds}, {job_name}: {told}: {attempts} attempt(s){', '.join(['', *problems])}")
         self.plant.forget(out)
+        if waiting and repeats and not self.problems:
+            self.round(job_name, [fault.kind for fault in waiting], repeats - 1)
 
     def table(self) -> str:
         """Results as a Markdown table."""

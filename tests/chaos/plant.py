@@ -209,9 +209,9 @@ class Plant:
         return broken
 
     def collect_garbage(self, out: str) -> None:
-        """What `musc-ray gc OUT --delete` does, an hour later."""
+        """What `musc-ray gc OUT --delete` does, when all that a run might still need is old."""
         s3fs.S3FileSystem.clear_instance_cache()
-        collect_garbage(self.uri(out), older_than_days=7, delete=True, now=datetime.now(UTC) + timedelta(hours=1))
+        collect_garbage(self.uri(out), older_than_days=7, delete=True, now=datetime.now(UTC) + timedelta(days=8))
 
     @cached_property
     def _arrow(self) -> pyarrow.fs.FileSystem:
@@ -227,7 +227,7 @@ def plant(folder: Path, seed: int) -> Iterator[Plant]:
     with ExitStack() as stack:
         (folder / "weed").mkdir()
         store = stack.enter_context(faulty_store(stack.enter_context(s3_server(folder / "weed")), seed))
-        scratch = stack.enter_context(_volume(folder / "scratch"))
+        scratch = stack.enter_context(volume(folder / "scratch", SCRATCH_MB))
         sockets = Path(tempfile.mkdtemp(prefix="musc-chaos-"))  # short: a socket's path has at most 107 bytes
         stack.callback(shutil.rmtree, sockets, ignore_errors=True)
         environment = stack.enter_context(pytest.MonkeyPatch.context())
@@ -242,10 +242,10 @@ def plant(folder: Path, seed: int) -> Iterator[Plant]:
 
 
 @contextmanager
-def _volume(folder: Path) -> Iterator[Path | None]:
+def volume(folder: Path, megabytes: int) -> Iterator[Path | None]:
     """A small file system of its own; None where this user cannot mount one."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SCRATCH_MB}m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
         yield None
         return

@@ -15,9 +15,11 @@ from ray.cluster_utils import Cluster
 
 import musc_ray
 from musc_ray.core.references import reference_window
+from musc_ray.stages import score as scoring
 from musc_ray.stages.pool import TASKS_PER_ACTOR
+from musc_ray.storage.retry import StorageError
 from tests import brute_force
-from tests.generated import DEFAULTS, group_features, score_generated
+from tests.generated import DEFAULTS, CrampedScorer, FullScorer, group_features, score_generated
 from tests.processes import kill, named
 
 EXACT = {"precision": "float32"}
@@ -196,20 +198,19 @@ def test_an_actor_out_of_memory_goes_on_with_less(tmp_path):
     assert_same(tmp_path, expected(spec))
 
 
-def test_a_disk_that_is_full_for_a_moment_changes_nothing(tmp_path):
-    spec = {"full": "once", "settings": {**EXACT, "workers": 2}}
-    stats = figures(start(tmp_path, spec))
+def test_a_disk_that_is_full_for_a_moment_changes_nothing(tmp_path, shared_ray, monkeypatch):
+    monkeypatch.setattr(scoring, "Scorer", CrampedScorer)
+    spec = {"settings": {**EXACT, "workers": 2}}
+    stats = score_generated(str(tmp_path), spec)
     assert 1 <= stats["mutual"]["repeated_tasks"] <= 2 * TASKS_PER_ACTOR
     assert stats["failed"] == {}
     assert_same(tmp_path, expected(spec))
 
 
-def test_a_disk_that_stays_full_ends_the_run_and_no_group_is_given_up(tmp_path):
-    process = start(tmp_path, {"full": "always", "groups": 2, "settings": {**EXACT, "workers": 1}})
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 1
-    assert "StorageError: The storage failed ([Errno 28] No space left on device: 'scratch')" in stderr
-    assert not list(tmp_path.glob("runs/generated/scores/*"))
+def test_a_disk_that_stays_full_ends_the_run_and_no_group_is_given_up(tmp_path, shared_ray, monkeypatch):
+    monkeypatch.setattr(scoring, "Scorer", FullScorer)
+    with pytest.raises(StorageError, match=r"The storage failed .*No space left on device: 'scratch'"):
+        score_generated(str(tmp_path), {"groups": 2, "settings": {**EXACT, "workers": 1}})
 
 
 def test_a_group_with_a_broken_shard_fails_alone(tmp_path, shared_ray):

@@ -125,7 +125,7 @@ def test_what_cannot_be_reached_is_one_sentence_without_secrets(as_user, tmp_pat
         assert "not-the-right-one" not in sentence
     missing = ["run", tmp_path / "images", tmp_path / "out", "--weights", "s3://nowhere/w.safetensors", *OPTIONS]
     assert "s3://nowhere/w.safetensors" in failure(as_user(*missing))
-    assert "s3://nowhere/images" in failure(as_user(*read, AWS_ENDPOINT_URL="http://127.0.0.1:9"))
+    assert "s3://nowhere/images" in failure(as_user(*read, AWS_ENDPOINT_URL="http://127.0.0.1:9", AWS_MAX_ATTEMPTS="1"))
 
 
 @pytest.mark.parametrize(
@@ -165,13 +165,14 @@ def test_a_failed_upload_leaves_nothing_visible(server, monkeypatch, tmp_path):
 
 def test_a_lease_on_s3_is_held_by_one(server, monkeypatch):
     monkeypatch.setattr(lease_module, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(lease_module, "WATCH_SECONDS", 0.5)
     fs = server.filesystem()
     fs.mkdir("leases")
     path = "leases/out/nightly-lease.json"
     with lease(fs, path, "A nightly run"):
         with pytest.raises(MuscRayError, match="A nightly run has been at work"):
             lease(server.filesystem(), path, "Another").__enter__()
-        held = {**json.loads(fs.cat_file(path)), "renewed": 0, "host": "elsewhere"}
+        held = {**json.loads(fs.cat_file(path)), "owner": "a dead one", "renewed": 0, "host": "elsewhere"}
         fs.pipe_file(path, json.dumps(held).encode())  # as one that died on another machine
         with lease(server.filesystem(), path, "Another"):
             assert json.loads(server.filesystem().cat_file(path))["what"] == "Another"
