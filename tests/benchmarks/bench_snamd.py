@@ -30,6 +30,7 @@ from musc_ray.core.prepared import prepare
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
 from musc_ray.progress import Progress
+from musc_ray.stages.cluster import ray_cluster
 from musc_ray.stages.evaluate import evaluate_run
 from musc_ray.stages.run import run_archive
 
@@ -114,7 +115,7 @@ def main() -> None:
     for name, shape in SHAPES.items():
         parts(name, *shape)  # compiles the kernels, too
     for name, (labels, layout) in sets.items():
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, ray_cluster(load_settings(None, {"workers": 2})):
             quality(Path(folder), name, labels, layout)
 
 
