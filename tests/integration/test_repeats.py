@@ -1,14 +1,21 @@
-"""Repeated defects through the stages: found whole, scored again exactly, whatever the shards, summaries and resumes."""
+"""Repeated defects through the stages: found whole, scored again exactly, whatever the shards and resumes."""
 
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
+from PIL import Image
 
+from musc_ray.config import load_settings
+from musc_ray.progress import Progress
 from musc_ray.stages.repeats_work import RepeatsWork
+from musc_ray.stages.report import write_report
 from musc_ray.storage.layout import Layout
-from tests import brute_force
+from musc_ray.storage.parquet import write_table
+from musc_ray.storage.schemas import DEFECTS
+from tests import brute_force, scored_run
 from tests.generated import DEFAULTS, PLANTED_SIDE, generated_archive, group_features, score_generated
 
 SPEC = {
@@ -115,7 +122,36 @@ def test_what_is_scored_again_is_taken_up(runs):
         assert one["patch_map"] == other["patch_map"]
 
 
-def test_fewer_references_find_it_too(tmp_path, shared_ray):
+def test_fewer_references_find_it_too_in_pieces_of_the_ring(tmp_path, shared_ray):
     spec = SPEC | {"settings": {**SPEC["settings"], "references": 20}}
-    score_generated(str(tmp_path), spec)
-    assert [n for n, row in enumerate(rows_of(str(tmp_path))) if row["defect_group"] == 1] == PLANTED
+    stages = score_generated(str(tmp_path), spec)
+    found = stages["repeats"]["defects"]["group-0"]
+    assert [n for n, row in enumerate(rows_of(str(tmp_path))) if row["defect_group"] is not None] == PLANTED
+    assert sum(defect["images"] for defect in found) == len(PLANTED)
+
+
+def test_the_report_names_the_images_and_shows_the_patches_that_they_share(tmp_path, shared_ray):
+    grey, uris = (128, 128, 128), []
+    for number in range(12):
+        path = tmp_path / f"part <{number}>.png"
+        Image.new("RGB", (400, 200), grey).save(path)
+        uris.append(path.as_uri())
+    layout = Layout.at(str(tmp_path / "out"))
+    run = scored_run.write_run(layout, {"screws": uris, "nuts": uris[:3]}, (4, 8), repeated_defects={"screws": []})
+    table = ds.dataset(layout.scores(scored_run.RUN, "screws"), format="parquet").to_table(["image_id", "uri"])
+    rows = [{**row, "defect_group": 1, "patches": [0, 9]} for row in table.slice(2, 10).to_pylist()]
+    path = f"{layout.defects(scored_run.RUN, 'screws')}/part-00000.parquet"
+    write_table(layout.fs, path, pa.Table.from_pylist(rows, schema=DEFECTS))
+    write_report(layout, run, load_settings(None, {"workers": 1, "report_images": 0}), Progress(quiet=True))
+    folder = tmp_path / "out" / "runs" / scored_run.RUN / "report"
+    nuts, screws = ((folder / f"group-{number}.html").read_text() for number in (1, 2))
+    assert "None was found" in nuts
+    assert "Defect 1: these 10 images share it" in screws
+    assert "part &lt;7&gt;.png" in screws
+    assert screws.count('<a href="image.html#2/') == 10
+    strip = Image.open(folder / "data" / "group-2" / "defect-001.jpg")
+    assert strip.size == (8 * 320, 160)
+    for place in range(8):  # patches of 40 x 40 pixels at (0, 0) and (1, 1)
+        for x, y, marked in ((20, 20, True), (60, 60, True), (60, 20, False), (300, 140, False)):
+            red, _, blue = strip.getpixel((320 * place + x, y))
+            assert (red - blue > 30) == marked
