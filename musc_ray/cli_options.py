@@ -32,6 +32,9 @@ Address = Annotated[str | None, typer.Option(help="Ray cluster; without it one i
 RunId = Annotated[str | None, typer.Option(help="Name of the run; otherwise made from settings and images.")]
 Threshold = Annotated[str | None, typer.Option(help="Images with at least this score are anomalous.")]
 Contamination = Annotated[str | None, typer.Option(help="Share of each group that is anomalous, such as 0.05.")]
+RepeatedDefects = Annotated[
+    bool | None, typer.Option("--repeated-defects", help="Find defects that many images share.", show_default=False)
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Compute again what is already done.")]
 SetOptions = Annotated[list[str] | None, typer.Option("--set", help="Any setting as key=value; may be repeated.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]

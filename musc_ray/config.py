@@ -86,6 +86,9 @@ class Settings(BaseModel):
     references: References = Field(
         default="all", description="Other images that each image is scored against: all of its group, or this many."
     )
+    repeated_defects: Flag = Field(
+        default=False, description="Find defects that many images share, and score these images without them."
+    )
     k_list: Counts = Field(
         default=(1, 2, 3), description="Neighbours in the rescoring, the image included; 1,8,9 suits varied products."
     )

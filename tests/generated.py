@@ -37,8 +37,12 @@ DEFAULTS = {
     "shard_size": 8,
     "oom": False,
     "summaries": False,
+    "planted": 0,
     "settings": {},
 }
+
+
+PLANTED_SIDE = 3
 
 
 def group_features(spec: Mapping, group: int, images: range) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
@@ -50,7 +54,12 @@ def group_features(spec: Mapping, group: int, images: range) -> tuple[list[str],
         generator = np.random.default_rng([group, n])
         ids.append(f"{n:08x}{generator.integers(2**63):024x}")  # in order, but random when read backwards
         class_tokens.append(generator.standard_normal(8) + 1)
-        layers.append((common + 0.5 * generator.standard_normal(common.shape)).astype(np.float16))
+        tokens = common + 0.5 * generator.standard_normal(common.shape)
+        if n % 4 == 1 and n < 4 * spec["planted"]:  # the same defect, a square of patches, hardly different
+            place = (np.arange(PLANTED_SIDE)[:, None] * spec["grid"][1] + np.arange(PLANTED_SIDE)).ravel()
+            defect = np.random.default_rng(99).standard_normal((spec["layers"], len(place), channels))
+            tokens[:, place] = 2 * defect + 0.1 * generator.standard_normal(defect.shape)
+        layers.append(tokens.astype(np.float16))
     return ids, np.array(class_tokens, np.float32), list(np.stack(layers, axis=1))
 
 

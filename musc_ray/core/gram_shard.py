@@ -66,6 +66,7 @@ class GramShard(PreparedShard):
             z[:, :, channels:] = -torch.stack([high, high, low, low], dim=2)
             right[:, :, channels:] = torch.stack([high, low, high, low], dim=2)  # pieces meet each other
         self.operands = [left]
+        self.stand_ins: Tensor | None = None
         inverses = _inverse(lengths)
         ratios = torch.stack([_box_sums(shift, grid, degree) for degree in degrees]) * inverses
         self.zero_vectors = (inverses == 0).any(dim=2)
@@ -108,10 +109,19 @@ class GramShard(PreparedShard):
         spare = gram.spare_rows(self.grid, len(right))
         return linear(self.operands[0][i.start * self.patches : i.stop * self.patches + spare], right)
 
+    def exclude(self, patches: Tensor) -> None:
+        """See PreparedShard; their lines become those of no patch, so box filters still sum all of them."""
+        where = patches.view(self.images, *self.grid).numpy()
+        inverse, ratio = self.lines
+        inverse[..., : self.grid[1]][:, where] = 0
+        ratio[..., : self.grid[1]][:, where] = gram.NOWHERE
+        self.stand_ins = self._stand_ins(patches)
+
     def unit_vectors(self, d: int, image: int) -> Tensor:
         """See PreparedShard."""
         rows = self._rows(self.operands[0], slice(image, image + 1))[:, : self.channels].float()
-        return aggregate(rows[None], self.grid, self.degrees[d])[0]
+        vectors = aggregate(rows[None], self.grid, self.degrees[d])[0]
+        return vectors if self.stand_ins is None else vectors[self.stand_ins[image]]
 
 
 def _inverse(lengths: Tensor) -> Tensor:

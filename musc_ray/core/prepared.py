@@ -96,6 +96,11 @@ class PreparedShard(ABC):
         """Where the product is computed."""
         return self.operands[0].device
 
+    def _stand_ins(self, patches: Tensor) -> Tensor:
+        """For every patch (A, L) the one that is read in its place: itself, or a kept one of its image."""
+        own = torch.arange(self.patches, device=patches.device).expand_as(patches)
+        return torch.where(patches, (~patches).int().argmax(dim=1, keepdim=True), own)
+
     def _rows(self, operand: Tensor, images: slice) -> Tensor:
         return operand[images.start * self.patches : images.stop * self.patches]
 
@@ -108,5 +113,15 @@ class PreparedShard(ABC):
         """
 
     @abstractmethod
+    def exclude(self, patches: Tensor) -> None:
+        """From now on these patches are nobody's nearest, where this shard is the right side of a tile.
+
+        Distances of the patches of this shard mean nothing any more.
+
+        Args:
+            patches: (A, L) bool; every image keeps at least one.
+        """
+
+    @abstractmethod
     def unit_vectors(self, d: int, image: int) -> Tensor:
-        """The unit vectors (L, C) float32 of an image for the d-th degree."""
+        """The unit vectors (L, C) float32 of an image for the d-th degree; of excluded patches another one's."""

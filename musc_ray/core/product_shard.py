@@ -78,6 +78,13 @@ class ProductShard(PreparedShard):
         product = product.view(i.stop - i.start, self.patches, j.stop - j.start, self.patches)
         return product.amax(dim=3), product.amax(dim=1).permute(1, 2, 0)
 
+    def exclude(self, patches: Tensor) -> None:
+        """See PreparedShard; kept patches stand in their place."""
+        firsts = torch.arange(self.images, device=self.device)[:, None] * self.patches
+        rows = (firsts + self._stand_ins(patches.to(self.device))).flatten()
+        self.operands = [operand[rows] for operand in self.operands]
+        self.half_squares = [half_square[rows] for half_square in self.half_squares]
+
     def unit_vectors(self, d: int, image: int) -> Tensor:
         """See PreparedShard."""
         return self._rows(self.operands[d], slice(image, image + 1))[:, : self.channels].float()

@@ -60,7 +60,8 @@ class LakeRun:
 
     def columns(self, maps: bool) -> pa.Schema:
         """Of its scores in the lake."""
-        return scores_schema(maps, bool(self.record.get("thresholds")))
+        defects = bool(self.record["settings"].get("repeated_defects"))
+        return scores_schema(maps, bool(self.record.get("thresholds")), defects)
 
     def rows(self, columns: pa.Schema) -> Iterator[pa.Table]:
         """Its scores in these columns, file by file."""

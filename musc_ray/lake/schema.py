@@ -18,7 +18,7 @@ from pyiceberg.types import (
     TimestamptzType,
 )
 
-from musc_ray.storage.schemas import IS_ANOMALOUS, SCORES
+from musc_ray.storage.schemas import DEFECT_GROUP, IS_ANOMALOUS, SCORES
 
 COMMENTS = {
     "image_id": "32 hexadecimal digits: a hash of the uri",
@@ -34,6 +34,7 @@ COMMENTS = {
     "grid_w": "columns of the patch map",
     "patch_map": "anomaly score of each patch, row-major",
     "is_anomalous": "whether score reaches the run's threshold; null where the run has none",
+    "defect_group": "repeated defect of its group that the image has, from 1; null where none is known",
     "features_id": "folder of the features below out",
     "backbone": "model that made the features",
     "weights_sha256": "hash of the model's weights",
@@ -79,9 +80,10 @@ TYPES: Mapping[pa.DataType, IcebergType] = {
 }
 
 
-def scores_schema(maps: bool, thresholds: bool) -> pa.Schema:
-    """The columns of a run's scores in the lake: with patch maps or not, with `is_anomalous` or not."""
+def scores_schema(maps: bool, thresholds: bool, defects: bool = False) -> pa.Schema:
+    """The columns of a run's scores in the lake: with or without patch maps, `is_anomalous` and `defect_group`."""
     fields = [field for field in SCORES if maps or field.name != "patch_map"]
+    fields += [DEFECT_GROUP] if defects else []
     fields += [IS_ANOMALOUS] if thresholds else []
     return pa.schema(
         [

@@ -9,6 +9,7 @@
     data/group-<n>/rows-*.js        rows of the table, by rank; sheet-*.jpg: their thumbnails
     data/group-<n>/detail-*.js      patch maps and similar images, in the order of the scores table
     data/group-<n>/picture-*.jpg    the worst images, larger
+    data/group-<n>/defect-*.jpg     images that share a repeated defect, with its patches
 
 Data come as scripts, since a page opened from a folder may read no other files (see static/data.js).
 """

@@ -14,6 +14,23 @@ METRICS = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap",
 NO_LABEL = 255
 
 
+@dataclass(frozen=True)
+class SharedDefect:
+    """A repeated defect of a group.
+
+    Attributes:
+        number: `defect_group` of the scores table.
+        images: how many have it.
+        pictured: how many of them its picture shows, the worst first.
+        members: ranks and names of the worst of them.
+    """
+
+    number: int
+    images: int
+    pictured: int
+    members: Sequence[tuple[int, str]]
+
+
 @dataclass(frozen=True, eq=False)
 class GroupReport:
     """One group of N images.
@@ -29,6 +46,7 @@ class GroupReport:
         threshold: scores from here on are held.
         threshold_is_set: whether the run's settings say so; it is a suggestion otherwise.
         metrics: rows of the metrics table, the one of all defects first.
+        defects: its repeated defects; None where none were looked for.
     """
 
     number: int
@@ -42,6 +60,7 @@ class GroupReport:
     threshold: float
     threshold_is_set: bool
     metrics: Sequence[Mapping[str, Any]]
+    defects: Sequence[SharedDefect] | None = None
 
     @property
     def images(self) -> int:

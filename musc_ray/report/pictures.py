@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 THUMBNAIL_SIDE = 160
 """Pixels of a cell of a sheet; a multiple of JPEG's blocks of 16, so that neighbours hardly bleed into each other."""
@@ -12,6 +12,8 @@ SHEET_COLUMNS = 8
 SHEET_IMAGES = SHEET_COLUMNS**2
 PICTURE_SIDE = 800
 THUMBNAIL_QUALITY, PICTURE_QUALITY = 75, 85
+MARK_COLOUR, MARK_STRENGTH = (255, 90, 20), 70
+"""Of the patches of a repeated defect: orange, and how much of it of 255."""
 
 
 def thumbnail(picture: Image.Image, long_side: int) -> Image.Image:
@@ -29,6 +31,25 @@ def sheet(thumbnails: Sequence[Image.Image | None]) -> Image.Image:
         if picture is not None:
             row, column = divmod(place, SHEET_COLUMNS)
             result.paste(picture, (column * THUMBNAIL_SIDE, row * THUMBNAIL_SIDE))
+    return result
+
+
+def marked(picture: Image.Image, patches: Sequence[int], grid: tuple[int, int]) -> Image.Image:
+    """`picture` with some patches of its (h, w) grid, given row-major, in colour and framed."""
+    h, w = grid
+    shade = Image.new("L", picture.size)
+    draw = ImageDraw.Draw(shade)
+    boxes = []
+    for patch in patches:
+        row, column = divmod(patch, w)
+        left, right = (round(edge * picture.width / w) for edge in (column, column + 1))
+        top, bottom = (round(edge * picture.height / h) for edge in (row, row + 1))
+        boxes.append((left, top, right - 1, bottom - 1))
+        draw.rectangle(boxes[-1], fill=MARK_STRENGTH)
+    result = Image.composite(Image.new("RGB", picture.size, MARK_COLOUR), picture.convert("RGB"), shade)
+    frame = ImageDraw.Draw(result)
+    for box in boxes:
+        frame.rectangle(box, outline=MARK_COLOUR)
     return result
 
 

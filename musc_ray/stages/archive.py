@@ -92,6 +92,8 @@ def archive_of(
 ) -> Archive:
     """What a run on some images works on; see `Archive` for `earlier`."""
     values = {name: getattr(settings, name) for name in SCORE_SETTINGS} | {"features_id": meta.features_id}
+    if settings.repeated_defects:
+        values["repeated_defects"] = True  # only then, so that other runs keep their names
     if earlier is not None:
         ids = {group: sorted(images) for group, images in earlier.items()}
         values |= {"earlier": ids, "rescore_window": settings.rescore_window}

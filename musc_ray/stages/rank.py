@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from musc_ray.core.drift import drift
 from musc_ray.core.ranking import percentiles, percentiles_among, ranks
 from musc_ray.core.rscin import nearest_images, weighted_scores
 from musc_ray.core.threshold import is_anomalous
+from musc_ray.stages.repeats_work import RepeatsWork
 from musc_ray.stages.ring import GroupImages, RingShard
 from musc_ray.stages.thresholds import ThresholdRule
 from musc_ray.storage.features import FeaturesMeta, read_class_tokens
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import read_table, write_table
-from musc_ray.storage.schemas import IS_ANOMALOUS, NEIGHBOURS, SCORES
+from musc_ray.storage.schemas import DEFECT_GROUP, DEFECTS, IS_ANOMALOUS, NEIGHBOURS, SCORES
 
 IMAGES_AT_ONCE = 16384
 """Images of a part: as queries, and as what they are compared with at a time."""
@@ -110,13 +112,20 @@ def write_part(
     scored_at: datetime,
     columns: Columns,
     neighbours: Neighbours,
+    repeats: RepeatsWork | None,
 ) -> None:
-    """Write a part's rows of the tables of neighbours and scores, one file a shard of each."""
+    """Write a part's rows of the tables of neighbours and scores, one file a shard of each.
+
+    Args:
+        repeats: knows the repeated defects, where they were looked for.
+    """
     shards = images.ring[part.start : part.stop]
     for shard in shards:
         rows = slice(shard.first - shards[0].first, shard.positions.stop - shards[0].first)
         name = f"part-{shard.number:05d}.parquet"
         values = {column: values[rows] for column, values in columns.items() if column != PUBLISHED}
+        defects, patches = (None, None) if repeats is None else repeats.defects(shard.number)
+        values[DEFECT_GROUP.name] = np.zeros(len(shard.ids), np.int32) if defects is None else defects
         table = _scores_table(layout, run_id, images.group, shard.number, grid, scored_at, values)
         similar = _neighbours_table(images, shard, neighbours[0][rows], neighbours[1][rows])
         if PUBLISHED in columns:
@@ -124,6 +133,10 @@ def write_part(
             table, similar = table.filter(published), similar.filter(published)
         if len(table) == 0:
             continue
+        if patches is not None and patches.any():
+            shared = _defects_table(shard, table, patches)
+            if len(shared):
+                write_table(layout.fs, f"{layout.defects(run_id, images.group)}/{name}", shared)
         write_table(layout.fs, f"{layout.neighbours(run_id, images.group)}/{name}", similar)
         write_table(layout.fs, f"{layout.scores(run_id, images.group)}/{name}", table)
 
@@ -157,10 +170,22 @@ def _scores_table(
     rows = len(maps)
     constant = {"group": group, "run_id": run_id, "scored_at": scored_at, "grid_h": grid[0], "grid_w": grid[1]}
     arrays = {name: pa.array([value] * rows, SCORES.field(name).type) for name, value in constant.items()}
-    schema = SCORES.append(IS_ANOMALOUS) if IS_ANOMALOUS.name in columns else SCORES
+    schema = SCORES.append(DEFECT_GROUP)
+    schema = schema.append(IS_ANOMALOUS) if IS_ANOMALOUS.name in columns else schema
     arrays |= {name: pa.array(values, schema.field(name).type) for name, values in columns.items()}
+    defects = columns[DEFECT_GROUP.name]
+    arrays[DEFECT_GROUP.name] = pa.array(defects, DEFECT_GROUP.type, mask=defects == 0)
     arrays |= {name: maps[name] for name in maps.column_names}
     return pa.table([arrays[name] for name in schema.names], schema=schema)
+
+
+def _defects_table(shard: RingShard, scores: pa.Table, patches: npt.NDArray[np.bool_]) -> pa.Table:
+    """The images of one shard that have a repeated defect and are published, and where: patches is (A, L)."""
+    of_id = dict(zip(shard.ids, patches, strict=True))
+    found = scores.filter(pc.is_valid(scores[DEFECT_GROUP.name])).select(["image_id", "uri", DEFECT_GROUP.name])
+    numbers = [np.flatnonzero(of_id[image_id]).tolist() for image_id in found["image_id"].to_pylist()]
+    arrays = [*(column.combine_chunks() for column in found.columns), pa.array(numbers, DEFECTS.field("patches").type)]
+    return pa.table(arrays, schema=DEFECTS)
 
 
 def _neighbours_table(

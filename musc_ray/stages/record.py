@@ -70,13 +70,17 @@ def run_record(
         "failed_groups": dict(failed_groups),
         "metrics": dict(metrics),
         "notes": list(notes),
-        "stages": {name: dict(stage) for name, stage in stages.items()},
+        "stages": {
+            name: {figure: value for figure, value in stage.items() if figure != "defects"}
+            for name, stage in stages.items()
+        },
         "versions": {
             "musc-ray": __version__,
             "python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},
         },
         **({"source_snapshot": archive.source_snapshot} if archive.source_snapshot is not None else {}),
+        **({"repeated_defects": stages["repeats"]["defects"]} if "repeats" in stages else {}),
         **({"waiting": dict(archive.waiting)} if archive.waiting else {}),
         **({"thresholds": thresholds} if thresholds else {}),
         **({"night": _night(archive, groups, figures)} if archive.earlier is not None else {}),

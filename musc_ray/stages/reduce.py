@@ -5,7 +5,7 @@ import pyarrow as pa
 import torch
 
 from musc_ray.core.pixel import image_scores
-from musc_ray.stages.bands import read_band
+from musc_ray.stages.bands import read_array
 from musc_ray.stages.ring import RingShard
 from musc_ray.storage.features import FeaturesMeta, read_meta
 from musc_ray.storage.layout import Layout
@@ -18,7 +18,7 @@ def combine_shard(layout: Layout, run_id: str, group: str, shard: RingShard, met
 
     The mean over degrees is already taken; both means commute (MuSc, eq. 6).
     """
-    bands = [read_band(layout, layout.band(run_id, group, layer, shard.number)) for layer in meta.layers]
+    bands = [_band(layout, run_id, group, layer, shard.number) for layer in meta.layers]
     patch_maps = np.stack(bands).mean(axis=0, dtype=np.float64).astype(np.float32)
     grids = torch.from_numpy(patch_maps).view(-1, *meta.grid)
     uri_of = {
@@ -34,6 +34,12 @@ def combine_shard(layout: Layout, run_id: str, group: str, shard: RingShard, met
         schema=MAPS,
     )
     write_table(layout.fs, layout.maps(run_id, group, shard.number), table)
+
+
+def _band(layout: Layout, run_id: str, group: str, layer: int, shard: int) -> np.ndarray:
+    """A band (A, L) float32: as it was scored last, where images of it were scored again without repeated defects."""
+    again = layout.rescored_band(run_id, group, layer, shard)
+    return read_array(layout, again if layout.fs.exists(again) else layout.band(run_id, group, layer, shard))
 
 
 def list_rows(array: np.ndarray) -> pa.Array:

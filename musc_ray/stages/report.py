@@ -16,22 +16,26 @@ import ray
 from musc_ray.config import Settings, load_settings
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.progress import Progress, Stage
-from musc_ray.report.data import GroupReport, RunReport
+from musc_ray.report.data import GroupReport, RunReport, SharedDefect
+from musc_ray.report.pictures import SHEET_COLUMNS
 from musc_ray.report.rows import CHUNK_ROWS, DETAIL_ROWS, Lookup
 from musc_ray.report.site import group_files, group_row, run_files, static_files
 from musc_ray.stages.cluster import ray_cluster
 from musc_ray.stages.labels import Labels
 from musc_ray.stages.pool import Pool
-from musc_ray.stages.site_writer import DetailsTask, RowsTask, SiteWriter, detail_files
+from musc_ray.stages.site_writer import DefectTask, DetailsTask, RowsTask, SiteWriter, detail_files
 from musc_ray.stages.thresholds import group_threshold
 from musc_ray.storage.filesystem import read_json, remove_tree, write_text
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.runs import complete_run
-from musc_ray.storage.schemas import ERRORS
+from musc_ray.storage.schemas import DEFECTS, ERRORS
 from musc_ray.storage.scores import map_scale, read_tables
 
 REPORT_SETTINGS = ("report_images", "report_thumbnails", "max_pixels", "workers", "threads", "address")
 """Settings that may differ when the report of a run is written again: the others made its scores."""
+
+DEFECT_MEMBERS = 100
+"""Images of a repeated defect that its part of the page names."""
 
 COLUMNS = ("image_id", "uri", "score", "score_raw", "rank", "percentile")
 
@@ -105,6 +109,9 @@ def write_report(
     return f"{folder}/index.html"
 
 
+SiteTask = RowsTask | DetailsTask | DefectTask
+
+
 class _Site:
     """The groups of a site, one after the other.
 
@@ -129,7 +136,7 @@ class _Site:
                 if unreadable:
                     stage.note(f"{unreadable:,} pictures cannot be read")
 
-    def _group(self, number: int, name: str) -> Iterator[RowsTask | DetailsTask]:
+    def _group(self, number: int, name: str) -> Iterator[SiteTask]:
         """Write what is known of a whole group; yields what is to be done for its images."""
         layout, run_id = self.layout, self.run["run_id"]
         paths = layout.score_files(run_id, name)
@@ -139,10 +146,12 @@ class _Site:
         labels = self.labels.of_images(table)
         table = table.append_column("label", pa.array(labels.names, pa.string()))
         scale = map_scale(layout, run_id, name, float(pc.max(table["score_raw"]).as_py()))
-        group = self._report(number, name, table, labels.values, scale)
+        defects, pictures_of_defects = self._defects(number, name, table)
+        group = self._report(number, name, table, labels.values, scale, defects)
         self.rows.append(group_row(group))
         for path, text in group_files(self.report, group):
             write_text(layout.fs, f"{layout.report(run_id)}/{path}", text)
+        yield from pictures_of_defects
         pictures = self.settings.report_images
         thumbnails = max(pictures, self.settings.report_thumbnails)
         for chunk, start in enumerate(range(0, len(table), CHUNK_ROWS)):
@@ -158,7 +167,13 @@ class _Site:
             yield DetailsTask(number, path, neighbours, first, scale[1], lookup)
 
     def _report(
-        self, number: int, name: str, table: pa.Table, labels: np.ndarray | None, scale: tuple[float, float]
+        self,
+        number: int,
+        name: str,
+        table: pa.Table,
+        labels: np.ndarray | None,
+        scale: tuple[float, float],
+        defects: list[SharedDefect] | None,
     ) -> GroupReport:
         scores, raw = table["score"].to_numpy(), table["score_raw"].to_numpy()
         if not (np.isfinite(scores).all() and np.isfinite(raw).all()):
@@ -178,10 +193,38 @@ class _Site:
             threshold=threshold.threshold,
             threshold_is_set=given is not None,
             metrics=self.labels.metrics(name),
+            defects=defects,
         )
 
+    def _defects(self, number: int, name: str, table: pa.Table) -> tuple[list[SharedDefect] | None, list[DefectTask]]:
+        """The repeated defects of a group, whose table is in the order of the ranks, and their pictures to be made."""
+        if "repeated_defects" not in self.run:
+            return None, []
+        paths = self.layout.table_files(self.layout.defects(self.run["run_id"], name))
+        parts = read_tables(self.layout.fs, paths, DEFECTS.names)
+        if not parts:
+            return [], []
+        rows = pa.concat_tables(parts)
+        ranks = table["rank"].take(pc.index_in(rows["image_id"], table["image_id"].combine_chunks()))
+        rows = rows.append_column("rank", ranks)
+        rows = rows.take(pc.sort_indices(rows, [("defect_group", "ascending"), ("rank", "ascending")]))
+        found, tasks = [], []
+        h, w = self.run["resolved"]["grid"]
+        for defect in pc.unique(rows["defect_group"]).to_pylist():
+            own = rows.filter(pc.equal(rows["defect_group"], defect))
+            worst = own.slice(0, DEFECT_MEMBERS).to_pylist()
+            shown = worst[:SHEET_COLUMNS]
+            members = [(row["rank"], PurePosixPath(row["uri"]).name) for row in worst]
+            found.append(SharedDefect(defect, len(own), len(shown), members))
+            tasks.append(
+                DefectTask(number, defect, [row["uri"] for row in shown], [row["patches"] for row in shown], (h, w))
+            )
+        return found, tasks
 
-def _call(actor: Any, task: RowsTask | DetailsTask) -> Any:
+
+def _call(actor: Any, task: SiteTask) -> Any:
+    if isinstance(task, DefectTask):
+        return actor.defect.remote(task)
     return actor.rows.remote(task) if isinstance(task, RowsTask) else actor.details.remote(task)
 
 

@@ -158,6 +158,17 @@ class BlockTask:
         return sum(len(shard.ids) for shard in self.shards if shard.number in met)
 
     @cached_property
+    def partners(self) -> dict[int, dict[int, slice]]:
+        """For each shard the shards that it meets, by number, and the columns that their images take beside it."""
+        partners: dict[int, dict[int, slice]] = {}
+        for a, b in self.tiles:
+            for shard, other in {(a.number, b), (b.number, a)}:
+                taken = partners.setdefault(shard, {})
+                start = max((columns.stop for columns in taken.values()), default=0)
+                taken[other.number] = slice(start, start + len(other.ids))
+        return partners
+
+    @cached_property
     def shards(self) -> list[RingShard]:
         """All shards that are multiplied, each once."""
         return list({shard.number: shard for tile in self.tiles for shard in tile}.values())

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from ray.exceptions import RayError
+
 from musc_ray.core.prepared import products_a_tile
 from musc_ray.progress import Progress
 from musc_ray.stages.archive import Archive
@@ -14,6 +16,7 @@ from musc_ray.stages.mutual import Mutual, block_side
 from musc_ray.stages.pool import Pool
 from musc_ray.stages.publish import Publish
 from musc_ray.stages.rank import GroupFigures
+from musc_ray.stages.repeats import find_repeats
 from musc_ray.stages.ring import GroupImages, RingShard
 from musc_ray.stages.scorer import Scorer
 
@@ -64,6 +67,17 @@ def score_groups(
         }
         failed = dict(mutual.failed)
         left = [group for group in groups if group.group not in failed]
+        if settings.repeated_defects:
+            found: dict[str, Any] = {}
+            with progress.stage("repeats", total=len(left), unit="groups") as stage:
+                for group in left:
+                    try:
+                        found[group.group] = find_repeats(pool, layout, run_id, group, meta.layers, settings.seed)
+                    except RayError as error:
+                        failed.setdefault(group.group, error)
+                    stage.advance(1)
+            left = [group for group in left if group.group not in failed]
+            stages["repeats"] = {"seconds": stage.seconds, "defects": found}
         with progress.stage("reduce", total=sum(group.images for group in left), unit="images") as stage:
             for (group, shard), error in _reduce(pool, left):
                 stage.advance(len(shard.ids))

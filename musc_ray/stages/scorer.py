@@ -6,9 +6,11 @@ import threading
 import time
 import warnings
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +20,18 @@ from musc_ray.config import Settings
 from musc_ray.core.bands import Part, condense, patch_scores
 from musc_ray.core.memory import is_out_of_memory
 from musc_ray.core.mutual import tile_minima
+from musc_ray.core.nearest import Nearest, distance_at
 from musc_ray.core.precision import distance_dtype, resolve_precision
 from musc_ray.core.prepared import PreparedShard, prepare
 from musc_ray.core.references import Window
+from musc_ray.core.repeats import NEIGHBOURS, far_rank
 from musc_ray.core.summary import Summary
-from musc_ray.stages.bands import write_band
+from musc_ray.stages.bands import write_array
 from musc_ray.stages.cluster import ActorPlan, use_threads
 from musc_ray.stages.rank import Columns, GroupFigures, Neighbours, find_neighbours, rank_group, write_part
 from musc_ray.stages.reduce import combine_shard
+from musc_ray.stages.repeats import ShardStep
+from musc_ray.stages.repeats_work import RepeatsWork
 from musc_ray.stages.ring import BlockTask, GroupImages, RingShard
 from musc_ray.stages.thresholds import ThresholdRule
 from musc_ray.storage.features import FeaturesMeta, read_layer
@@ -36,6 +42,11 @@ LOADERS = 2
 
 StoredPart = np.ndarray | Summary
 """A part of a band as it lies in Ray's object store."""
+
+TracedPart = tuple[StoredPart, Nearest | None]
+"""With the nearest images of its patches, where repeated defects are looked for."""
+
+LoadedPart = tuple[Part, Nearest | None]
 
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # the object store's are only read
 
@@ -74,11 +85,12 @@ class Scorer:
         self.cache_lock, self.kernel_turn = threading.Lock(), threading.Lock()
         self.loaders = ThreadPoolExecutor(LOADERS, initializer=use_threads, initargs=(plan.threads,))
 
-    def block(self, task: BlockTask) -> BlockStats | list[BlockStats | StoredPart]:
+    def block(self, task: BlockTask) -> BlockStats | list[BlockStats | TracedPart]:
         """Multiply the tiles of a block; writes its whole bands.
 
         Returns:
-            Stats, and for each shard of `task.returned`, if any, its minima (D, A, L, B) against others of the block.
+            Stats, and for each shard of `task.returned`, if any, its minima (D, A, L, B) against others of the block,
+            and whom it is nearest to, where that is wanted.
         """
         shards, read = self._at_hand(task)  # loaded while the block before is in the kernel
         with self.kernel_turn:
@@ -93,19 +105,22 @@ class Scorer:
                 self._shrink()
                 parts, stats = self._multiply(task, None)
                 stats, read = replace(stats, shrunk=True), read + 2 * len(task.tiles)
+            traced = {number: (minima, self._nearest(task, number, minima)) for number, minima in parts.items()}
             errors = [
-                self._reduce(task.group, task.layer, number, task.window, [parts.pop(number)])
+                self._reduce(task.group, task.layer, number, task.window, [traced.pop(number)])
                 for number in sorted(task.whole)
             ]
         stats = replace(stats, shards_read=read, error=max(errors, default=0.0))
-        return [stats, *(parts[number].numpy() for number in task.returned)] if task.returned else stats
+        returned = [(traced[number][0].numpy(), traced[number][1]) for number in task.returned]
+        return [stats, *returned] if returned else stats
 
-    def condense(self, *parts: StoredPart) -> tuple[None, Summary]:
+    def condense(self, *parts: TracedPart) -> tuple[None, TracedPart]:
         """Parts of a band as one summary, behind a reference that tells when it is there."""
         with self.kernel_turn:
-            return None, condense([_loaded(part) for part in parts])
+            loaded = [_loaded(part) for part in parts]
+            return None, (condense([part for part, _ in loaded]), _merged(loaded))
 
-    def band(self, group: str, layer: int, shard: int, window: Window, *parts: StoredPart) -> float:
+    def band(self, group: str, layer: int, shard: int, window: Window, *parts: TracedPart) -> float:
         """Reduce and write a band from its parts; returns its largest possible error."""
         with self.kernel_turn:
             return self._reduce(group, layer, shard, window, [_loaded(part) for part in parts])
@@ -124,7 +139,26 @@ class Scorer:
         self, images: GroupImages, part: range, scored_at: datetime, columns: Columns, neighbours: Neighbours
     ) -> None:
         """Write a part of a group's scores and neighbours."""
-        write_part(self.layout, self.run_id, images, part, self.meta.grid, scored_at, columns, neighbours)
+        repeats = self._repeats(images) if self.settings.repeated_defects else None
+        write_part(self.layout, self.run_id, images, part, self.meta.grid, scored_at, columns, neighbours, repeats)
+
+    def repeats(self, step: ShardStep) -> Any:
+        """A step of the search for repeated defects on one shard; see RepeatsWork."""
+        work = self._repeats(step.images)
+        layers = self.meta.layers
+        with self.kernel_turn:
+            use_threads(self.plan.threads)
+            match step.method:
+                case "far_histograms":
+                    return work.far_histograms(step.shard, layers)
+                case "link":
+                    return work.link(step.shard, layers, *step.arguments)
+                case "group":
+                    return work.group(*step.arguments)
+                case "mark":
+                    return work.mark(step.shard)
+                case _:
+                    return self._rescore(work, step)
 
     def combine(self, group: str, shard: RingShard) -> None:
         """Mean over layers, patch maps and raw scores of one shard."""
@@ -139,12 +173,7 @@ class Scorer:
             task: the block.
             shards: its prepared shards; None loads them tile by tile.
         """
-        partners: dict[int, dict[int, slice]] = {}
-        for a, b in task.tiles:
-            for shard, other in {(a, b), (b, a)}:
-                taken = partners.setdefault(shard.number, {})
-                start = max((columns.stop for columns in taken.values()), default=0)
-                taken[other.number] = slice(start, start + len(other.ids))
+        partners = task.partners
         dtype = self._dtype(task)
         minima = {
             shard.number: self._empty(shard, max(s.stop for s in partners[shard.number].values()), dtype)
@@ -163,6 +192,22 @@ class Scorer:
             seconds += time.perf_counter() - started
             pairs += int(scored.sum()) // (2 if a == b else 1)
         return minima, BlockStats(pairs=pairs, seconds_in_kernel=seconds)
+
+    def _repeats(self, images: GroupImages) -> RepeatsWork:
+        return RepeatsWork(self.layout, self.run_id, images, self.meta.grid)
+
+    def _rescore(self, work: RepeatsWork, step: ShardStep) -> int:
+        """Score a shard's images with a repeated defect again, for one layer."""
+        layer = step.arguments[0]
+        products = resolve_precision(self.settings.precision, self.device, step.images.images)
+
+        def load(shard: RingShard, ids: Sequence[str]) -> PreparedShard:
+            path = self.layout.shard(self.meta.features_id, step.images.group, shard.number)
+            tokens = torch.from_numpy(read_layer(self.layout.fs, path, layer, ids))
+            return prepare(tokens.to(self.device), self.meta.grid, self.settings.degrees, products)
+
+        dtype, interval = distance_dtype(products), self.settings.interval
+        return work.rescore(step.shard, layer, load, dtype, interval, self.device)
 
     def _target(
         self,
@@ -185,9 +230,23 @@ class Scorer:
         """What minima are kept in."""
         return distance_dtype(resolve_precision(self.settings.precision, self.device, task.window.images))
 
-    def _reduce(self, group: str, layer: int, shard: int, window: Window, parts: list[Part]) -> float:
+    def _nearest(self, task: BlockTask, number: int, minima: Tensor) -> Nearest | None:
+        """Whom the patches of a shard are nearest to in a block, where repeated defects are looked for."""
+        if not self.settings.repeated_defects:
+            return None
+        positions = {shard.number: torch.tensor(shard.positions) for shard in task.shards}
+        columns = torch.cat([positions[other] for other in task.partners[number]])  # in the order of their slices
+        return Nearest.of(minima, columns, NEIGHBOURS)
+
+    def _reduce(self, group: str, layer: int, shard: int, window: Window, traced: list[LoadedPart]) -> float:
+        """Write a band, and before it, since a band that is there is complete, whom its patches are nearest to."""
+        parts, nearest = [part for part, _ in traced], _merged(traced)
+        if nearest is not None:
+            keys, far = (of(self.run_id, group, layer, shard) for of in (self.layout.nearest, self.layout.far))
+            write_array(self.layout, keys, nearest.keys.numpy())
+            write_array(self.layout, far, distance_at(parts, far_rank(window.references)).numpy())
         scores, error = patch_scores(parts, window.references, self.settings.interval, self.device)
-        write_band(self.layout, self.layout.band(self.run_id, group, layer, shard), scores.numpy())
+        write_array(self.layout, self.layout.band(self.run_id, group, layer, shard), scores.numpy())
         return error
 
     def _at_hand(self, task: BlockTask) -> tuple[dict[int, Future[PreparedShard]], int]:
@@ -232,6 +291,16 @@ class Scorer:
             torch.cuda.empty_cache()
 
 
-def _loaded(part: StoredPart) -> Part:
+def _loaded(traced: TracedPart) -> LoadedPart:
     """A part as tensors; arrays from the object store are read-only, and are only read."""
-    return part if isinstance(part, Summary) else torch.from_numpy(part)
+    part, nearest = traced
+    return (part if isinstance(part, Summary) else torch.from_numpy(part)), nearest
+
+
+def _merged(parts: Sequence[LoadedPart]) -> Nearest | None:
+    """The nearest images of all parts."""
+    merged: Nearest | None = None
+    for _, nearest in parts:
+        if nearest is not None:
+            merged = nearest if merged is None else merged.merge(nearest)
+    return merged

@@ -17,6 +17,7 @@ from musc_ray.report.pictures import (
     THUMBNAIL_QUALITY,
     THUMBNAIL_SIDE,
     jpeg,
+    marked,
     sheet,
     thumbnail,
 )
@@ -28,6 +29,9 @@ from musc_ray.storage.image_bytes import read_image
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.retry import PERMANENT
+
+DEFECT_SCALE = 2
+"""Images of a repeated defect are shown so many times as large as thumbnails."""
 
 PICTURES_AT_ONCE = 4
 """Originals that are read and decoded at a time: their size is not known before."""
@@ -66,6 +70,22 @@ class DetailsTask:
     first: int
     high: float
     lookup: Any
+
+
+@dataclass(frozen=True)
+class DefectTask:
+    """The picture of a repeated defect: up to SHEET_COLUMNS images that have it, side by side, with its patches.
+
+    Attributes:
+        patches: of each image.
+        grid: (h, w) of the patches.
+    """
+
+    group: int
+    defect: int
+    uris: Sequence[str]
+    patches: Sequence[Sequence[int]]
+    grid: tuple[int, int]
 
 
 class SiteWriter:
@@ -110,12 +130,34 @@ class SiteWriter:
             write_text(self.layout.fs, f"{self.data}/{key}.js", content)
         return len(scores)
 
+    def defect(self, task: DefectTask) -> int:
+        """Write the picture of a repeated defect; returns how many of its images could not be read."""
+        side = THUMBNAIL_SIDE * DEFECT_SCALE
+        originals = list(self.threads.map(lambda uri: self._original(uri, side), task.uris))
+        shown = [
+            marked(thumbnail(original, side), patches, task.grid)
+            for original, patches in zip(originals, task.patches, strict=True)
+            if original is not None
+        ]
+        strip = Image.new("RGB", (max(1, len(shown)) * side, max((one.height for one in shown), default=1)))
+        for place, picture in enumerate(shown):
+            strip.paste(picture, (place * side, 0))
+        path = f"{self.data}/group-{task.group}/defect-{task.defect:03d}.jpg"
+        write_bytes(self.layout.fs, path, jpeg(strip, PICTURE_QUALITY))
+        return len(originals) - len(shown)
+
+    def _original(self, uri: str, side: int) -> Image.Image | None:
+        """An image as it was; None if it is unreadable."""
+        try:
+            return decode_original(read_image(uri), self.max_pixels, at_least=side)
+        except (ImageError, *PERMANENT):
+            return None
+
     def _thumbnail(self, uri: str, picture_path: str | None) -> Image.Image | None:
         """The thumbnail of an image, whose larger picture is written where it is wanted; None if it is unreadable."""
         side = THUMBNAIL_SIDE if picture_path is None else PICTURE_SIDE
-        try:
-            original = decode_original(read_image(uri), self.max_pixels, at_least=side)
-        except (ImageError, *PERMANENT):
+        original = self._original(uri, side)
+        if original is None:
             return None
         if picture_path is not None:
             write_bytes(self.layout.fs, picture_path, jpeg(thumbnail(original, side), PICTURE_QUALITY))

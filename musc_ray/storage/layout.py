@@ -143,6 +143,30 @@ class Layout:
         """Patch scores of one shard's images for one layer: the unit of resume of the mutual stage."""
         return f"{self.bands(run_id, group, layer)}/shard-{shard:05d}.npy"
 
+    def nearest(self, run_id: str, group: str, layer: int, shard: int) -> str:
+        """Nearest images of one shard's patches for one layer, where repeated defects are looked for."""
+        return f"{self.repeats(run_id, group)}/nearest/layer-{layer:02d}/shard-{shard:05d}.npy"
+
+    def far(self, run_id: str, group: str, layer: int, shard: int) -> str:
+        """The distances that those of the nearest images are compared with."""
+        return f"{self.repeats(run_id, group)}/far/layer-{layer:02d}/shard-{shard:05d}.npy"
+
+    def repeats(self, run_id: str, group: str) -> str:
+        """Folder of what is known of a group's repeated defects."""
+        return f"{self.work(run_id)}/repeats/group={escape_group(group)}"
+
+    def rescored_bands(self, run_id: str, group: str, layer: int) -> str:
+        """Folder of a group's bands that were scored again without repeated defects."""
+        return f"{self.repeats(run_id, group)}/bands/layer-{layer:02d}"
+
+    def rescored_band(self, run_id: str, group: str, layer: int, shard: int) -> str:
+        """One of them."""
+        return f"{self.rescored_bands(run_id, group, layer)}/shard-{shard:05d}.npy"
+
+    def defects(self, run_id: str, group: str) -> str:
+        """Folder of a group's part of the table of repeated defects."""
+        return f"{self.run(run_id)}/defects/group={escape_group(group)}"
+
     def maps(self, run_id: str, group: str, shard: int) -> str:
         """Patch maps and raw scores of one shard's images."""
         return f"{self.work(run_id)}/maps/group={escape_group(group)}/shard-{shard:05d}.parquet"

@@ -30,6 +30,12 @@ SCORES = pa.schema(
     ]
 )
 
+DEFECT_GROUP = pa.field("defect_group", pa.int32())
+"""Of the scores table: which repeated defect of its group an image has, from 1; null where none is known.
+
+Behind the columns of SCORES; tables of versions before it lack the column.
+"""
+
 IS_ANOMALOUS = pa.field("is_anomalous", pa.bool_(), nullable=False)
 """Last column of the scores table of a run with a threshold or contamination; absent without."""
 
@@ -44,6 +50,16 @@ NEIGHBOURS = pa.schema(
 ERRORS = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("uri", "group", "stage", "error", "message")]
 )
+
+DEFECTS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("defect_group", pa.int32(), nullable=False),
+        pa.field("patches", pa.list_(pa.int32()), nullable=False),
+    ]
+)
+"""Images with a repeated defect, and the patches (row-major) that hold it."""
 
 MAPS = pa.schema(
     [

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musc_ray.report.data import GroupReport, RunReport
+from musc_ray.report.data import GroupReport, RunReport, SharedDefect
 from musc_ray.report.rows import NO_THUMBNAIL, UNREADABLE, Lookup, details, table_rows
 from musc_ray.report.script import common_prefix, data_script, packed, printable
 from musc_ray.report.site import duration, flatten_settings, group_files, group_row, metric, run_files, static_files
@@ -100,6 +100,18 @@ def make_run(**changed: Any) -> RunReport:
 
 def site(run: RunReport, group: GroupReport, errors: list[dict[str, str]] | None = None) -> dict[str, str]:
     return dict(group_files(run, group)) | dict(run_files(run, [group_row(group)], errors or []))
+
+
+def test_repeated_defects_are_named_where_they_were_looked_for() -> None:
+    defect = SharedDefect(2, 1234, 8, [(7, "<b>a.png"), (9, "b.png")])
+    page = Page(site(make_run(), make_group(defects=[defect]))["group-1.html"])
+    assert "Defect 2: these 1,234 images share it" in page.text
+    assert "The 2 most anomalous of them" in page.text
+    assert "<b>a.png" in page.text
+    assert page.all("img", src="data/group-1/defect-002.jpg")
+    assert page.all("a", href="image.html#1/7")
+    assert "None was found" in Page(site(make_run(), make_group(defects=[]))["group-1.html"]).text
+    assert "Repeated defects" not in Page(site(make_run(), make_group())["group-1.html"]).text
 
 
 def site_of_names(name: str) -> dict[str, str]:
