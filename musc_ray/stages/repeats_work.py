@@ -109,8 +109,8 @@ class RepeatsWork:
             How many images were scored again; where there are any, the band is stored anew.
         """
         shard, window = self.images.shards[number], self.images.window
-        rows = np.flatnonzero(self.defects(number)[0])
-        if len(rows) == 0:
+        rows = np.flatnonzero(self.defects(number)[0]).tolist()
+        if not rows:
             return 0
         own = load(shard, [shard.ids[row] for row in rows])
         parts: list[Part] = []

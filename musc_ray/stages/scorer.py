@@ -198,16 +198,13 @@ class Scorer:
 
     def _rescore(self, work: RepeatsWork, step: ShardStep) -> int:
         """Score a shard's images with a repeated defect again, for one layer."""
-        layer = step.arguments[0]
-        products = resolve_precision(self.settings.precision, self.device, step.images.images)
+        layer, group, window = step.arguments[0], step.images.group, step.images.window
 
         def load(shard: RingShard, ids: Sequence[str]) -> PreparedShard:
-            path = self.layout.shard(self.meta.features_id, step.images.group, shard.number)
-            tokens = torch.from_numpy(read_layer(self.layout.fs, path, layer, ids))
-            return prepare(tokens.to(self.device), self.meta.grid, self.settings.degrees, products)
+            return self._prepared(group, layer, shard.number, ids, window.images)
 
-        dtype, interval = distance_dtype(products), self.settings.interval
-        return work.rescore(step.shard, layer, load, dtype, interval, self.device)
+        dtype = distance_dtype(resolve_precision(self.settings.precision, self.device, window.images))
+        return work.rescore(step.shard, layer, load, dtype, self.settings.interval, self.device)
 
     def _target(
         self,
@@ -275,10 +272,14 @@ class Scorer:
 
     def _load(self, task: BlockTask, shard: RingShard) -> PreparedShard:
         """Read and prepare a shard's layer."""
-        path = self.layout.shard(self.meta.features_id, task.group, shard.number)
-        tokens = torch.from_numpy(read_layer(self.layout.fs, path, task.layer, shard.ids))
+        return self._prepared(task.group, task.layer, shard.number, shard.ids, task.window.images)
+
+    def _prepared(self, group: str, layer: int, number: int, ids: Sequence[str], images: int) -> PreparedShard:
+        """Some images of a shard; `images` are those of the group, on which the precision depends."""
+        path = self.layout.shard(self.meta.features_id, group, number)
+        tokens = torch.from_numpy(read_layer(self.layout.fs, path, layer, ids))
         settings = self.settings
-        dtype = resolve_precision(settings.precision, self.device, task.window.images)
+        dtype = resolve_precision(settings.precision, self.device, images)
         return prepare(tokens.to(self.device), self.meta.grid, settings.degrees, dtype, settings.aggregation)
 
     def _shrink(self) -> None:

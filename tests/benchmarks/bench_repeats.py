@@ -26,6 +26,7 @@ from musc_ray.core.pixel import pixel_map
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
 from musc_ray.progress import Progress
+from musc_ray.stages.cluster import ray_cluster
 from musc_ray.stages.run import run_archive
 
 SIDE, SEED, JITTER = 224, 0, 6
@@ -136,7 +137,7 @@ def main() -> None:
     print(describe_machine())
     print(f"{name}, {defect}: image AUROC, pixel AP")
     print(f"{'share':>6} {'without':>14} {'with':>14}   images with a repeated defect (of them defective), by group")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ray_cluster(load_settings(None, {"workers": 2})):
         weights = write_dinov2_weights(Path(folder) / "dinov2_vit_s_14.safetensors")
         for share in shares:
             images = planted(name, defect, share) if share else as_it_is(name)
