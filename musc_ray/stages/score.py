@@ -68,16 +68,8 @@ def score_groups(
         failed = dict(mutual.failed)
         left = [group for group in groups if group.group not in failed]
         if settings.repeated_defects:
-            found: dict[str, Any] = {}
-            with progress.stage("repeats", total=len(left), unit="groups") as stage:
-                for group in left:
-                    try:
-                        found[group.group] = find_repeats(pool, layout, run_id, group, meta.layers, settings.seed)
-                    except RayError as error:
-                        failed.setdefault(group.group, error)
-                    stage.advance(1)
+            failed |= _repeats(pool, archive, left, progress, stages)
             left = [group for group in left if group.group not in failed]
-            stages["repeats"] = {"seconds": stage.seconds, "defects": found}
         with progress.stage("reduce", total=sum(group.images for group in left), unit="images") as stage:
             for (group, shard), error in _reduce(pool, left):
                 stage.advance(len(shard.ids))
@@ -96,6 +88,24 @@ def score_groups(
         logger.error("Group '%s' failed: %s", name, error)
         logger.debug("Where it failed:", exc_info=error)
     return {name: found for name, found in publish.figures.items() if name not in failed}, failed
+
+
+def _repeats(
+    pool: Pool, archive: Archive, groups: Sequence[GroupImages], progress: Progress, stages: dict[str, dict[str, Any]]
+) -> dict[str, Exception]:
+    """Find and cure the repeated defects of all groups; returns the groups that failed, and why."""
+    layout, run_id, layers, seed = archive.layout, archive.run_id, archive.meta.layers, archive.settings.seed
+    defects: dict[str, list[dict[str, int]]] = {}
+    failed: dict[str, Exception] = {}
+    with progress.stage("repeats", total=len(groups), unit="groups") as stage:
+        for group in groups:
+            try:
+                defects[group.group] = find_repeats(pool, layout, run_id, group, layers, seed)
+            except RayError as error:
+                failed[group.group] = error
+            stage.advance(1)
+    stages["repeats"] = {"seconds": stage.seconds, "defects": defects}
+    return failed
 
 
 def _reduce(pool: Pool, groups: Sequence[GroupImages]) -> Iterator[tuple[tuple[str, RingShard], Exception | None]]:
