@@ -50,7 +50,7 @@ FLAT = 0.05
 WORKERS = 2
 
 Progress = Iterator[int]
-"""How many images a step of the job dealt with."""
+"""How many images or tiles a step of the job dealt with."""
 
 
 def main() -> None:
@@ -59,16 +59,16 @@ def main() -> None:
     minutes = parser.parse_args().minutes
     print(describe_machine())
     jobs = {
-        "fast producer, extraction": fast_decoders,
-        "fast producer, scoring": fast_blocks,
-        "slow store": slow_store,
+        "fast producer, extraction": (fast_decoders, "images"),
+        "fast producer, scoring": (fast_blocks, "tiles"),
+        "slow store": (slow_store, "images"),
     }
-    for name, job in jobs.items():
+    for name, (job, unit) in jobs.items():
         with tempfile.TemporaryDirectory(prefix="musc-ray-backpressure-") as folder, ExitStack() as stack:
-            watch(name, job(Path(folder), stack), 60 * minutes)
+            watch(name, unit, job(Path(folder), stack), 60 * minutes)
 
 
-def watch(name: str, job: Progress, seconds: float) -> None:
+def watch(name: str, unit: str, job: Progress, seconds: float) -> None:
     """Let a job go on for so long and print its memory over time."""
     next(job)  # workers are there
     done, started = 0, time.monotonic()
@@ -78,7 +78,7 @@ def watch(name: str, job: Progress, seconds: float) -> None:
         taken = time.monotonic() - started
     job.close()
     times, totals = np.array(memory.samples).T
-    print(f"\n{name}: {done:,} images in {taken / 60:.1f} minutes")
+    print(f"\n{name}: {done:,} {unit} in {taken / 60:.1f} minutes")
     for minute in np.arange(0, taken / 60, max(0.5, taken / 600)):
         print(f"  {minute:5.1f} min  {totals[np.argmin(abs(times - 60 * minute))] / 1e6:,.0f} MB")
     steady = times >= times[-1] / 4
@@ -125,7 +125,7 @@ def fast_blocks(folder: Path, stack: ExitStack) -> Progress:
     arguments = (archive.settings, str(folder), archive.run_id, archive.meta)
     pool = stack.enter_context(Pool(SlowReducer, archive.settings, 10**6, *arguments, calls_at_once=CALLS_AT_ONCE))
     for tiles, _ in mutual.run(pool):
-        yield tiles * spec["shard_size"]
+        yield tiles
 
 
 def extracting(settings: Settings, stack: ExitStack, actor: type) -> Progress:

@@ -24,7 +24,7 @@ class Tally:
     Attributes:
         injected: how many.
         survived: of them, after which the job was completed.
-        resumed: of them, after which the command had to be run again.
+        resumed: of them, after which the command was run again, for this fault or the next one.
         longest: seconds from a fault to the complete run, the largest.
     """
 
@@ -68,6 +68,7 @@ class Campaign:
     problems: list[str] = field(default_factory=list)
     references: dict[str, Reference] = field(default_factory=dict)
     rounds: int = 0
+    jobs: int = 0
     images: int = 0
     lost: int = 0
     differing: int = 0
@@ -112,12 +113,15 @@ class Campaign:
         told = "; ".join(f"{each.fault.kind} (attempt {each.attempt})" for each in struck) or "no fault in time"
         self.say(f"round {self.rounds}, {job_name}: {told}: {attempts} attempt(s){', '.join(['', *problems])}")
         self.plant.forget(out)
+        self.jobs += 1
         if waiting and repeats and not self.problems:
             self.round(job_name, [fault.kind for fault in waiting], repeats - 1)
 
     def table(self) -> str:
         """Results as a Markdown table."""
-        lines = ["| fault | injected | survived | of them resumed by the same command | longest, fault to scores |"]
+        lines = [
+            "| fault | injected | survived | then run again, for this or the next fault | longest, fault to scores |"
+        ]
         lines += ["|---|---|---|---|---|"]
         for kind, tally in self.tallies.items():
             figures = f"{tally.injected} | {tally.survived} | {tally.resumed} | {tally.longest:.0f} s"
@@ -127,7 +131,7 @@ class Campaign:
         lines.append(f"| all | {' | '.join(map(str, total))} | {max(tally.longest for tally in every):.0f} s |")
         lines.append("")
         lines.append(
-            f"{self.rounds} jobs, {self.images:,} images: {self.lost} images lost, {self.differing} scores that differ "
+            f"{self.jobs} jobs, {self.images:,} images: {self.lost} images lost, {self.differing} scores that differ "
             f"by more than {TOLERANCE:g} from the undisturbed run; requests to the store that failed or waited: "
             f"{self.plant.store.hurt:,}."
         )
