@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow chaos lint bench clean
+.PHONY: demo test test-slow chaos lint audit bench clean
 
 demo: $(VENV)/.demo  ## find the defects in real solar cells
 	$(BIN)/musc-ray demo $(ARGS)
@@ -16,13 +16,17 @@ test: $(VENV)/.test lint  ## lint, types and the suite, but for the slow tests
 test-slow: $(VENV)/.test  ## what takes longer: the whole job on S3, a job killed twenty times (11 minutes)
 	$(BIN)/python -m pytest -m 'slow and not chaos' $(ARGS)
 
-chaos: $(VENV)/.test  ## faults at random moments: ARGS='--chaos-rounds 20 --chaos-seed 1' (a minute or two a round)
+chaos: $(VENV)/.test  ## faults at random moments, and 20 times the bad input: ARGS='--chaos-rounds 20 --chaos-seed 1'
 	$(BIN)/python -m pytest -m chaos $(ARGS)
+	MUSC_RAY_FUZZ=long $(BIN)/python -m pytest tests/fuzz
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(VENV)/.uv  ## known vulnerabilities of the versions in constraints.txt (advisories come from PyPI)
+	$(BIN)/python .ci/audit.py
 
 bench: $(VENV)/.test  ## every figure of the README, measured on this machine
 	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

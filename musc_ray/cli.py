@@ -40,6 +40,7 @@ from musc_ray.cli_options import (
 )
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.progress import Progress
+from musc_ray.redact import log_to_stderr
 
 app = typer.Typer(
     name="musc-ray",
@@ -415,6 +416,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: verb and options; None takes the command line's.
     """
     stop_on_sigterm()
+    log_to_stderr()
     sys.exit(app(arguments))
 
 

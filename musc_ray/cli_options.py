@@ -1,14 +1,17 @@
 """Options that several verbs of the command line share, their settings, and errors as one sentence."""
 
+import os
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
 from typing import Annotated, Any
 
+import click
 import typer
 
 from musc_ray.config import Settings, load_settings
 from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.redact import redacted
 from musc_ray.storage.retry import as_storage_error, is_storage_fault
 
 Source = Annotated[
@@ -59,15 +62,21 @@ def readable_errors(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
         except MuscRayError as error:
             cause = getattr(error, "cause", error)  # raised in an actor, Ray wraps it and adds a traceback
-            typer.echo(f"Error: {cause}", err=True)
+            typer.echo(f"Error: {redacted(str(cause))}", err=True)
             raise typer.Exit(2 if isinstance(cause, SettingsError) else 1) from error
         except KeyboardInterrupt as error:
             typer.echo(STOPPED, err=True)
             raise typer.Exit(1) from error
+        except (typer.Exit, click.ClickException):
+            raise
         except Exception as error:
-            if not is_storage_fault(error):
+            if is_storage_fault(error):
+                typer.echo(f"Error: {redacted(str(as_storage_error(error)))}", err=True)
+                raise typer.Exit(1) from error
+            if os.environ.get("MUSC_RAY_DEBUG"):
                 raise
-            typer.echo(f"Error: {as_storage_error(error)}", err=True)
+            reason = " ".join(redacted(str(error)).split()).rstrip(".")
+            typer.echo(f"Error: {type(error).__name__}: {reason}. MUSC_RAY_DEBUG=1 shows where.", err=True)
             raise typer.Exit(1) from error
 
     return wrapped

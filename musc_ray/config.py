@@ -45,15 +45,15 @@ from musc_ray.config_errors import (
 )
 from musc_ray.config_fill import fill_in
 from musc_ray.config_lake import OptionalLake
+from musc_ray.config_yaml import MOST_BYTES, YAML_FAULTS, parse_settings, parse_value
 from musc_ray.core import LARGEST_DEGREE, vectors_a_patch
 from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.limits import MAX_IMAGE_MB, MAX_PIXELS, ImageLimits
 from musc_ray.storage.filesystem import open_filesystem
+from musc_ray.storage.requests import MAX_REQUESTS
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
-
-YAML_FAULTS = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
-"""What PyYAML lets through, beside its own errors, for values such as `2024-99-99` or `!!bool maybe`."""
 
 
 class Settings(BaseModel):
@@ -102,7 +102,15 @@ class Settings(BaseModel):
     feature_dtype: Literal["float16"] = Field(default="float16", description="Number format of stored features.")
     keep_features: Flag = Field(default=True, description="Keep the features after scoring: later runs share them.")
     max_error_fraction: Fraction = Field(default=0.05, description="Share of broken images that fails a run.")
-    max_pixels: Count = Field(default=100_000_000, description="Larger images are errors and are not decoded.")
+    max_pixels: Count = Field(default=MAX_PIXELS, description="Larger images are errors and are not decoded.")
+    max_image_mb: Count = Field(
+        default=MAX_IMAGE_MB,
+        description="Larger image files, and row groups of tables of images, are errors and are not read, in MiB.",
+    )
+    max_requests: Count = Field(
+        default=MAX_REQUESTS,
+        description="Reads of the storage that a process (driver or worker) has under way at once.",
+    )
     seed: Natural = Field(default=0, description="Seed of the choice of references.")
     device: Device = Field(default="auto", description="Where to compute; auto is a GPU if there is one.")
     address: OptionalText = Field(
@@ -111,6 +119,10 @@ class Settings(BaseModel):
     workers: OptionalCount = Field(default=None, description="Actors of a stage; default: as many as fit.")
     threads: OptionalCount = Field(default=None, description="CPU threads of an actor; default: a fair share.")
     cache_mb: Count = Field(default=1024, description="Prepared shards that a scoring actor keeps at hand, in MiB.")
+    max_worker_gb: OptionalCount = Field(
+        default=None,
+        description="Memory of a CPU worker, in GB; what does not fit is done in smaller parts. Default: Ray's limit.",
+    )
     max_pending_gb: Count = Field(
         default=100, description="Unfinished distances that may wait in Ray's object store and its spill space, in GB."
     )
@@ -150,6 +162,11 @@ class Settings(BaseModel):
         default=None,
         description="Iceberg tables that runs are published to: table, and optionally catalog, warehouse, maps.",
     )
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """What one image may cost."""
+        return ImageLimits(self.max_pixels, self.max_image_mb * 2**20)
 
     @property
     def reference_count(self) -> int | None:
@@ -289,7 +306,7 @@ def load_settings(
     """
     later = {key: value for key, value in (overrides or {}).items() if value is not None}
     later.update(_parse_set_option(option) for option in set_options)
-    given = later if config is None else _filled(str(config), _read_yaml(str(config)), later) | later
+    given = later if config is None else _from_file(str(config), later) | later
     known = {key: value for key, value in given.items() if key in Settings.model_fields}
     problems = [unknown_setting(key, Settings.model_fields) for key in given if key not in known]
     try:
@@ -306,8 +323,9 @@ def settings_dict(settings: Settings) -> dict[str, object]:
     return settings.model_dump(mode="json")
 
 
-def _filled(config: str, given: Mapping[str, object], later: Mapping[str, object]) -> dict[str, object]:
+def _from_file(config: str, later: Mapping[str, object]) -> dict[str, object]:
     """The values of a settings file with dates and environment variables in place, but for those that `later` has."""
+    given = parse_settings(_read_file(config), config)
     today = datetime.now(UTC).date()
     needed = Settings.model_fields.keys() - later.keys()
     return {
@@ -316,60 +334,20 @@ def _filled(config: str, given: Mapping[str, object], later: Mapping[str, object
     }
 
 
-def _read_yaml(config: str) -> dict[str, object]:
-    """The settings of a YAML file. Errors are raised `from None`: PyYAML's quote the file, which may hold a secret."""
-    text, line = _read_text(config), 1
-    given: dict[str, object] = {}
-    try:
-        loader = yaml.SafeLoader(text)
-        root = loader.get_single_node()
-        if root is None:  # empty, or comments only
-            return given
-        if not isinstance(root, yaml.MappingNode):
-            raise SettingsError(f"Settings file {shown(config)} must hold 'key: value' lines.")
-        for key_node, value_node in root.value:
-            line = key_node.start_mark.line + 1
-            key = loader.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise SettingsError(f"Settings file {shown(config)}, line {line}: the key {shown(key)} is no setting.")
-            if key in given:
-                raise SettingsError(f"Settings file {shown(config)}, line {line}: {shown(key)} is repeated, keep one.")
-            given[key] = loader.construct_object(value_node, deep=True)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise _malformed(config, line if mark is None else mark.line + 1, error.problem or error.context) from None
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise _malformed(config, line, f"the character {error.character!r} is not allowed") from None
-    except YAML_FAULTS as error:
-        deep = isinstance(error, RecursionError)
-        reason = "it is nested too deeply" if deep else "the value is not what it looks like; put it in quotes"
-        raise _malformed(config, line, reason) from None
-    return given
-
-
-def _malformed(config: str, line: int, reason: str | None) -> SettingsError:
-    reason = "" if reason is None or has_credentials(reason) else f": {' '.join(reason.split())}"
-    return SettingsError(f"Settings file {shown(config)} is not valid YAML at line {line}{reason}.")
-
-
-def _read_text(config: str) -> str:
-    """The file's text, through fsspec."""
+def _read_file(config: str) -> bytes:
+    """The file's content, through fsspec; no more of it than a settings file may have, and a byte."""
     if has_credentials(config):
         raise SettingsError(credentials_sentence("The path of the settings file"))
     try:
         fs, path = open_filesystem(config)
-        content: bytes = fs.cat_file(path)
+        with fs.open(path, "rb") as file:
+            return bytes(file.read(MOST_BYTES + 1))
     except FileNotFoundError:
         raise SettingsError(f"There is no settings file {shown(config)}.") from None
     except MuscRayError as error:
         raise SettingsError(str(error)) from None
     except Exception as error:  # noqa: BLE001 - drivers of remote stores raise errors of their own
         raise SettingsError(f"Cannot read settings file {shown(config)}: {' '.join(str(error).split())}.") from None
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise _malformed(config, content.count(b"\n", 0, error.start) + 1, "it is not UTF-8 text") from None
 
 
 def _parse_set_option(option: str) -> tuple[str, object]:
@@ -381,6 +359,6 @@ def _parse_set_option(option: str) -> tuple[str, object]:
     if key in TEXTS:
         return key, None if text in ("", "null") else text
     try:
-        return key, yaml.safe_load(text)
+        return key, parse_value(text)
     except (yaml.YAMLError, *YAML_FAULTS):
         raise SettingsError(f"Option --set {shown(option)} holds no YAML value: put it in quotes.") from None

@@ -5,5 +5,9 @@ class MuscRayError(Exception):
     """The job cannot go on (exit code 1). The message is shown to the user as it is."""
 
 
+class ImageError(MuscRayError):
+    """An image that cannot be used; the message says why, without the path, which the caller knows."""
+
+
 class SettingsError(MuscRayError):
     """The settings or the command line cannot be used (exit code 2)."""

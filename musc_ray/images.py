@@ -8,11 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from musc_ray.errors import MuscRayError
+from musc_ray.errors import ImageError
+from musc_ray.limits import MAX_PIXELS
 
 Image.init()
-FORMATS = [name for name in Image.ID if name != "EPS"]
-"""All that Pillow reads but EPS, which it would hand to Ghostscript, a program that runs what the file says."""
+ACCEPTED = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP")
+FORMATS = [name for name in ACCEPTED if name in Image.ID]
+"""What cameras and archives produce. Pillow reads more: EPS, which it hands to Ghostscript, a program that runs what a
+file says; FITS, which it unpacks before it looks at the size."""
 
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
@@ -21,11 +24,7 @@ ORIENTATION, TURNED = 0x0112, range(5, 9)
 """EXIF's tag of how the camera was held, and its values for pictures that lie on a side."""
 
 
-class ImageError(MuscRayError):
-    """An image that cannot be used; the message says why, without the path, which the caller knows."""
-
-
-def decode_image(data: bytes, image_size: tuple[int, int], *, max_pixels: int = 100_000_000) -> npt.NDArray[np.uint8]:
+def decode_image(data: bytes, image_size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Decode an image and resize it to the model's input, bicubic and without crop (as MuSc's code does).
 
     Args:
@@ -44,7 +43,7 @@ def decode_image(data: bytes, image_size: tuple[int, int], *, max_pixels: int = 
     return np.asarray(picture)
 
 
-def decode_original(data: bytes, max_pixels: int = 100_000_000, at_least: int | None = None) -> Image.Image:
+def decode_original(data: bytes, max_pixels: int = MAX_PIXELS, at_least: int | None = None) -> Image.Image:
     """Decode an image at its own size, upright (EXIF), as 8-bit RGB.
 
     With `at_least`, a JPEG may come out at an eighth, a quarter or half of its size, its longer side no shorter than
@@ -56,6 +55,7 @@ def decode_original(data: bytes, max_pixels: int = 100_000_000, at_least: int | 
 
     Raises:
         ImageError: no image, a broken one, or a too large one.
+        MemoryError: there is too little memory for it now.
     """
     if not data:
         raise ImageError("The file is empty.")
@@ -79,6 +79,8 @@ def decode_original(data: bytes, max_pixels: int = 100_000_000, at_least: int | 
         raise ImageError(
             f"The image has more than {most} pixels: the least of max_pixels {max_pixels} and of what Pillow opens."
         ) from error
+    except MemoryError:  # another time there may be more
+        raise
     except Exception as error:  # a broken file makes Pillow's decoders and EXIF reader raise errors of every kind
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"The image is truncated or broken: {reason.rstrip('.')}.") from error
@@ -123,6 +125,6 @@ def upright_size(data: bytes) -> tuple[int, int]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             turned = picture.getexif().get(ORIENTATION, 1) in TURNED
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # as in decode_original
         raise ImageError("The file is not an image in a known format.") from error
     return (picture.width, picture.height) if turned else (picture.height, picture.width)

@@ -121,6 +121,8 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     """
     try:
         content = _read_tensors(path)
+    except MuscRayError:
+        raise
     except pickle.UnpicklingError as error:
         raise MuscRayError(
             f"{path} holds more than tensors and was refused, since only weights are ever loaded: convert it to "
@@ -147,12 +149,27 @@ def _read_tensors(path: Path) -> dict[str, Any]:
         from safetensors.torch import load_file
 
         return dict(load_file(path))
-    if _is_torchscript(path):  # OpenAI published CLIP so; TorchScript's own reader never runs Python code of the file
+    if _is_torchscript(path):  # it may run code of its own when it is read; OpenAI published CLIP so
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest not in published_digests():
+            raise MuscRayError(
+                f"{path} is a TorchScript archive, which holds code, and none that OpenAI published: convert it to "
+                f"safetensors."
+            )
         return dict(torch.jit.load(path, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
         raise TypeError("not a state dict")
     return content
+
+
+def published_digests() -> set[str]:
+    """SHA-256 of the CLIP files that OpenAI published, from their addresses."""
+    import open_clip
+
+    names = [(model, tag) for model, tag in open_clip.list_pretrained() if tag == "openai"]
+    return {open_clip.get_pretrained_cfg(*name)["url"].split("/")[-2] for name in names}
 
 
 def _is_torchscript(path: Path) -> bool:

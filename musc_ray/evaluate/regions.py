@@ -10,6 +10,7 @@ import pyarrow as pa
 from PIL import Image
 
 from musc_ray.images import decode_original
+from musc_ray.limits import MAX_PIXELS
 from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.schemas import REGIONS
 
@@ -50,7 +51,7 @@ class Regions:
 
 
 def decode_mask(
-    data: bytes, size: tuple[int, int] | None, mask_level: int, max_pixels: int = 100_000_000
+    data: bytes, size: tuple[int, int] | None, mask_level: int, max_pixels: int = MAX_PIXELS
 ) -> npt.NDArray[np.bool_]:
     """A mask's anomalous pixels (H, W): all that are not black; in a JPEG, whose black is not quite, the brighter half.
 

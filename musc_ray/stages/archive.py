@@ -16,6 +16,7 @@ from musc_ray.stages.sharding import GroupShards, assign_shards, existing_shards
 from musc_ray.storage.features import FeaturesMeta
 from musc_ray.storage.filesystem import absolute, check_writable
 from musc_ray.storage.layout import Layout
+from musc_ray.storage.requests import limit_requests
 
 SCORE_SETTINGS = ("degrees", "aggregation", "interval", "references", "k_list", "precision", "seed")
 """Settings that change scores without changing features."""
@@ -74,6 +75,7 @@ def open_out(settings: Settings, out: str) -> tuple[Settings, Layout, FeaturesMe
     Returns:
         The settings as workers need them, where things lie in `out`, and what the features mean.
     """
+    limit_requests(settings.max_requests)
     info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers)
     weights = fetch_weights(resolve_backbone(settings.backbone), settings.weights)
     if settings.weights is not None:  # workers have another working directory

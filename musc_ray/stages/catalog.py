@@ -75,7 +75,8 @@ def catalog_images(
                 ungrouped += 1
                 continue
             group = match["group"]
-        image = CatalogImage(image_id(listed.uri), listed.uri, group, listed.version, listed.modified)
+        uri, group = _storable(listed.uri), _storable(group)
+        image = CatalogImage(image_id(listed.uri), uri, group, listed.version, listed.modified)
         groups.setdefault(group, {})[image.image_id] = image  # a URI listed twice is one image
     if not groups and ungrouped and not may_be_empty:
         raise SettingsError(f"group_by {group_by!r} fits none of the {ungrouped} images below {source}.")
@@ -83,6 +84,14 @@ def catalog_images(
         suffixes = "/".join(sorted(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES))
         raise MuscRayError(f"No images found in {source}: give a folder or URI with {suffixes} files.")
     return {group: [images[key] for key in sorted(images)] for group, images in sorted(groups.items())}
+
+
+def _storable(name: str) -> str:
+    r"""A name as text that a table can hold: bytes of a file's name that are no UTF-8 are spelled out, as \udcff.
+
+    There is no file of that name, so that the image becomes a row of the errors table, which shows it.
+    """
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def to_table(shards: dict[str, dict[int, list[CatalogImage]]]) -> pa.Table:

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ import ray
 
 from musc_ray.config import Settings
 from musc_ray.errors import MuscRayError
+from musc_ray.storage.requests import MAX_REQUESTS, limit_requests
+
+logger = logging.getLogger(__name__)
 
 LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 """Object store of an embedded Ray: tile minima pass through it and spill to disk beyond."""
@@ -19,13 +23,20 @@ LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 
 @dataclass(frozen=True)
 class ActorPlan:
-    """How many actors a stage gets and what each may use."""
+    """How many actors a stage gets and what each may use.
+
+    Attributes:
+        requests: reads of the storage under way at once.
+        memory: bytes; None where Ray alone watches it.
+    """
 
     actors: int
     cpus: float
     gpus: float
     threads: int
     device: str
+    requests: int = MAX_REQUESTS
+    memory: int | None = None
 
 
 @contextmanager
@@ -35,10 +46,13 @@ def ray_cluster(settings: Settings) -> Iterator[None]:
     Raises:
         MuscRayError: no cluster at the address.
     """
+    limit_requests(settings.max_requests)
     if ray.is_initialized():  # the caller's own cluster: used, and left running
         yield
         return
     address = _address(settings)
+    if address is None and os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        logger.warning("RAY_AUTH_MODE turns token authentication off: who reaches this machine can run code as you.")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         cpus = settings.workers * (settings.threads or 1) if settings.workers else _usable_cpus()
@@ -101,9 +115,12 @@ def plan_actors(settings: Settings, tasks: int) -> ActorPlan:
     else:
         threads = settings.threads or 1
         most, plan_cpus, plan_gpus, device = max(1, cpus // threads), threads, 0.0, "cpu"
+    memory = settings.max_worker_gb * 10**9 if settings.max_worker_gb else None
+    if memory is not None:
+        most = min(most, int(resources.get("memory", most * memory) // memory))
     wanted = settings.workers or most
     actors = max(1, min(wanted if may_grow else min(wanted, most), tasks))
-    return ActorPlan(actors, plan_cpus, plan_gpus, threads, device)
+    return ActorPlan(actors, plan_cpus, plan_gpus, threads, device, settings.max_requests, memory)
 
 
 def use_threads(threads: int) -> None:
@@ -111,3 +128,23 @@ def use_threads(threads: int) -> None:
     import torch  # here, since a driver that only hands out work has no use for its 300 MB
 
     torch.set_num_threads(threads)
+
+
+def take_share(plan: ActorPlan) -> None:
+    """Keep this process, an actor's, to its share of the cores, of requests to the storage, and of memory."""
+    use_threads(plan.threads)
+    limit_requests(plan.requests)
+    if plan.memory is not None and plan.device == "cpu":  # CUDA takes addresses for far more memory than it uses
+        limit_memory(plan.memory)
+
+
+def limit_memory(size: int) -> None:
+    """Have the system refuse this process more memory of its own than `size` bytes; nothing where it cannot.
+
+    What is refused is an ordinary shortage: batches are halved, fewer shards kept at hand. Memory that is asked for and
+    not used yet counts.
+    """
+    if sys.platform == "linux":
+        import resource  # not everywhere
+
+        resource.setrlimit(resource.RLIMIT_DATA, (size, resource.getrlimit(resource.RLIMIT_DATA)[1]))

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from musc_ray.core.counting import EMPTY, BinCounter, BinCounts, PlaceCounter
 from musc_ray.core.image_overlap import NO_TAIL, Credits, NormalTail, normal_tail
 from musc_ray.core.pixel_curve import PixelMetrics, Totals, Window, window_metrics
-from musc_ray.errors import MuscRayError
+from musc_ray.errors import ImageError, MuscRayError
 from musc_ray.evaluate.labels import Label
 from musc_ray.evaluate.layouts import GOOD
 from musc_ray.evaluate.maps import MapFile, pixel_images, read_patch_maps, upsampled
 from musc_ray.evaluate.regions import Regions, decode_mask, no_regions, regions_of, write_regions
-from musc_ray.images import ImageError, upright_size
-from musc_ray.stages.cluster import ActorPlan, use_threads
+from musc_ray.images import upright_size
+from musc_ray.limits import ImageLimits
+from musc_ray.stages.cluster import ActorPlan, take_share
 from musc_ray.storage.image_bytes import read_image
 from musc_ray.storage.layout import Layout
 
@@ -40,12 +41,12 @@ class Evaluator:
     """Works on files of maps; every method reads what it needs and returns sums that add up."""
 
     def __init__(
-        self, out: str, image_size: tuple[int, int] | None, mask_level: int, max_pixels: int, plan: ActorPlan
+        self, out: str, image_size: tuple[int, int] | None, mask_level: int, limits: ImageLimits, plan: ActorPlan
     ) -> None:
         """Say at which resolution to compare: (H, W), or None for each image's own."""
-        use_threads(plan.threads)
+        take_share(plan)
         self.fs = Layout.at(out).fs
-        self.image_size, self.mask_level, self.max_pixels = image_size, mask_level, max_pixels
+        self.image_size, self.mask_level, self.limits = image_size, mask_level, limits
 
     def prepare(self, labelled: LabelledFile) -> FileCounts:
         """Read the masks of a file's images, write them as regions, and count all pixels into bins."""
@@ -68,16 +69,17 @@ class Evaluator:
 
     def _regions(self, row: int, uri: str, label: Label, result: FileCounts) -> Regions | None:
         """The truth about an image; None, noted in `result`, where its anomalous pixels are not known."""
-        if label.label == 0:
-            size = self.image_size or upright_size(read_image(uri))
-            return no_regions(row, GOOD, size)
-        if label.mask is None:
+        truth = uri if label.label == 0 else label.mask
+        if truth is None:
             result.without_mask += 1
             return None
         try:
-            mask = decode_mask(read_image(label.mask), self.image_size, self.mask_level, self.max_pixels)
+            if label.label == 0:
+                return no_regions(row, GOOD, self.image_size or upright_size(read_image(uri, self.limits.bytes)))
+            data = read_image(truth, self.limits.bytes)
+            mask = decode_mask(data, self.image_size, self.mask_level, self.limits.pixels)
         except (ImageError, FileNotFoundError) as error:
-            result.unreadable.append(f"{label.mask}: {error}")
+            result.unreadable.append(f"{truth}: {error}")
             return None
         result.empty += not mask.any()
         return regions_of(row, label.defect, mask)

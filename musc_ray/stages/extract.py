@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,20 @@ from musc_ray.backbones.weights import fetch_weights
 from musc_ray.config import Settings
 from musc_ray.core.memory import is_out_of_memory
 from musc_ray.core.precision import FEW_IMAGES, resolve_precision
-from musc_ray.images import ImageError, decode_image
+from musc_ray.errors import ImageError
+from musc_ray.images import decode_image
+from musc_ray.redact import redacted
 from musc_ray.stages.catalog import CatalogImage
-from musc_ray.stages.cluster import ActorPlan, use_threads
+from musc_ray.stages.cluster import ActorPlan, take_share, use_threads
 from musc_ray.stages.pool import Pool
-from musc_ray.storage.features import FeaturesMeta, ShardImage, write_shard
+from musc_ray.storage.features import (
+    BrokenShardError,
+    FeaturesMeta,
+    ShardImage,
+    read_class_tokens,
+    read_layer,
+    write_shard,
+)
 from musc_ray.storage.image_bytes import read_image
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.retry import PERMANENT
@@ -89,7 +99,7 @@ class Extractor:
     """An actor: one copy of the model; extracts a shard per call, its writing while the next one is in the model."""
 
     def __init__(self, settings: Settings, out: str, meta: FeaturesMeta, plan: ActorPlan) -> None:
-        use_threads(plan.threads)
+        take_share(plan)
         self.settings, self.meta, self.plan = settings, meta, plan
         self.layout = Layout.at(out)
         self.model_turn = threading.Lock()
@@ -122,6 +132,18 @@ class Extractor:
         stats.seconds_writing = time.perf_counter() - started
         stats.failed = [(task.group, image) for image in outcome if image.error is not None]
         return stats
+
+    def repair(self, task: ShardTask) -> ExtractStats:
+        """Read all of a shard, and extract it again if it is broken."""
+        path = self.layout.shard(self.meta.features_id, task.group, task.shard)
+        ids = [image.image_id for image in task.images]
+        try:
+            read_class_tokens(self.layout.fs, path, ids)
+            for layer in self.meta.layers:
+                read_layer(self.layout.fs, path, layer, ids)
+        except (BrokenShardError, FileNotFoundError):
+            return self.extract(task)
+        return ExtractStats()
 
     def _embed_all(self, batches: Iterator[list[Decoded]], stats: ExtractStats) -> tuple[list[ShardImage], Features]:
         """Run the model on all batches of a shard."""
@@ -181,20 +203,34 @@ class Extractor:
         size, ahead = self.settings.batch_size, len(pending)
         for start in range(0, len(images), size):
             started = time.perf_counter()
-            batch = [pending.popleft().result() for _ in images[start : start + size]]
+            batch = [self._read_of(pending.popleft(), image) for image in images[start : start + size]]
             stats.seconds_waiting_for_images += time.perf_counter() - started
             further = images[start + ahead : start + ahead + size]
             pending.extend(self.readers.submit(self._read, image) for image in further)
             yield batch
 
+    def _read_of(self, reading: Future[Decoded], image: CatalogImage) -> Decoded:
+        """What was read; once more, now that the model is not at work, if there was too little memory beside it."""
+        try:
+            return reading.result()
+        except MemoryError:
+            pass
+        try:
+            return self._read(image)
+        except MemoryError:
+            message = "The image needs more memory than its worker has: lower max_pixels, or raise max_worker_gb."
+            failed = ShardImage(image.image_id, image.uri, image.version, "MemoryError", message)
+            return failed, None
+
     def _read(self, image: CatalogImage) -> Decoded:
         """Read and decode one image; what is wrong with it is data, not an exception, but a storage fault is one."""
         done = ShardImage(image.image_id, image.uri, image.version)
         try:
-            data = read_image(image.uri)
-            return done, decode_image(data, self.meta.image_size, max_pixels=self.settings.max_pixels)
+            limits = self.settings.image_limits
+            data = read_image(image.uri, limits.bytes)
+            return done, decode_image(data, self.meta.image_size, max_pixels=limits.pixels)
         except (ImageError, *PERMANENT) as error:
-            return replace(done, error=type(error).__name__, message=str(error)), None
+            return replace(done, error=type(error).__name__, message=redacted(str(error))), None
 
 
 def _concatenate(parts: Sequence[Features]) -> Features:
@@ -216,13 +252,20 @@ def model_precision(settings: Settings, device: str) -> str:
 
 
 def extract(
-    settings: Settings, layout: Layout, meta: FeaturesMeta, tasks: Sequence[ShardTask]
+    settings: Settings, layout: Layout, meta: FeaturesMeta, tasks: Sequence[ShardTask], only_broken: bool = False
 ) -> Iterator[ExtractStats]:
-    """Extract shards on a pool of actors; yields each shard's figures as soon as it is written."""
+    """Extract shards on a pool of actors; yields each shard's figures as soon as it is written.
+
+    With `only_broken` each shard is read first, and only what is broken is extracted.
+    """
+
+    def call(actor: Any, task: ShardTask) -> Any:
+        return (actor.repair if only_broken else actor.extract).remote(task)
+
     if not tasks:
         return
     arguments, seen = (settings, layout.uri(layout.root), meta), 0
     with Pool(Extractor, settings, len(tasks), *arguments, calls_at_once=CALLS_AT_ONCE) as pool:
-        for _, stats in pool.map(iter(tasks), lambda actor, task: actor.extract.remote(task)):
+        for _, stats in pool.map(iter(tasks), call):
             stats.lost_workers, seen = pool.lost - seen, pool.lost
             yield stats

@@ -10,7 +10,7 @@ from typing import Any
 from musc_ray.errors import MuscRayError
 from musc_ray.stages.archive import Archive
 from musc_ray.stages.sources import file_time
-from musc_ray.storage.features import read_meta
+from musc_ray.storage.features import BrokenShardError, read_meta
 from musc_ray.storage.filesystem import PARTIAL, WRITE_CHECK, is_local, read_json, remove_tree
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.lease import check_free, lease
@@ -143,9 +143,13 @@ def _features(layout: Layout, needed: list[str], oldest: datetime) -> Iterator[G
             continue
         for group in sorted(layout.fs.ls(folder, detail=False)):
             for path in layout.written_shards(group).values():
-                held = {(image.image_id, image.version) for image in read_meta(layout.fs, path).images}
+                try:
+                    held = {(image.image_id, image.version) for image in read_meta(layout.fs, path).images}
+                    why = "shard of no run's images"
+                except BrokenShardError:
+                    held, why = set(), "broken shard"
                 if held.isdisjoint(images[features_id]) and _is_old(layout, path, oldest):
-                    yield _garbage(layout, path, "shard of no run's images")
+                    yield _garbage(layout, path, why)
 
 
 def _is_old(layout: Layout, path: str, oldest: datetime) -> bool:

@@ -15,6 +15,7 @@ from musc_ray.config_errors import credentials_sentence, has_credentials, lists_
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.heatmaps import Format, Scale, encode, upsample
 from musc_ray.images import decode_original
+from musc_ray.limits import MAX_IMAGE_MB, ImageLimits
 from musc_ray.progress import Progress
 from musc_ray.stages.cluster import ray_cluster, use_threads
 from musc_ray.storage.filesystem import absolute, atomic_file, check_writable, open_filesystem, read_json
@@ -50,7 +51,7 @@ class HeatmapsTask:
     scores: str
     folder: str
     scale: Scale
-    max_pixels: int
+    limits: ImageLimits
     images: int
 
 
@@ -131,9 +132,10 @@ def _group_tasks(layout: Layout, run: dict[str, Any], group: str, folder: str, t
     largest = float(pc.max(pa.concat_tables(tables)["score_raw"]).as_py())
     scale = map_scale(layout, run["run_id"], group, largest)
     wanted = [len(table) if top is None else pc.sum(pc.less_equal(table["rank"], top)).as_py() for table in tables]
-    target, max_pixels = f"{folder}/group={escape_group(group)}", run["settings"]["max_pixels"]
+    target, settings = f"{folder}/group={escape_group(group)}", run["settings"]
+    limits = ImageLimits(settings["max_pixels"], settings.get("max_image_mb", MAX_IMAGE_MB) * 2**20)
     return [
-        HeatmapsTask(layout.uri(path), target, scale, max_pixels, images)
+        HeatmapsTask(layout.uri(path), target, scale, limits, images)
         for path, images in zip(paths, wanted, strict=True)
         if images
     ]
@@ -180,8 +182,8 @@ def write_heatmaps(task: HeatmapsTask, options: HeatmapsOptions) -> tuple[Counte
             counts["skipped"] += 1
             continue
         try:
-            picture = decode_original(read_image(uri), task.max_pixels)
-        except (MuscRayError, OSError) as error:
+            picture = decode_original(read_image(uri, task.limits.bytes), task.limits.pixels)
+        except (MuscRayError, MemoryError, OSError) as error:
             counts["unreadable"] += 1
             first = first or f"{uri}: {error}"
             continue

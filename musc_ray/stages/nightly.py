@@ -16,7 +16,17 @@ from musc_ray.storage.layout import Layout
 from musc_ray.storage.lease import lease
 from musc_ray.storage.runs import complete_run
 
-OF_ONE_RUN = ("since", "run_id", "overwrite", "address", "workers", "threads", "device")
+OF_ONE_RUN = (
+    "since",
+    "run_id",
+    "overwrite",
+    "address",
+    "workers",
+    "threads",
+    "device",
+    "max_worker_gb",
+    "max_requests",
+)
 """Settings that a night does not take over from the last run: they were meant for that one, or for its machine."""
 
 logger = logging.getLogger(__name__)

@@ -73,7 +73,7 @@ def evaluate_pixels(
         notes: what the reader must know is appended.
     """
     files = sum(len(group.files) for group in groups)
-    arguments = (layout.uri(layout.root), image_size, mask_level, settings.max_pixels)
+    arguments = (layout.uri(layout.root), image_size, mask_level, settings.image_limits)
     with Pool(Evaluator, settings.model_copy(update={"device": "cpu"}), files, *arguments) as pool:
         counts = _count(pool, groups, progress)
         for group in groups:
@@ -116,7 +116,7 @@ def _notes(group: str, counts: FileCounts) -> list[str]:
         )
     if counts.unreadable:
         notes.append(
-            f"Group '{group}': {len(counts.unreadable):,} masks cannot be read, pixel metrics omit their images; "
+            f"Group '{group}': {len(counts.unreadable):,} masks or images cannot be read, pixel metrics omit them; "
             f"the first is {counts.unreadable[0]}"
         )
     return notes

@@ -83,7 +83,10 @@ class Pool:
         self.plan = plan_actors(settings, self.tasks)
         self.lost = self.repeated = 0
         remote: Any = ray.remote(actor)
-        self._remote = remote.options(num_cpus=self.plan.cpus, num_gpus=self.plan.gpus, max_concurrency=calls_at_once)
+        memory = {} if self.plan.memory is None else {"memory": self.plan.memory}
+        self._remote = remote.options(
+            num_cpus=self.plan.cpus, num_gpus=self.plan.gpus, max_concurrency=calls_at_once, **memory
+        )
         self._arguments = (*arguments, self.plan)
         self._workers: list[Worker] = []
         self._starting: dict[Any, Worker] = {}

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from musc_ray.core.rscin import rescore
 from musc_ray.errors import MuscRayError
+from musc_ray.storage.features import read_class_tokens, read_meta
 from musc_ray.storage.layout import Layout
-from musc_ray.storage.parquet import read_table
 
 
 def pooled_scores(
@@ -29,16 +29,15 @@ def pooled_scores(
         raw: (N,) their scores before RsCIN.
 
     Raises:
-        MuscRayError: the features are no longer there.
+        MuscRayError: the features are no longer there, or broken.
     """
     places = {image_id: place for place, image_id in enumerate(ids)}
     tokens = np.full((len(ids), run["resolved"]["class_channels"]), np.nan, np.float32)
     for group in scored_in:
         for path in layout.written_shards(layout.features(run["features_id"], group)).values():
-            table = read_table(layout.fs, path, ["image_id", "class_token"])
-            for image_id, token in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
-                if image_id in places:
-                    tokens[places[image_id]] = np.frombuffer(token, "<f4")
+            held = [i.image_id for i in read_meta(layout.fs, path).extracted if i.image_id in places]
+            for image_id, token in zip(held, read_class_tokens(layout.fs, path, held), strict=True):
+                tokens[places[image_id]] = token
     if np.isnan(tokens).any():
         raise MuscRayError(
             f"Images of {len(scored_in)} groups are evaluated together, which needs their features, and some are gone: "

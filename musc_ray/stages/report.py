@@ -31,7 +31,7 @@ from musc_ray.storage.runs import complete_run
 from musc_ray.storage.schemas import DEFECTS, ERRORS
 from musc_ray.storage.scores import map_scale, read_tables
 
-REPORT_SETTINGS = ("report_images", "report_thumbnails", "max_pixels", "workers", "threads", "address")
+REPORT_SETTINGS = ("report_images", "report_thumbnails", "max_pixels", "max_image_mb", "workers", "threads", "address")
 """Settings that may differ when the report of a run is written again: the others made its scores."""
 
 DEFECT_MEMBERS = 100
@@ -92,7 +92,7 @@ def write_report(
     known = Labels.read(layout, run_id, labels or {})
     tasks = run["counts"]["scored"] // CHUNK_ROWS + len(names)
     on_cpus = settings.model_copy(update={"device": "cpu"})  # a GPU has nothing to do here
-    arguments = (layout.uri(layout.root), run_id, settings.max_pixels)
+    arguments = (layout.uri(layout.root), run_id, settings.image_limits)
     with (
         progress.stage("report", total=run["counts"]["scored"], unit="images") as stage,
         Pool(SiteWriter, on_cpus, tasks, *arguments) as pool,

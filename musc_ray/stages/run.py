@@ -17,6 +17,7 @@ from musc_ray.core.metrics import image_auroc
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.plan import SUGGESTED_REFERENCES, pending_bytes
 from musc_ray.progress import Progress
+from musc_ray.redact import redacted
 from musc_ray.stages.archive import Archive, forget_features, open_archive
 from musc_ray.stages.catalog import to_table
 from musc_ray.stages.cluster import ray_cluster
@@ -24,11 +25,14 @@ from musc_ray.stages.extract import ExtractStats, ShardTask, extract
 from musc_ray.stages.gc import check_kept
 from musc_ray.stages.lake import check_lake, publish_complete
 from musc_ray.stages.metrics import RunMetrics
+from musc_ray.stages.rank import GroupFigures
 from musc_ray.stages.record import run_record, started_record
+from musc_ray.stages.repair import MOST_REPAIRS, added, error_rows, repair_features
 from musc_ray.stages.report import write_report
 from musc_ray.stages.ring import GroupImages
 from musc_ray.stages.score import score_groups
 from musc_ray.stages.thresholds import GroupThreshold, ThresholdRule, apply_rule, group_threshold
+from musc_ray.storage.features import BrokenShardError
 from musc_ray.storage.filesystem import read_json, remove_tree, write_json
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.runs import time_after_all
@@ -124,13 +128,10 @@ def score_archive(
     progress.record(lambda stages: write_json(layout.fs, layout.progress_json(run_id), stages))
     with ray_cluster(settings), progress.watched(RunMetrics(run_id)):
         errors = _extract(archive, progress, stages)
-        table = pa.Table.from_pylist(errors, schema=ERRORS)
-        write_table(layout.fs, f"{layout.errors(run_id)}/part-00000.parquet", table)
-        _check_errors(archive, errors, f"All are listed in {layout.uri(layout.errors(run_id))}")
-        groups, failed_groups = _scorable_groups(archive, errors)
+        _write_errors(archive, errors)
         scored_at = time_after_all(layout, datetime.now(UTC))
-        figures, failures = score_groups(archive, groups, scored_at, progress, stages)
-        failed_groups |= {name: f"Group '{name}' failed: {error}" for name, error in failures.items()}
+        groups, failed_groups, figures, failures = _score(archive, errors, scored_at, progress, stages)
+        failed_groups |= {name: redacted(f"Group '{name}' failed: {error}") for name, error in failures.items()}
         groups = [group for group in groups if group.group not in failures]
         if not groups:
             raise MuscRayError(next(iter(failed_groups.values()))) from next(iter(failures.values()))
@@ -179,10 +180,48 @@ def _extract(archive: Archive, progress: Progress, stages: Stages) -> list[dict[
             stage.advance(shard.images)
     figures = {name: value for name, value in vars(stats).items() if name != "failed"}
     stages["extract"] = {"seconds": stage.seconds, **figures, "already_done": archive.images - missing}
-    return [
-        {"uri": i.uri, "group": name, "stage": "extract", "error": i.error or "", "message": i.message or ""}
-        for name, i in stats.failed
-    ]
+    return error_rows(stats.failed)
+
+
+def _write_errors(archive: Archive, errors: Sequence[dict[str, str]]) -> None:
+    """Write the errors table, and fail when there are too many."""
+    layout, folder = archive.layout, archive.layout.errors(archive.run_id)
+    write_table(layout.fs, f"{folder}/part-00000.parquet", pa.Table.from_pylist(list(errors), schema=ERRORS))
+    _check_errors(archive, errors, f"All are listed in {layout.uri(folder)}")
+
+
+def _score(
+    archive: Archive, errors: list[dict[str, str]], scored_at: datetime, progress: Progress, stages: Stages
+) -> tuple[list[GroupImages], dict[str, str], dict[str, GroupFigures], dict[str, Exception]]:
+    """Score all groups; where features turn out to be broken, these are extracted again, and the group scored again.
+
+    Args:
+        errors: rows of the errors table; images that fail then are added.
+
+    Returns:
+        The groups that can be scored, and why others cannot; figures of those that were, and why others were not.
+    """
+    groups, failed_groups = _scorable_groups(archive, errors)
+    figures, failures = score_groups(archive, groups, scored_at, progress, stages)
+    for _ in range(MOST_REPAIRS):
+        broken = {name for name, error in failures.items() if isinstance(error, BrokenShardError)}
+        if not broken:
+            break
+        repaired = repair_features(archive, broken, errors, progress)
+        stages["extract"]["repaired_shards"] = stages["extract"].get("repaired_shards", 0) + repaired.shards
+        if repaired.failed:
+            errors += error_rows(repaired.failed)
+            _write_errors(archive, errors)
+            groups, failed_groups = _scorable_groups(archive, errors)
+        for name in broken:
+            del failures[name]
+        again = [group for group in groups if group.group in broken]
+        if again:
+            once: Stages = {}
+            more, failed = score_groups(archive, again, scored_at, progress, once)
+            stages |= {name: added(stages[name], figures_of) for name, figures_of in once.items()}
+            figures, failures = figures | more, failures | failed
+    return groups, failed_groups, figures, failures
 
 
 def _check_errors(archive: Archive, errors: Sequence[Mapping[str, str]], where: str) -> None:
@@ -261,6 +300,8 @@ def _notes(failed_groups: Mapping[str, str], stages: Stages) -> list[str]:
     lost = stages["extract"]["lost_workers"] + stages["mutual"]["lost_workers"]
     deaths = [f"{lost} worker{'' if lost == 1 else 's'} died; what they were doing was done again."]
     shrunk = stages["mutual"]["shrunk_blocks"]
+    repaired = stages["extract"].get("repaired_shards", 0)
+    mended = [f"{repaired} shard{'' if repaired == 1 else 's'} of features were broken, and extracted again."]
     small = [f"{shrunk} blocks of tiles ran out of memory and were done again with fewer shards: lower cache_mb."]
     halved = stages["extract"]["halved_batches"]
     too_large = [f"{halved} batches ran out of memory and were halved: lower batch_size."] if halved else []
@@ -270,6 +311,7 @@ def _notes(failed_groups: Mapping[str, str], stages: Stages) -> list[str]:
         *(small if shrunk else []),
         *(summary if error else []),
         *(deaths if lost else []),
+        *(mended if repaired else []),
     ]
 
 

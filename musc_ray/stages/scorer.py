@@ -27,7 +27,7 @@ from musc_ray.core.references import Window
 from musc_ray.core.repeats import NEIGHBOURS, far_rank
 from musc_ray.core.summary import Summary
 from musc_ray.stages.bands import write_array
-from musc_ray.stages.cluster import ActorPlan, use_threads
+from musc_ray.stages.cluster import ActorPlan, take_share, use_threads
 from musc_ray.stages.rank import Columns, GroupFigures, Neighbours, find_neighbours, rank_group, write_part
 from musc_ray.stages.reduce import combine_shard
 from musc_ray.stages.repeats import ShardStep
@@ -76,7 +76,7 @@ class Scorer:
     """An actor: multiplies blocks of tiles, reduces bands, combines layers."""
 
     def __init__(self, settings: Settings, out: str, run_id: str, meta: FeaturesMeta, plan: ActorPlan) -> None:
-        use_threads(plan.threads)
+        take_share(plan)
         self.settings, self.run_id, self.meta, self.plan = settings, run_id, meta, plan
         self.layout = Layout.at(out)
         self.device = torch.device(plan.device)

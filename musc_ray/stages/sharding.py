@@ -1,14 +1,17 @@
 """Which image lies in which shard: written shards are the truth, images that are new or changed form new ones."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from musc_ray.stages.catalog import CatalogImage
-from musc_ray.storage.features import FeaturesMeta, ShardImage, read_meta
+from musc_ray.storage.features import BrokenShardError, FeaturesMeta, ShardImage, read_meta
 from musc_ray.storage.layout import Layout
 
 FOOTERS_AT_ONCE = 32
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -44,10 +47,22 @@ class GroupShards:
 
 
 def existing_shards(layout: Layout, features_id: str, group: str) -> dict[int, FeaturesMeta]:
-    """The shards of a group that are written, by number, from their footers."""
+    """The shards of a group that are written, by number, from their footers; without broken ones."""
+
+    def described(path: str) -> FeaturesMeta | None:
+        try:
+            meta = read_meta(layout.fs, path)
+            if meta.features_id != features_id:
+                raise BrokenShardError(path, f"its features are {meta.features_id}")
+        except BrokenShardError as error:
+            logger.warning("%s is broken (%s): its images count as not extracted.", error.path, error.reason)
+            return None
+        return meta
+
     written = layout.written_shards(layout.features(features_id, group))
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-        return dict(zip(written, pool.map(lambda path: read_meta(layout.fs, path), written.values()), strict=True))
+        metas = zip(written, pool.map(described, written.values()), strict=True)
+        return {number: meta for number, meta in metas if meta is not None}
 
 
 def assign_shards(images: Sequence[CatalogImage], existing: Mapping[int, FeaturesMeta], shard_size: int) -> GroupShards:

@@ -9,7 +9,9 @@ import pyarrow as pa
 import ray
 from PIL import Image
 
-from musc_ray.images import ImageError, decode_original
+from musc_ray.errors import ImageError
+from musc_ray.images import decode_original
+from musc_ray.limits import ImageLimits
 from musc_ray.report.pictures import (
     PICTURE_QUALITY,
     PICTURE_SIDE,
@@ -28,6 +30,7 @@ from musc_ray.storage.filesystem import write_bytes, write_text
 from musc_ray.storage.image_bytes import read_image
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import read_table
+from musc_ray.storage.requests import limit_requests
 from musc_ray.storage.retry import PERMANENT
 
 DEFECT_SCALE = 2
@@ -91,10 +94,11 @@ class DefectTask:
 class SiteWriter:
     """An actor: writes rows, thumbnails, pictures and details of a run's images."""
 
-    def __init__(self, out: str, run_id: str, max_pixels: int, plan: ActorPlan) -> None:
+    def __init__(self, out: str, run_id: str, limits: ImageLimits, plan: ActorPlan) -> None:
+        limit_requests(plan.requests)
         self.layout = Layout.at(out)
         self.data = f"{self.layout.report(run_id)}/data"
-        self.max_pixels = max_pixels
+        self.limits = limits
         self.threads = ThreadPoolExecutor(PICTURES_AT_ONCE)
 
     def rows(self, task: RowsTask) -> int:
@@ -149,8 +153,8 @@ class SiteWriter:
     def _original(self, uri: str, side: int) -> Image.Image | None:
         """An image as it was; None if it is unreadable."""
         try:
-            return decode_original(read_image(uri), self.max_pixels, at_least=side)
-        except (ImageError, *PERMANENT):
+            return decode_original(read_image(uri, self.limits.bytes), self.limits.pixels, at_least=side)
+        except (ImageError, MemoryError, *PERMANENT):
             return None
 
     def _thumbnail(self, uri: str, picture_path: str | None) -> Image.Image | None:

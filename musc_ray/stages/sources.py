@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from musc_ray.errors import MuscRayError
 from musc_ray.lake.dataset import FILTER, dataset_rows
 from musc_ray.lake.source import SCHEME, rows
+from musc_ray.redact import carries_secret, redacted
 from musc_ray.storage.filesystem import open_filesystem, uri_beside
 from musc_ray.storage.image_bytes import image_column, tar_members
 
@@ -171,6 +172,7 @@ def _table_of_uris(fs: fsspec.AbstractFileSystem, path: str, found: Iterator[dic
 def _named_image(fs: fsspec.AbstractFileSystem, path: str, row: dict[str, Any]) -> Listed:
     """The image that a row names."""
     given = str(row["uri"])
+    _check_secrets(path, given)
     return Listed(uri_beside(fs, path, given), given, _group(row), str(row.get("version") or ""))
 
 
@@ -191,13 +193,23 @@ def _dataset_images(fs: fsspec.AbstractFileSystem, path: str, row_filter: str) -
             yield _named_image(fs, f"{base}/", row.values)
 
 
+def _check_secrets(table: str, uri: str) -> None:
+    """Refuse a URI with a password or a signature: all tables of results would have it, and it would soon expire."""
+    if carries_secret(uri):
+        raise MuscRayError(
+            f"The table {table} names {redacted(uri)}, which carries credentials: name files without, and give "
+            f"credentials in the environment."
+        )
+
+
 def _lake_images(source: str) -> Iterator[Listed]:
     """Every row of an Iceberg table; its URIs must be whole, since they lie beside nothing."""
     for row in rows(source):
         given = str(row["uri"])
+        _check_secrets(source, given)
         if "://" not in given and not given.startswith("/"):
             raise MuscRayError(f"The table of {source} has the uri {given!r}: store whole URIs, or absolute paths.")
-        uri = given if "://" in given else PurePosixPath(given).as_uri()
+        uri = given if "://" in given else f"file://{given}"  # as fsspec has it: nothing is encoded
         yield Listed(uri, given, _group(row), str(row.get("version") or ""))
 
 

@@ -27,18 +27,26 @@ WRITE_CHECK = ".musc-ray-write-check-"
 def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem of a path or URI, and the path within it (absolute for local ones, no trailing slash).
 
-    Credentials and endpoints come from the environment, as fsspec and the cloud SDKs read them.
+    Credentials and endpoints come from the environment, as fsspec and the cloud SDKs read them. `::` is part of a name:
+    fsspec would take it for a chain, and open what the name of a file in an archive tells it to.
 
     Raises:
         MuscRayError: a protocol that is unknown or whose driver is not installed.
     """
     try:
-        fs, path = fsspec.core.url_to_fs(uri)
+        fs, path = _literal(uri) if "::" in uri else fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
         raise MuscRayError(f"Cannot open {uri!r}: {error}") from error
     if "s3" in fs.protocol:
         wait_for_s3()
     return fs, path.rstrip("/") or "/"
+
+
+def _literal(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """As fsspec's `url_to_fs`, but that it knows no chains."""
+    protocol, _ = fsspec.core.split_protocol(uri)
+    kind = fsspec.get_filesystem_class(protocol or "file")
+    return fsspec.filesystem(protocol or "file", **kind._get_kwargs_from_urls(uri)), str(kind._strip_protocol(uri))
 
 
 def is_local(fs: fsspec.AbstractFileSystem) -> bool:

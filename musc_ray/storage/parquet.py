@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.filesystem import atomic_file
+from musc_ray.storage.requests import in_turn
 
 
 def write_table(fs: fsspec.AbstractFileSystem, path: str, table: pa.Table) -> None:
@@ -16,6 +17,7 @@ def write_table(fs: fsspec.AbstractFileSystem, path: str, table: pa.Table) -> No
         pq.write_table(table, partial, compression="zstd")
 
 
+@in_turn
 def read_table(fs: fsspec.AbstractFileSystem, path: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table, or some of its columns.
 

@@ -157,7 +157,7 @@ def test_what_is_missing_is_noted_and_the_rest_is_computed(tmp_path, shared_ray,
     words = " ".join(result.output.split())
     assert "1 scored images have no label" in words
     assert "Group 'b' has good images alone: no metric can be computed." in words
-    assert "2 masks cannot be read" in words
+    assert "2 masks or images cannot be read" in words
     rows = rows_of(tmp_path / "out")
     first = expected([images[0], images[2], images[4]], mask_level=128)
     assert rows[0]["pixel_auroc"] == pytest.approx(first["pixel_auroc"], abs=1e-6)

@@ -17,6 +17,7 @@ from PIL import Image
 from musc_ray.core.pixel import image_scores, pixel_map
 from musc_ray.identity import image_id
 from musc_ray.images import decode_original
+from musc_ray.limits import ImageLimits
 from musc_ray.report.heatmap import colormap
 from musc_ray.stages.heatmaps import HeatmapsOptions, HeatmapsTask, write_heatmaps
 from musc_ray.storage.filesystem import write_json
@@ -209,6 +210,6 @@ def test_s3_like_local(images, tmp_path, tmp_path_factory, monkeypatch):
             "s3://plant/out/runs/run-1/scores/group=all/part-00000.parquet",
             f"s3://{path.rpartition('/')[0]}",
         )
-        task = HeatmapsTask(scores, folder, (0.0, 1.0), 1_000_000, SHARD)
+        task = HeatmapsTask(scores, folder, (0.0, 1.0), ImageLimits(1_000_000), SHARD)
         assert write_heatmaps(task, HeatmapsOptions("npy")) == ({"skipped": SHARD}, "")
     s3fs.S3FileSystem.clear_instance_cache()

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from musc_ray.backbones import describe_backbone, load_backbone
 from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.open_clip_vit import resample_position
-from musc_ray.backbones.weights import WeightsFile, fetch_weights, load_state_dict
+from musc_ray.backbones.weights import WeightsFile, fetch_weights, load_state_dict, published_digests
 from musc_ray.errors import MuscRayError, SettingsError
 
 TINY = "timm:vit_tiny_patch16_224"
@@ -148,8 +148,8 @@ def test_another_grid_of_as_many_patches_is_resampled_too():
 
 
 @pytest.mark.filterwarnings("ignore")  # tracing warns of its own deprecation and of open_clip's shape checks
-def test_openais_torchscript_archives(tmp_path):
-    """OpenAI's files are scripted CLIPs in half precision, with sizes beside the weights."""
+def test_openais_torchscript_archives(tmp_path, monkeypatch):
+    """OpenAI's files are scripted CLIPs in half precision, with sizes beside the weights; others are refused."""
 
     class Clip(torch.nn.Module):
         def __init__(self, visual):
@@ -165,6 +165,10 @@ def test_openais_torchscript_archives(tmp_path):
     path = tmp_path / "ViT-S-32.pt"
     torch.jit.trace(Clip(visual), torch.zeros(1, 3, 224, 224), check_trace=False).half().save(str(path))
     weights = fetch_weights(DINOV2, str(path))
+    assert len(published_digests()) >= 9
+    with pytest.raises(MuscRayError, match="TorchScript archive, which holds code"):
+        load_state_dict(path)
+    monkeypatch.setattr("musc_ray.backbones.weights.published_digests", lambda: {weights.sha256})
     backbone = load_backbone("open_clip:ViT-S-32", image_size=(224, 224), layers=(3,), weights=weights)
     pixels = image(224, 224)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (backbone._model.mean, backbone._model.std))

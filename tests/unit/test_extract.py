@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from safetensors.torch import save_file
 
 from musc_ray.backbones import Tokens, describe_backbone
 from musc_ray.config import load_settings
+from musc_ray.stages import extract
 from musc_ray.stages.catalog import catalog_images
 from musc_ray.stages.cluster import ActorPlan
-from musc_ray.stages.extract import Extractor, ShardTask, features_meta
+from musc_ray.stages.extract import Extractor, ExtractStats, ShardTask, features_meta
 from musc_ray.storage.features import read_class_tokens, read_layer, read_meta, write_shard
 from tests.pictures import write_pictures
 
@@ -153,3 +155,48 @@ def test_a_shard_is_written_while_the_next_one_is_in_the_model(extractor_and_tas
     ids, tokens, _ = stored(extractor, 11)
     other = extractor.layout.shard(extractor.meta.features_id, "all", 1)
     np.testing.assert_array_equal(tokens, read_layer(extractor.layout.fs, other, 11, ids))
+
+
+def test_only_a_broken_shard_is_extracted_again_and_what_fails_then_leaves_it(extractor_and_task, monkeypatch):
+    extractor, task = extractor_and_task
+    extractor.extract(task)
+    path = Path(extractor.layout.shard(extractor.meta.features_id, "all", 0))
+    whole = path.read_bytes()
+    assert extractor.repair(task) == ExtractStats()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    path.write_bytes(flipped)
+    assert extractor.repair(task).shards == 1
+    assert path.read_bytes() == whole
+    forward, calls = extractor.backbone.forward, []
+
+    def gives_nan(images):
+        tokens = forward(images)
+        layers = [layer.clone() for layer in tokens.layers]
+        if not calls:
+            layers[0][1, 2, 3] = torch.nan
+        calls.append(len(images))
+        return Tokens(layers, tokens.class_tokens)
+
+    monkeypatch.setattr(extractor.backbone, "forward", gives_nan)
+    path.write_bytes(whole[:1000])
+    stats = extractor.repair(task)
+    assert [(image.image_id, image.error) for _, image in stats.failed] == [(task.images[1].image_id, "FeatureError")]
+    assert stored(extractor, 5)[0] == [image.image_id for image in task.images if image is not task.images[1]]
+
+
+def test_too_little_memory_to_read_beside_the_model_costs_no_image(extractor_and_task, monkeypatch):
+    extractor, task = extractor_and_task
+    read, short = extract.read_image, {task.images[0].uri: 1, task.images[1].uri: 99}
+
+    def scarce(uri, max_bytes):
+        short[uri] = short.get(uri, 0) - 1
+        if short[uri] >= 0:
+            raise MemoryError
+        return read(uri, max_bytes)
+
+    monkeypatch.setattr(extract, "read_image", scarce)
+    stats = extractor.extract(task)
+    ((_, failed),) = stats.failed
+    assert (failed.image_id, failed.error) == (task.images[1].image_id, "MemoryError")
+    assert "max_worker_gb" in failed.message
