@@ -79,6 +79,8 @@ class DetailsTask:
 class DefectTask:
     """The picture of a repeated defect: up to SHEET_COLUMNS images that have it, side by side, with its patches.
 
+    Images that cannot be read are black.
+
     Attributes:
         patches: of each image.
         grid: (h, w) of the patches.
@@ -139,16 +141,17 @@ class SiteWriter:
         side = THUMBNAIL_SIDE * DEFECT_SCALE
         originals = list(self.threads.map(lambda uri: self._original(uri, side), task.uris))
         shown = [
-            marked(thumbnail(original, side), patches, task.grid)
+            Image.new("RGB", (side, side))
+            if original is None
+            else marked(thumbnail(original, side), patches, task.grid)
             for original, patches in zip(originals, task.patches, strict=True)
-            if original is not None
         ]
-        strip = Image.new("RGB", (max(1, len(shown)) * side, max((one.height for one in shown), default=1)))
+        strip = Image.new("RGB", (len(shown) * side, max(picture.height for picture in shown)))
         for place, picture in enumerate(shown):
             strip.paste(picture, (place * side, 0))
         path = f"{self.data}/group-{task.group}/defect-{task.defect:03d}.jpg"
         write_bytes(self.layout.fs, path, jpeg(strip, PICTURE_QUALITY))
-        return len(originals) - len(shown)
+        return originals.count(None)
 
     def _original(self, uri: str, side: int) -> Image.Image | None:
         """An image as it was; None if it is unreadable."""
