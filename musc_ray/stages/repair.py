@@ -47,6 +47,7 @@ def repair_features(
             stage.advance(1)
     logger.warning("%d broken shards were extracted again.", stats.shards)
     for name in {name for name, _ in stats.failed}:
+        remove_tree(archive.layout.fs, archive.layout.repeats(archive.run_id, name))
         for layer in archive.meta.layers:
             remove_tree(archive.layout.fs, archive.layout.bands(archive.run_id, name, layer))
     return stats
@@ -62,8 +63,12 @@ def error_rows(failed: Sequence[tuple[str, ShardImage]]) -> list[dict[str, str]]
 
 def added(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Figures of a stage that was gone through twice."""
-    worst = ("largest_summary_error",)
-    return {
-        name: max(first.get(name, 0), value) if name in worst else first.get(name, 0) + value
-        for name, value in second.items()
-    }
+    return {name: _sum(name, first.get(name), value) for name, value in second.items()}
+
+
+def _sum(name: str, first: Any, second: Any) -> Any:
+    if first is None:
+        return second
+    if isinstance(second, dict):  # of groups
+        return first | second
+    return max(first, second) if name == "largest_summary_error" else first + second
