@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from musc_ray.backbones.weights import load_state_dict
 from musc_ray.errors import MuscRayError
 from musc_ray.redact import HIDDEN, RedactingFormatter, carries_secret, redacted
-from musc_ray.stages.bands import read_band
+from musc_ray.stages.bands import read_array
 from musc_ray.storage.layout import Layout
 from tests.fuzz.conftest import examples
 from tests.fuzz.mutation import mutated
@@ -125,7 +125,7 @@ def test_a_band_that_holds_code_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save(tmp_path / "band.npy", np.array([Hostile()], object), allow_pickle=True)
     with pytest.raises(MuscRayError, match="is not a readable band"):
-        read_band(Layout.at(str(tmp_path)), str(tmp_path / "band.npy"))
+        read_array(Layout.at(str(tmp_path)), str(tmp_path / "band.npy"))
     assert not (tmp_path / "pwned").exists()
 
 
