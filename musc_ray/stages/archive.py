@@ -18,7 +18,7 @@ from musc_ray.storage.filesystem import absolute, check_writable
 from musc_ray.storage.layout import Layout
 from musc_ray.storage.requests import limit_requests
 
-SCORE_SETTINGS = ("degrees", "aggregation", "interval", "references", "k_list", "precision", "seed")
+SCORE_SETTINGS = ("degrees", "interval", "references", "k_list", "precision", "seed")
 """Settings that change scores without changing features."""
 
 
@@ -94,8 +94,10 @@ def archive_of(
 ) -> Archive:
     """What a run on some images works on; see `Archive` for `earlier`."""
     values = {name: getattr(settings, name) for name in SCORE_SETTINGS} | {"features_id": meta.features_id}
+    if settings.aggregation != "lnamd":  # only then, so that other runs keep their names
+        values["aggregation"] = settings.aggregation
     if settings.repeated_defects:
-        values["repeated_defects"] = True  # only then, so that other runs keep their names
+        values["repeated_defects"] = True  # likewise
     if earlier is not None:
         ids = {group: sorted(images) for group, images in earlier.items()}
         values |= {"earlier": ids, "rescore_window": settings.rescore_window}
