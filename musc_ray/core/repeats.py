@@ -30,13 +30,13 @@ from musc_ray.core.nearest import Nearest
 FAR_RANK = 0.5
 """d_far is the distance at this share of the references: beyond the share of images that have one defect."""
 
-SUSPECT_SHARE = 0.05
+SUSPECT_SHARE = 0.03
 """Only so many of a layer's patches, those with the largest d_far, can be part of a repeated defect."""
 
 LEAST_GROWTH = 0.4
 """g of a link: d(m, j) is at most 67 % of d_far."""
 
-LEAST_HIDDEN = 1.4
+LEAST_HIDDEN = 1.35
 """d_far is at least so many times the patch's score, which the images that share its defect keep low."""
 
 LEAST_LAYERS = 2

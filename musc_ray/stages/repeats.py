@@ -3,8 +3,8 @@ and scores the images that have one again, against all their references without 
 
 Shards are worked on by scorers, which leave what they found on storage: how d_far is distributed; links of the shard's
 patches; communities of a group's images, from all links; the defects' patches; bands scored again. The driver holds
-counts. What is scored again are only rows of images with a repeated defect: other images keep their scores, since these
-patches are hardly ever near to theirs.
+counts, and a number an image. What is scored again are only the rows of images that have a repeated defect, or are
+linked to one that has: no others have suspicious patches near to those that are taken out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,12 +45,13 @@ def find_repeats(
     for _ in _each_shard(pool, "link", group, thresholds):
         pass
     largest = next(result for _, result in pool.map(iter([ShardStep("group", group, 0, (seed,))]), _call))
-    images, patches = np.zeros((2, largest + 1), np.int64)
-    for _, (of_images, of_patches) in _each_shard(pool, "mark", group):
-        images += np.bincount(of_images, minlength=largest + 1)
+    labels, patches = np.zeros(group.images, np.int32), np.zeros(largest + 1, np.int64)
+    for step, (of_images, of_patches) in _each_shard(pool, "mark", group):
+        labels[group.shards[step.shard].slice] = of_images
         patches += of_patches
+    images = np.bincount(labels, minlength=largest + 1)
     numbers = _numbers(images)
-    write_array(layout, f"{layout.repeats(run_id, group.group)}/numbers.npy", numbers)
+    write_array(layout, f"{layout.repeats(run_id, group.group)}/defects.npy", numbers[labels])
     for _ in pool.map(_unfinished(layout, run_id, group, layers), _call):
         pass
     found = [

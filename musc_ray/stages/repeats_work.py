@@ -62,23 +62,19 @@ class RepeatsWork:
         """Find and store the patches of a shard that hold its images' defects.
 
         Returns:
-            The community of each image that has such patches, and how many patches each community has.
+            The community of each image (A,), 0 where it has no such patches, and how many patches each community has.
         """
         shard, labels = self.images.shards[number], read_array(self.layout, f"{self.folder}/labels.npy")
         marks = defect_patches(self._links(number), labels, shard.positions, self.grid, NEIGHBOURS)
         write_array(self.layout, self._path("marks", number), marks)
-        own = labels[shard.first : shard.positions.stop]
-        weights = marks.sum(axis=1)
-        patches = np.bincount(own, weights=weights, minlength=int(labels.max()) + 1).astype(np.int64)
-        return own[weights > 0], patches
+        own, counts = labels[shard.slice], marks.sum(axis=1)
+        patches = np.bincount(own, weights=counts, minlength=int(labels.max()) + 1).astype(np.int64)
+        return np.where(counts > 0, own, 0).astype(np.int32), patches
 
     def defects(self, number: int) -> tuple[npt.NDArray[np.int32], Flags]:
         """The defect of each of a shard's images (A,), 0 for none, and the patches that hold it (A, L)."""
-        shard = self.images.shards[number]
-        labels, numbers = (read_array(self.layout, f"{self.folder}/{name}.npy") for name in ("labels", "numbers"))
+        found = self._defects()[self.images.shards[number].slice]
         marks = read_array(self.layout, self._path("marks", number))
-        found = numbers[labels[shard.first : shard.positions.stop]]
-        found[~marks.any(axis=1)] = 0
         return found, marks & (found > 0)[:, None]
 
     def excluded(self, number: int) -> Flags:
@@ -86,6 +82,13 @@ class RepeatsWork:
         wide = with_margin(self.defects(number)[1], self.grid)
         wide[wide.all(axis=1)] = False
         return wide
+
+    def scored_again(self, number: int) -> list[int]:
+        """Which of a shard's images have a repeated defect, or are linked to an image that has."""
+        shard, has_one = self.images.shards[number], self._defects() > 0
+        found = self._links(number)
+        linked = found.images[has_one[found.others]] - shard.first
+        return sorted({*np.flatnonzero(has_one[shard.slice]).tolist(), *linked.tolist()})
 
     def rescore(
         self,
@@ -96,7 +99,7 @@ class RepeatsWork:
         interval: tuple[float, float],
         device: torch.device,
     ) -> int:
-        """Score a shard's images that have a repeated defect against all their references without such patches.
+        """Score some of a shard's images against all their references without the patches of repeated defects.
 
         Args:
             number: the shard.
@@ -109,7 +112,7 @@ class RepeatsWork:
             How many images were scored again; where there are any, the band is stored anew.
         """
         shard, window = self.images.shards[number], self.images.window
-        rows = np.flatnonzero(self.defects(number)[0]).tolist()
+        rows = self.scored_again(number)
         if not rows:
             return 0
         own = load(shard, [shard.ids[row] for row in rows])
@@ -130,6 +133,10 @@ class RepeatsWork:
         band[rows] = scores.numpy()
         write_array(self.layout, self.layout.rescored_band(self.run_id, self.images.group, layer, number), band)
         return len(rows)
+
+    def _defects(self) -> npt.NDArray[np.int32]:
+        """The number of each image's defect, (N,) along the ring; 0 for none."""
+        return read_array(self.layout, f"{self.folder}/defects.npy")
 
     def _links(self, number: int) -> Links:
         return Links(*read_array(self.layout, self._path("links", number)))

@@ -20,6 +20,11 @@ class RingShard:
         """Places on the ring."""
         return range(self.first, self.first + len(self.ids))
 
+    @property
+    def slice(self) -> slice:
+        """The same, of an array along the ring."""
+        return slice(self.first, self.first + len(self.ids))
+
 
 Tile = tuple[RingShard, RingShard]
 
