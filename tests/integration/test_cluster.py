@@ -131,6 +131,7 @@ def shards(fs: s3fs.S3FileSystem) -> dict[str, str]:
     return {path: info["ETag"] for path, info in fs.find("plant/results/features", detail=True).items()}
 
 
+@pytest.mark.slow
 def test_a_job_that_is_stopped_goes_on_where_it_was(cluster, place, commands):
     fs, (head_port, *_) = place.store(), re.findall(r"http://127\.0\.0\.1:(\d+)/metrics", cluster)
     small = " --shard-size 2 --set workers=1 --set max_error_fraction=0.2"

@@ -186,6 +186,7 @@ def test_the_run_that_was_scored_last_and_none(shared_ray, invoke, images, tmp_p
     assert "There is no complete run in" in empty.stderr
 
 
+@pytest.mark.slow
 def test_s3_like_local(images, tmp_path, tmp_path_factory, monkeypatch):
     with s3_server(tmp_path_factory.mktemp("weed")) as server:
         fs = server.filesystem()

@@ -121,6 +121,7 @@ def test_nights_equal_a_run_on_the_whole_window(plant, tmp_path):
     assert len(plant.runs()) == 3
 
 
+@pytest.mark.slow
 def test_the_window_gets_new_scores_too(plant):
     plant.deliver(6, age=40 * DAY)
     recent = plant.deliver(6, age=10 * DAY)
@@ -144,6 +145,7 @@ def test_a_new_product_waits_until_there_are_two(plant):
     assert plant.runs()[-1]["night"]["tiles"]["drift"] is None
 
 
+@pytest.mark.slow
 def test_nights_in_a_row(plant, monkeypatch):
     first = plant.deliver(8, age=9 * DAY)
     plant.run(plant.images, plant.out)
@@ -196,6 +198,7 @@ def test_nights_in_a_row(plant, monkeypatch):
     assert "no new image that can be read" in plant.night("--set", "max_error_fraction=1", code=1)
 
 
+@pytest.mark.slow
 def test_a_night_of_noise_warns(plant):
     plant.deliver(12)
     plant.run(plant.images, plant.out)

@@ -158,6 +158,7 @@ def assert_little_was_repeated(stats: dict) -> None:
     assert stats["tiles"] == 3 * 50 * 51 // 2
 
 
+@pytest.mark.slow
 def test_a_worker_killed_among_tiles_changes_nothing(tmp_path, long_expected):
     process = start(tmp_path, {**LONG, "settings": {**EXACT, "workers": 2}})
     wait_for_bands(tmp_path, process)
@@ -178,6 +179,7 @@ def test_a_node_removed_among_tiles_changes_nothing(tmp_path, cluster, long_expe
     assert_same(tmp_path, long_expected)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_taken_up_at_its_bands(tmp_path, long_expected):
     process = start(tmp_path, {**LONG, "settings": {**EXACT, "workers": 2}})
     wait_for_bands(tmp_path, process, 20)
@@ -236,5 +238,5 @@ def test_a_group_with_a_broken_band_fails_alone(tmp_path, shared_ray):
     band.write_bytes(b"cut off")
     stats = score_generated(str(tmp_path), spec)
     assert list(stats["failed"]) == ["group-0"]
-    assert f"{band} is not a readable band" in stats["failed"]["group-0"]
+    assert f"{band} is not a readable array" in stats["failed"]["group-0"]
     assert {row["group"] for row in scores(tmp_path).values()} == {"group-1"}
