@@ -1,8 +1,10 @@
 """Opens an Iceberg catalog by what the settings name it; secrets come from the environment or pyiceberg's own files."""
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from musc_ray.errors import MuscRayError, SettingsError
 
@@ -14,6 +16,11 @@ NAME = "lake"
 """Name of a catalog that is given as a URI: `PYICEBERG_CATALOG__LAKE__TOKEN` and the like are meant for it."""
 
 SQLITE = "sqlite:///"
+
+PAUSES = (0.3, 1.0)
+"""Seconds before looking again."""
+
+Made = TypeVar("Made")
 
 
 def open_catalog(catalog: str, warehouse: str | None = None) -> "Catalog":
@@ -47,13 +54,39 @@ def open_catalog(catalog: str, warehouse: str | None = None) -> "Catalog":
     if endpoint:
         properties["s3.endpoint"] = endpoint
     try:
-        return load_catalog(name, **properties)
+        return look_again(lambda: load_catalog(name, **properties))
     except ValueError as error:
         raise SettingsError(
             f"There is no Iceberg catalog '{catalog}' ({error}): give a URI, or describe it in .pyiceberg.yaml."
         ) from error
     except Exception as error:  # drivers of databases and services raise errors of many libraries
         raise MuscRayError(f"The Iceberg catalog '{catalog}' cannot be opened: {one_line(error)}") from error
+
+
+def look_again(make: Callable[[], Made]) -> Made:
+    """Make something unless it is there; where another command makes the same at that moment, find it a moment later.
+
+    Catalogs look first and create then: of two that begin at once, the later one fails with what its database, or the
+    server, makes of that.
+    """
+    for pause in PAUSES:
+        try:
+            return make()
+        except Exception as error:
+            if not _may_pass(error):
+                raise
+            time.sleep(pause)
+    return make()
+
+
+def _may_pass(error: Exception) -> bool:
+    from pyiceberg.exceptions import ServerError
+
+    try:
+        from sqlalchemy.exc import DatabaseError
+    except ImportError:
+        return isinstance(error, ServerError)
+    return isinstance(error, ServerError | DatabaseError)
 
 
 def open_table(catalog: "Catalog", name: str) -> "Table":

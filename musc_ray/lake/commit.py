@@ -17,6 +17,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table, Transaction
 
 from musc_ray.errors import MuscRayError
+from musc_ray.lake.catalog import look_again
 from musc_ray.lake.schema import iceberg_schema
 
 FILE_BYTES = 128 * 2**20
@@ -65,7 +66,7 @@ def commit_run(
         MuscRayError: others changed the table in every try.
     """
     for attempt in range(TRIES):
-        table = load()
+        table = look_again(load)
         before = table.properties.get(PUBLISHED + run_id)
         if before == digest:
             return False

@@ -18,6 +18,7 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
 from pyiceberg.table import Table
 
+from musc_ray.lake.catalog import look_again
 from musc_ray.lake.commit import Changes, commit_run, read_file
 from musc_ray.lake.schema import RUNS, by_day_and_group, iceberg_schema, scores_schema
 
@@ -76,7 +77,7 @@ def publish_run(catalog: Catalog, name: str, run: LakeRun) -> bool:
         name: of the table of scores, with its namespace.
         run: what to publish.
     """
-    catalog.create_namespace_if_not_exists(name.rpartition(".")[0])
+    look_again(lambda: catalog.create_namespace_if_not_exists(name.rpartition(".")[0]))
     history, current = run.columns(run.maps), run.columns(maps=False)
     steps: list[tuple[str, pa.Schema, Callable[[Table, bool], Changes]]] = [
         ("", history, lambda table, again: _of_run(table, run.run_id, run.rows(history), again)),

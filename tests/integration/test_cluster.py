@@ -196,6 +196,7 @@ def assert_scores_are_right(place: Place, fs: s3fs.S3FileSystem, run: str) -> No
             assert rows[image_id][name] == pytest.approx(getattr(expected, name), abs=tolerance)
 
 
+@pytest.mark.slow  # it goes on from the archive of the test above
 def test_a_night_scores_what_came_in(cluster, place, commands):
     fs = place.store()
     known = {*(place.folder / "photos").rglob("*.*")}

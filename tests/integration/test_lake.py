@@ -12,8 +12,10 @@ import duckdb
 import polars
 import pyarrow as pa
 import pytest
+import s3fs
 from duckdb_extensions import import_extension
 from moto import mock_aws
+from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 from pyiceberg.utils.config import Config
@@ -274,12 +276,14 @@ def test_polars_and_pandas_read_the_same_rows(tmp_path):
 def test_a_filtered_dataset_on_object_storage_is_a_source(server, monkeypatch):
     for key, value in server.environment.items():
         monkeypatch.setenv(key, value)
+    s3fs.S3FileSystem.clear_instance_cache()  # those of servers that are gone
     fs, root = open_filesystem("s3://ready/images")
     for day, names in (("2026-11-22", ["a", "b"]), ("2026-11-23", ["c", "d"])):
         rows = pa.table({"uri": [f"s3://plant/{name}.png" for name in names], "line": [1, 2]})
         write_table(fs, f"{root}/day={day}/part-0.parquet", rows)
     (images,) = catalog_images(f"s3://{root}?filter=day = '2026-11-23' and line > 1").values()
     assert [image.uri for image in images] == ["s3://plant/d.png"]
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 CRASH = """
@@ -334,6 +338,35 @@ def test_a_crash_between_tables_is_made_up_for(place, suffix, monkeypatch):
     assert place.rows() == expected(run)
     assert place.rows("_current") == expected(run, maps=False)
     assert len(place.rows("_runs")) == 1
+
+
+@pytest.mark.parametrize("step", ["the catalog's own tables", "the namespace"])
+def test_what_another_publisher_makes_at_the_same_moment_is_found(tmp_path, monkeypatch, step):
+    """Both looked, and the other one was first to create: SQLite says that it is there already."""
+    uri, warehouse = f"sqlite:///{tmp_path}/catalog.db", tmp_path.as_uri()
+    name = "create_tables" if step == "the catalog's own tables" else "create_namespace"
+    create, calls = getattr(SqlCatalog, name), []
+
+    def outrun(catalog, *arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            other = SqlCatalog("lake", uri=uri, warehouse=warehouse)
+            create(other, *arguments)
+            if name == "create_tables":
+                IcebergTables.metadata.create_all(catalog.engine, checkfirst=False)
+            else:
+                monkeypatch.setattr(SqlCatalog, "namespace_exists", lambda *_: False)
+                try:
+                    create(catalog, *arguments)
+                finally:
+                    monkeypatch.undo()
+        else:
+            create(catalog, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SqlCatalog, name, outrun)
+        publish_run(open_catalog(uri, warehouse), "plant.scores", lake_run("run-1", {"cells": CELLS}, NIGHT))
+    assert len(open_catalog(uri, warehouse).load_table("plant.scores").scan().to_arrow()) == len(CELLS)
 
 
 def test_a_table_that_others_change_all_the_time_is_given_up_without_data_files(tmp_path, monkeypatch):
