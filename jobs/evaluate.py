@@ -8,13 +8,13 @@ import sys
 
 from rich.console import Console
 
-from musc_ray.cli import stop_on_sigterm
-from musc_ray.cli_options import STOPPED
-from musc_ray.config import load_settings
+from musc_ray.cli.options import STOPPED
+from musc_ray.cli.verbs import stop_on_sigterm
 from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.evaluate.benchmark import evaluate_dataset
 from musc_ray.evaluate.show import print_metrics
-from musc_ray.progress import Progress
-from musc_ray.stages.protocol import evaluate_dataset
+from musc_ray.runtime.progress import Progress
+from musc_ray.settings.model import load_settings
 
 
 def main() -> int:

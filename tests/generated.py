@@ -15,18 +15,18 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from musc_ray.config import load_settings
 from musc_ray.core import bands
-from musc_ray.progress import Progress
-from musc_ray.stages import mutual, score
-from musc_ray.stages.archive import Archive
-from musc_ray.stages.catalog import CatalogImage
-from musc_ray.stages.cluster import ray_cluster
-from musc_ray.stages.ring import GroupImages
-from musc_ray.stages.scorer import Scorer
-from musc_ray.stages.sharding import GroupShards
-from musc_ray.storage.features import FeaturesMeta, ShardImage, write_shard
-from musc_ray.storage.layout import Layout
+from musc_ray.features.context import Archive
+from musc_ray.features.sharding import GroupShards
+from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.progress import Progress
+from musc_ray.scoring import mutual, score
+from musc_ray.scoring.ring import GroupImages
+from musc_ray.scoring.scorer import Scorer
+from musc_ray.settings.model import load_settings
+from musc_ray.sources.catalog import CatalogImage
+from musc_ray.storage.paths import Layout
+from musc_ray.storage.shards import FeaturesMeta, ShardImage, write_shard
 
 DEFAULTS = {
     "images": 60,

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from musc_ray.stages.extract import Extractor, ExtractStats, Features
-from musc_ray.stages.scorer import Scorer
+from musc_ray.features.extraction import Extractor, ExtractStats, Features
+from musc_ray.scoring.scorer import Scorer
 
 PAUSE = "MUSC_RAY_TEST_PAUSE"
 """Environment variable: seconds that the model takes more for an image, or how many times as long as a block a band."""

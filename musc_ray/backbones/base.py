@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from musc_ray.core.onednn import OneDnnLinear
+from musc_ray.core.kernels.onednn import OneDnnLinear
 from musc_ray.errors import SettingsError
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from musc_ray.core.distance_summary import SUMMARY_BYTES, Summary
 from musc_ray.core.interval import interval_average
 from musc_ray.core.references import Window
-from musc_ray.core.summary import SUMMARY_BYTES, Summary
 
 EXACT_REFERENCES = 4096
 """Up to so many references all distances are kept until the band is complete: 8 kB a patch and degree in float16."""

@@ -45,7 +45,7 @@ def interval_average(minima: Tensor, references: int, interval: tuple[float, flo
 
 def _on_cpu(minima: Tensor, start: int, stop: int) -> Tensor:
     """The same without sorting: several times as fast as `topk`."""
-    from musc_ray.core.smallest import means_of_smallest
+    from musc_ray.core.kernels.smallest import means_of_smallest
 
     rows = minima if minima.dtype == torch.float16 else minima.float()
     rows = rows.reshape(-1, minima.shape[-1]).contiguous()

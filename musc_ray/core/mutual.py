@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from musc_ray.core.prepared import PreparedShard
+from musc_ray.core.operands.base import PreparedShard
 
 BLOCK_ENTRIES = {"cpu": 2**21, "cuda": 2**29}
 """Entries of one product held at a time: small enough for the last-level cache, large enough for full GEMM speed."""

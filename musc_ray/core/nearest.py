@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.bands import Part, condense
-from musc_ray.core.summary import BIN_WIDTH, Summary
+from musc_ray.core.distance_summary import BIN_WIDTH, Summary
 
 ABSENT = np.iinfo(np.int64).max
 """Where a patch has fewer images than are kept."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from musc_ray.core import AGGREGATIONS, LARGEST_DEGREE
 from musc_ray.core.bands import exact_scores
 from musc_ray.core.mutual import tile_minima
+from musc_ray.core.operands.base import prepare
 from musc_ray.core.precision import distance_dtype, resolve_precision
-from musc_ray.core.prepared import prepare
 
 
 def score_features(

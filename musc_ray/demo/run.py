@@ -6,13 +6,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from musc_ray.config import load_settings
+from musc_ray.cli.output import print_result
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import SolarCell, mono_cells
 from musc_ray.errors import MuscRayError, SettingsError
-from musc_ray.progress import Progress
-from musc_ray.stages.run import RunResult, run_archive
-from musc_ray.summary import print_result
+from musc_ray.pipeline import RunResult, run_archive
+from musc_ray.runtime.progress import Progress
+from musc_ray.settings.model import load_settings
 
 BACKBONE = "dinov2-vit-s-14"
 IMAGE_SIZE = 224

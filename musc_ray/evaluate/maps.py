@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from musc_ray.evaluate.regions import Regions, read_regions
+from musc_ray.evaluate.masks import Regions, read_regions
 from musc_ray.storage.parquet import read_table
 
 Wanted = Callable[[str, float, float], bool]

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from musc_ray.core.metrics import average_precision, f1_max, image_auroc
+from musc_ray.core.metrics.image import average_precision, f1_max, image_auroc
 from musc_ray.storage.filesystem import write_text
-from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import write_table
+from musc_ray.storage.paths import Layout
 from musc_ray.storage.schemas import METRICS
 
 MEAN = "mean"

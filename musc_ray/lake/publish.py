@@ -1,157 +1,120 @@
-"""A complete run into the lake: its history, the latest row of each image, and what the run was made of.
+"""Stage 7, complete runs -> Iceberg tables: which runs are to be published, and where to.
 
-Each of the three tables takes the run in one commit. They follow each other in this order, so that a row of the table
-of runs says that all is there; what a crash leaves out is made up by publishing again.
+It comes after run.json: what a crash leaves out is published by the next command that finds the complete run.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
-from typing import Any
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-from pyiceberg.catalog import Catalog
-from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
-from pyiceberg.table import Table
 
-from musc_ray.lake.catalog import look_again
-from musc_ray.lake.commit import Changes, commit_run, read_file
-from musc_ray.lake.schema import RUNS, by_day_and_group, iceberg_schema, scores_schema
+from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.settings.lake import Lake
+from musc_ray.storage.filesystem import is_local
+from musc_ray.storage.parquet import read_table
+from musc_ray.storage.paths import Layout
+from musc_ray.storage.runs import complete_run, complete_runs
 
-KEYS = ("image_id", "run_id", "scored_at")
-COMMENT = "Anomaly scores of musc-ray: "
-TABLES = {"": "every image of every run", "_current": "the latest row of each image", "_runs": "its runs"}
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class LakeRun:
-    """A complete run to publish.
+def check_lake(layout: Layout, lake: Lake | None) -> None:
+    """Open the catalog, so that a job whose scores could not be published fails before its work.
 
-    Attributes:
-        record: the content of its run.json.
-        out: where its files are.
-        scores: reads its scores, file by file; called several times.
-        maps: whether patch maps go into the history.
+    Raises:
+        SettingsError: no such catalog, or the extra is not installed.
+        MuscRayError: the catalog does not answer.
     """
-
-    record: Mapping[str, Any]
-    out: str
-    scores: Callable[[Sequence[str]], Iterator[pa.Table]]
-    maps: bool = True
-
-    @property
-    def run_id(self) -> str:
-        """Its name."""
-        return str(self.record["run_id"])
-
-    @property
-    def scored_at(self) -> datetime:
-        """The time in all of its rows."""
-        return datetime.fromisoformat(self.record["scored_at"])
-
-    @property
-    def digest(self) -> str:
-        """Changes when the run is computed again or gets other thresholds."""
-        content = [self.record["scored_at"], self.record.get("thresholds", {})]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-    def columns(self, maps: bool) -> pa.Schema:
-        """Of its scores in the lake."""
-        defects = bool(self.record["settings"].get("repeated_defects"))
-        return scores_schema(maps, bool(self.record.get("thresholds")), defects)
-
-    def rows(self, columns: pa.Schema) -> Iterator[pa.Table]:
-        """Its scores in these columns, file by file."""
-        return (table.select(columns.names).cast(columns) for table in self.scores(columns.names))
+    if lake is not None:
+        _open(layout, lake)
 
 
-def publish_run(catalog: Catalog, name: str, run: LakeRun) -> bool:
-    """Publish a run, or what is missing of it; whether there was anything to do.
+def publish_complete(layout: Layout, lake: Lake | None, run_id: str) -> None:
+    """Publish a run, and before it other runs of its OUT that were meant for the same table and did not get there.
 
-    Args:
-        catalog: where the tables are; they are made when they are missing.
-        name: of the table of scores, with its namespace.
-        run: what to publish.
+    Raises:
+        MuscRayError: the lake did not take them; the run stays complete.
     """
-    look_again(lambda: catalog.create_namespace_if_not_exists(name.rpartition(".")[0]))
-    history, current = run.columns(run.maps), run.columns(maps=False)
-    steps: list[tuple[str, pa.Schema, Callable[[Table, bool], Changes]]] = [
-        ("", history, lambda table, again: _of_run(table, run.run_id, run.rows(history), again)),
-        ("_current", current, lambda table, _: _latest(table, run, current)),
-        ("_runs", RUNS, lambda table, again: _of_run(table, run.run_id, [_lineage(run)], again)),
-    ]
-    done = [
-        commit_run(partial(_table, catalog, name, suffix, columns), run.run_id, run.digest, columns, changes)
-        for suffix, columns, changes in steps
-    ]
-    return any(done)
+    if lake is not None:
+        meant = {**lake.model_dump(), "maps": None}
+        runs = [
+            run
+            for run in complete_runs(layout)
+            if run["run_id"] == run_id or {**(run["settings"].get("lake") or {}), "maps": None} == meant
+        ]
+        publish_runs(layout, lake, runs)
 
 
-def _table(catalog: Catalog, name: str, suffix: str, columns: pa.Schema) -> Table:
-    """A table of the lake in its present state, made when it is missing."""
-    schema = iceberg_schema(columns)
-    spec = UNPARTITIONED_PARTITION_SPEC if suffix == "_runs" else by_day_and_group(schema)
-    properties = {"comment": COMMENT + TABLES[suffix], "musc-ray.tables": name}
-    return catalog.create_table_if_not_exists(name + suffix, schema, partition_spec=spec, properties=properties)
+def publish_again(out: str, lake: Lake | None, run_id: str | None) -> tuple[list[str], list[str]]:
+    """Publish the complete runs of an OUT, or one of them, to a lake or to that of the run that was scored last.
 
+    Returns:
+        The runs that were published, and those that were there already.
 
-def _of_run(table: Table, run_id: str, rows: Iterable[pa.Table], again: bool) -> Changes:
-    """The rows of a run in place of an earlier content of it, if there is one."""
-    earlier = list(table.scan(row_filter=f"run_id = '{run_id}'").plan_files()) if again else []
-    return Changes(rows, earlier, lambda found: pc.equal(found["run_id"], run_id))
-
-
-def _latest(table: Table, run: LakeRun, columns: pa.Schema) -> Changes:
-    """Rows of the run that no later run has replaced, in place of earlier ones of the same images.
-
-    Ids are hashes: no file can be left out by its statistics, so the keys of all are read, a file at a time.
+    Raises:
+        SettingsError: no lake is given, and that run has none.
     """
-    ids = pa.concat_tables(run.scores(["image_id"]))["image_id"].combine_chunks()
-    this = pa.scalar(run.scored_at, columns.field("scored_at").type)
-
-    def masks(keys: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-        """Which rows go, and which stay in place of the run's row of the same image."""
-        same_run, same_image = pc.equal(keys["run_id"], run.run_id), pc.is_in(keys["image_id"], value_set=ids)
-        same_time = pc.and_(pc.equal(keys["scored_at"], this), pc.greater(keys["run_id"], run.run_id))
-        later = pc.and_not(pc.or_(pc.greater(keys["scored_at"], this), same_time), same_run)
-        return pc.or_(same_run, pc.and_not(same_image, later)), pc.and_(same_image, later)
-
-    replaced, newer = [], []
-    for task in table.scan().plan_files():
-        keys = read_file(table, task, KEYS)
-        goes, stays = masks(keys)
-        newer += keys.filter(stays)["image_id"].chunks
-        if pc.any(goes).as_py():
-            replaced.append(task)
-    not_ours = pa.chunked_array(newer, ids.type)
-    return Changes(_without(run.rows(columns), not_ours), replaced, lambda rows: masks(rows)[0])
+    layout = Layout.at(out)
+    last = complete_run(layout, run_id)
+    runs = complete_runs(layout) if run_id is None else [last]
+    if lake is None and last["settings"].get("lake"):
+        lake = Lake.model_validate(last["settings"]["lake"])
+    if lake is None:
+        raise SettingsError("Which table? Give one, as in --set 'lake={table: plant.scores}'.")
+    published = publish_runs(layout, lake, runs)
+    return published, [run["run_id"] for run in runs if run["run_id"] not in published]
 
 
-def _without(tables: Iterable[pa.Table], ids: pa.ChunkedArray) -> Iterator[pa.Table]:
-    for table in tables:
-        yield table.filter(pc.invert(pc.is_in(table["image_id"], value_set=ids))) if len(ids) else table
+def publish_runs(layout: Layout, lake: Lake, runs: Iterable[dict[str, Any]]) -> list[str]:
+    """Publish complete runs, given by run.json and the earliest first; returns those that were not there already.
+
+    Raises:
+        SettingsError: no such catalog.
+        MuscRayError: the lake did not take a run.
+    """
+    catalog = _open(layout, lake)
+    from musc_ray.lake.catalog import one_line
+    from musc_ray.lake.run_tables import LakeRun, publish_run
+
+    published = []
+    for run in runs:
+        if run.get("thresholds", {}) is None:
+            logger.warning("Run %s is not published: its thresholds are half written, run it again.", run["run_id"])
+            continue
+        found = LakeRun(run, layout.uri(layout.root), _scores_of(layout, run["run_id"]), lake.maps)
+        try:
+            if publish_run(catalog, lake.table, found):
+                published.append(run["run_id"])
+        except MuscRayError:
+            raise
+        except Exception as error:  # drivers of catalogs and stores raise errors of many libraries
+            logger.debug("Where it failed:", exc_info=True)
+            raise MuscRayError(
+                f"Run {run['run_id']} is complete but not in the table {lake.table}: {one_line(error)} "
+                f"`musc-ray publish {layout.uri(layout.root)}` tries again."
+            ) from error
+    return published
 
 
-def _lineage(run: LakeRun) -> pa.Table:
-    """A run's row in the table of runs."""
-    record, resolved, counts = run.record, run.record["resolved"], run.record["counts"]
-    row = {
-        "run_id": run.run_id,
-        "scored_at": run.scored_at,
-        "features_id": record["features_id"],
-        "backbone": resolved["backbone"],
-        "weights_sha256": resolved["weights_sha256"],
-        "code_version": record["versions"]["musc-ray"],
-        "source": record["settings"]["source"],
-        "source_snapshot": record.get("source_snapshot"),
-        "out": run.out,
-        "images": counts["images"],
-        "scored": counts["scored"],
-        "failed": counts["failed"],
-        "settings": json.dumps(record["settings"], sort_keys=True),
-    }
-    return pa.Table.from_pylist([row], schema=RUNS)
+def _scores_of(layout: Layout, run_id: str) -> Callable[[Sequence[str]], Iterator[pa.Table]]:
+    """Reads some columns of a run's scores, file by file."""
+    paths = layout.all_score_files(run_id)
+    return lambda columns: (read_table(layout.fs, path, columns) for path in paths)
+
+
+def _open(layout: Layout, lake: Lake) -> "Catalog":
+    """The catalog of a lake; without one a SQLite file in OUT."""
+    from musc_ray.lake.catalog import SQLITE, open_catalog
+
+    if lake.catalog is not None:
+        return open_catalog(lake.catalog, lake.warehouse)
+    if not is_local(layout.fs):
+        raise SettingsError(
+            "Setting 'lake' needs a catalog where OUT is no local folder, for example "
+            "{catalog: https://host/iceberg, table: plant.scores}."
+        )
+    return open_catalog(f"{SQLITE}{layout.lake}/catalog.db", lake.warehouse)

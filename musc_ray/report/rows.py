@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from musc_ray.report.heatmap import quantise
+from musc_ray.report.colormap import quantise
 from musc_ray.report.pictures import SHEET_IMAGES
 from musc_ray.report.script import common_prefix, packed, printable, rounded
 

@@ -11,8 +11,8 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from musc_ray.report.colormap import colormap
 from musc_ray.report.data import METRICS, GroupReport, RunReport
-from musc_ray.report.heatmap import colormap
 from musc_ray.report.pictures import SHEET_COLUMNS, SHEET_IMAGES, THUMBNAIL_SIDE
 from musc_ray.report.rows import CHUNK_ROWS
 from musc_ray.report.script import data_script, packed, printable, rounded

@@ -6,7 +6,7 @@ from typing import Any
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.filesystem import read_json
-from musc_ray.storage.layout import Layout
+from musc_ray.storage.paths import Layout
 
 logger = logging.getLogger(__name__)
 

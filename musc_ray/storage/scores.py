@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import read_table
+from musc_ray.storage.paths import Layout
 
 READS_AT_ONCE = 16
 

@@ -26,15 +26,15 @@ import numpy as np
 from machine import describe_machine
 from memory import PeakMemory
 
-from musc_ray.config import Settings, load_settings
-from musc_ray.images import decode_image
-from musc_ray.stages import extract as extraction
-from musc_ray.stages.archive import open_archive
-from musc_ray.stages.cluster import ray_cluster
-from musc_ray.stages.extract import Extractor, ShardTask
-from musc_ray.stages.mutual import Mutual, block_side
-from musc_ray.stages.pool import Pool
-from musc_ray.stages.score import CALLS_AT_ONCE
+from musc_ray.features import extraction
+from musc_ray.features.context import open_archive
+from musc_ray.features.extraction import Extractor, ShardTask
+from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.pool import Pool
+from musc_ray.scoring.mutual import Mutual, block_side
+from musc_ray.scoring.score import CALLS_AT_ONCE
+from musc_ray.settings.model import Settings, load_settings
+from musc_ray.sources.decoding import decode_image
 from tests.chaos.faulty_store import faulty_store
 from tests.generated import generated_archive
 from tests.integration.seaweed import s3_server

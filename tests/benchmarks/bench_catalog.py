@@ -13,8 +13,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from musc_ray.stages.catalog import catalog_images, to_table
-from musc_ray.stages.sharding import assign_shards
+from musc_ray.features.sharding import assign_shards
+from musc_ray.sources.catalog import catalog_images, to_table
 from musc_ray.storage.parquet import write_table
 
 

@@ -51,7 +51,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         subprocess.run([sys.executable, __file__, "generate", name, str(images), str(defects)], check=True)
-        command = [sys.executable, "-m", "musc_ray.cli", "evaluate", folder / "out", "--labels", folder / "labels.csv"]
+        command = [
+            sys.executable,
+            "-m",
+            "musc_ray.cli.verbs",
+            "evaluate",
+            folder / "out",
+            "--labels",
+            folder / "labels.csv",
+        ]
         command += ["--workers", WORKERS]
         with PeakMemory() as memory:
             started = time.perf_counter()

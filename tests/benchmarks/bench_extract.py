@@ -25,16 +25,16 @@ from machine import describe_machine
 from musc_ray.backbones import Backbone, describe_backbone, load_backbone
 from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.weights import WeightsFile, fetch_weights
-from musc_ray.config import Settings, load_settings
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
-from musc_ray.images import decode_image
-from musc_ray.stages.catalog import CatalogImage
-from musc_ray.stages.extract import CALLS_AT_ONCE, Extractor, ExtractStats, ShardTask, features_meta
-from musc_ray.stages.pool import Pool, Worker
-from musc_ray.storage import features
-from musc_ray.storage.features import FeaturesMeta, ShardImage, read_layer, write_shard
-from musc_ray.storage.layout import Layout
+from musc_ray.features.extraction import CALLS_AT_ONCE, Extractor, ExtractStats, ShardTask, features_meta
+from musc_ray.runtime.pool import Pool, Worker
+from musc_ray.settings.model import Settings, load_settings
+from musc_ray.sources.catalog import CatalogImage
+from musc_ray.sources.decoding import decode_image
+from musc_ray.storage import shards as features
+from musc_ray.storage.paths import Layout
+from musc_ray.storage.shards import FeaturesMeta, ShardImage, read_layer, write_shard
 
 BACKBONE, SIZE, BATCH, SHARD, WORKERS = "dinov2-vit-s-14", (224, 224), 8, 64, 2
 

@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from musc_ray.config_lake import Lake
 from musc_ray.core.ranking import percentiles, ranks
 from musc_ray.lake.catalog import open_catalog
+from musc_ray.lake.publish import publish_runs
 from musc_ray.lake.schema import by_day_and_group, iceberg_schema, scores_schema
-from musc_ray.stages.lake import publish_runs
+from musc_ray.settings.lake import Lake
 from musc_ray.storage.filesystem import read_json, write_json
-from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import write_table
+from musc_ray.storage.paths import Layout
 from musc_ray.storage.schemas import SCORES
 from tests.integration.seaweed import lake_server
 

@@ -20,11 +20,11 @@ import torch
 from machine import describe_machine
 
 import musc_ray
+from musc_ray.core.kernels.onednn import linear
 from musc_ray.core.lnamd import aggregate, layer_norm
 from musc_ray.core.mutual import _blocks
-from musc_ray.core.onednn import linear
+from musc_ray.core.operands.base import prepare
 from musc_ray.core.precision import resolve_precision
-from musc_ray.core.prepared import prepare
 from musc_ray.core.scoring import default_device
 
 DEVICE = default_device()

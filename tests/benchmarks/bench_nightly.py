@@ -18,13 +18,13 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from machine import describe_machine
 
-from musc_ray.config import load_settings
-from musc_ray.core.metrics import image_auroc
+from musc_ray.core.metrics.image import image_auroc
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import SolarCell, mono_cells
-from musc_ray.progress import Progress
-from musc_ray.stages.nightly import rescore_new
-from musc_ray.stages.run import RunResult, run_archive
+from musc_ray.nightly.run import rescore_new
+from musc_ray.pipeline import RunResult, run_archive
+from musc_ray.runtime.progress import Progress
+from musc_ray.settings.model import load_settings
 
 ARCHIVE, NIGHTS, NIGHT, REFERENCES = 120, 3, 40, 64
 QUIET = Progress(quiet=True)

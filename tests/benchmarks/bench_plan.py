@@ -14,12 +14,12 @@ import pyarrow.csv
 from machine import describe_machine
 from memory import PeakMemory
 
-from musc_ray.config import load_settings
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
-from musc_ray.progress import Progress
-from musc_ray.stages.plan import plan_archive
-from musc_ray.stages.run import run_archive
+from musc_ray.pipeline import run_archive
+from musc_ray.planning.plan import plan_archive
+from musc_ray.runtime.progress import Progress
+from musc_ray.settings.model import load_settings
 
 CASES = ({"references": "all"}, {"references": 64}, {"references": "all", "precision": "float32"})
 

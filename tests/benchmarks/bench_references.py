@@ -14,10 +14,10 @@ import pyarrow.dataset as ds
 from machine import describe_machine
 from rich.console import Console
 
-from musc_ray.core.metrics import image_auroc
+from musc_ray.core.metrics.image import image_auroc
 from musc_ray.demo.elpv import mono_cells
 from musc_ray.demo.run import run_demo
-from musc_ray.progress import Progress
+from musc_ray.runtime.progress import Progress
 
 REFERENCES = (64, 128, 256, 512)
 SEEDS = (0, 1, 2)

@@ -20,14 +20,14 @@ from machine import describe_machine
 from PIL import Image
 from scipy import ndimage
 
-from musc_ray.config import load_settings
-from musc_ray.core.metrics import average_precision, image_auroc
+from musc_ray.core.metrics.image import average_precision, image_auroc
 from musc_ray.core.pixel import pixel_map
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
-from musc_ray.progress import Progress
-from musc_ray.stages.cluster import ray_cluster
-from musc_ray.stages.run import run_archive
+from musc_ray.pipeline import run_archive
+from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.progress import Progress
+from musc_ray.settings.model import load_settings
 
 SIDE, SEED, JITTER = 224, 0, 6
 SHARES = (0.05, 0.1, 0.2, 0.4)

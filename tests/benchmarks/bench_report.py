@@ -18,11 +18,11 @@ import psutil
 from memory import PeakMemory
 from PIL import Image
 
-from musc_ray.config import load_settings
-from musc_ray.progress import Progress
-from musc_ray.stages.cluster import ray_cluster
-from musc_ray.stages.report import write_report
-from musc_ray.storage.layout import Layout
+from musc_ray.report.build import write_report
+from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.progress import Progress
+from musc_ray.settings.model import load_settings
+from musc_ray.storage.paths import Layout
 from tests.scored_run import RUN, write_run
 
 LOOKS = 50

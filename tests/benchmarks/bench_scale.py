@@ -20,13 +20,13 @@ from machine import describe_machine
 from memory import PeakMemory
 
 from musc_ray.core.mutual import tile_minima
+from musc_ray.core.operands.base import prepare
 from musc_ray.core.precision import resolve_precision
-from musc_ray.core.prepared import prepare
-from musc_ray.stages.cluster import ray_cluster
-from musc_ray.stages.mutual import Mutual, block_side
-from musc_ray.stages.pool import Pool
-from musc_ray.stages.score import CALLS_AT_ONCE
-from musc_ray.stages.scorer import Scorer
+from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.pool import Pool
+from musc_ray.scoring.mutual import Mutual, block_side
+from musc_ray.scoring.score import CALLS_AT_ONCE
+from musc_ray.scoring.scorer import Scorer
 from tests.generated import generated_archive, group_features
 
 SHAPE = {"grid": [16, 16], "channels": 384, "layers": 1, "shard_size": 64}

@@ -21,18 +21,18 @@ import torch
 from bench_mutual import features_of
 from machine import describe_machine
 
-from musc_ray.config import load_settings
 from musc_ray.core.bands import exact_scores
-from musc_ray.core.metrics import image_auroc
+from musc_ray.core.metrics.image import image_auroc
 from musc_ray.core.mutual import tile_minima
+from musc_ray.core.operands.base import prepare
 from musc_ray.core.precision import resolve_precision
-from musc_ray.core.prepared import prepare
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
-from musc_ray.progress import Progress
-from musc_ray.stages.cluster import ray_cluster
-from musc_ray.stages.evaluate import evaluate_run
-from musc_ray.stages.run import run_archive
+from musc_ray.evaluate.evaluation import evaluate_run
+from musc_ray.pipeline import run_archive
+from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.progress import Progress
+from musc_ray.settings.model import load_settings
 
 TILES = Path(__file__).parents[3] / "shared" / "data" / "magnetic_tile"
 CASES = {"lnamd": ("lnamd", (1, 3, 5)), "snamd": ("snamd", (1, 3, 5)), "lnamd, degree 1": ("lnamd", (1,))}

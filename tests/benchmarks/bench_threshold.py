@@ -22,13 +22,13 @@ from sklearn.metrics import precision_recall_curve
 from sklearn.mixture import GaussianMixture
 
 import musc_ray
-from musc_ray.config import load_settings
 from musc_ray.core.pixel import image_scores
 from musc_ray.core.threshold import NORMAL_MAD, bulk, is_anomalous, suggest_threshold
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
-from musc_ray.progress import Progress
-from musc_ray.stages.run import run_archive
+from musc_ray.pipeline import run_archive
+from musc_ray.runtime.progress import Progress
+from musc_ray.settings.model import load_settings
 
 IMAGE_SIZE = (224, 224)
 GRID = (16, 16)

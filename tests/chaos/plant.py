@@ -23,8 +23,8 @@ import pytest
 import s3fs
 from ray.cluster_utils import Cluster
 
-from musc_ray.stages.gc import collect_garbage
 from musc_ray.storage.filesystem import read_json
+from musc_ray.storage.garbage import collect_garbage
 from tests.chaos.faulty_store import FaultyStore, faulty_store
 from tests.integration.seaweed import s3_server
 from tests.pictures import write_pictures

@@ -17,9 +17,9 @@ with atheris.instrument_imports(include=["PIL", "musc_ray", "yaml"], enable_load
     import yaml  # noqa: F401 - instrumented here
     from PIL import Image  # noqa: F401
 
-    from musc_ray import images
-    from musc_ray.config import load_settings
     from musc_ray.errors import ImageError, SettingsError
+    from musc_ray.settings.model import load_settings
+    from musc_ray.sources import decoding as images
     from musc_ray.storage.filesystem import open_filesystem
 
 LONGEST_BYTES, LONGEST_SECONDS = 4096, 60

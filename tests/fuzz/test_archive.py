@@ -26,8 +26,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from musc_ray.cli import app
-from musc_ray.storage.features import read_class_tokens, read_layer, read_meta, write_shard
+from musc_ray.cli.verbs import app
+from musc_ray.storage.shards import read_class_tokens, read_layer, read_meta, write_shard
 from tests.pictures import solar_cells, write_broken_pictures, write_odd_pictures
 
 LAYERS = (2, 5, 8, 11)

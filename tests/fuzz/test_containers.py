@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 
 from musc_ray.errors import ImageError, MuscRayError
-from musc_ray.images import decode_image
-from musc_ray.stages.catalog import catalog_images
-from musc_ray.storage import image_bytes
-from musc_ray.storage.image_bytes import read_image
+from musc_ray.sources import reading as image_bytes
+from musc_ray.sources.catalog import catalog_images
+from musc_ray.sources.decoding import decode_image
+from musc_ray.sources.reading import read_image
 from musc_ray.storage.retry import StorageError
 from tests.fuzz.conftest import examples
 from tests.fuzz.mutation import mutated

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
 
 from musc_ray.errors import ImageError
-from musc_ray.images import FORMATS, decode_image, decode_original, upright_size
+from musc_ray.sources.decoding import FORMATS, decode_image, decode_original, upright_size
 from tests.fuzz.conftest import examples
 from tests.fuzz.mutation import mutated
 from tests.pictures import solar_cells

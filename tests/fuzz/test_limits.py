@@ -8,20 +8,20 @@ import time
 import fsspec
 import pytest
 
-from musc_ray.config import load_settings
+from musc_ray.settings.model import load_settings
+from musc_ray.sources.reading import read_image
 from musc_ray.storage import requests as in_flight
-from musc_ray.storage.image_bytes import read_image
 
 SHORT_OF_MEMORY = """
 import re, sys
 from pathlib import Path
 import numpy as np
 from musc_ray.backbones import describe_backbone
-from musc_ray.config import load_settings
-from musc_ray.stages.catalog import catalog_images
-from musc_ray.stages.cluster import ActorPlan, limit_memory
-from musc_ray.stages.extract import Extractor, ShardTask, features_meta
-from musc_ray.storage.features import read_layer
+from musc_ray.settings.model import load_settings
+from musc_ray.sources.catalog import catalog_images
+from musc_ray.runtime.cluster import ActorPlan, limit_memory
+from musc_ray.features.extraction import Extractor, ShardTask, features_meta
+from musc_ray.storage.shards import read_layer
 from tests.pictures import write_pictures
 from tests.fuzz.test_limits import tiny_weights
 

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from musc_ray.backbones.weights import load_state_dict
 from musc_ray.errors import MuscRayError
-from musc_ray.redact import HIDDEN, RedactingFormatter, carries_secret, redacted
-from musc_ray.stages.bands import read_array
-from musc_ray.storage.layout import Layout
+from musc_ray.settings.redact import HIDDEN, RedactingFormatter, carries_secret, redacted
+from musc_ray.storage.arrays import read_array
+from musc_ray.storage.paths import Layout
 from tests.fuzz.conftest import examples
 from tests.fuzz.mutation import mutated
 from tests.unit.test_report_site import Page, content_of, site_of_names
@@ -195,12 +195,12 @@ def test_the_command_line_redacts_what_drivers_say(monkeypatch):
     """An error that nobody foresaw: one line, redacted, and exit code 1."""
     from typer.testing import CliRunner
 
-    from musc_ray.cli import app
+    from musc_ray.cli.verbs import app
 
     def fails(out):
         raise RuntimeError(f"GET https://h/x?X-Amz-Signature={KEY}\nand more")
 
-    monkeypatch.setattr("musc_ray.status.read_status", fails)
+    monkeypatch.setattr("musc_ray.cli.status.read_status", fails)
     result = CliRunner().invoke(app, ["status", "out"])
     assert result.exit_code == 1
     assert KEY not in result.stderr
@@ -276,8 +276,8 @@ def test_containers_are_not_root():
 
 OWN_RAY = """
 import json, os, psutil, ray
-from musc_ray.config import load_settings
-from musc_ray.stages.cluster import ray_cluster
+from musc_ray.settings.model import load_settings
+from musc_ray.runtime.cluster import ray_cluster
 with ray_cluster(load_settings(None, {"workers": 1})):
     node = ray._private.worker.global_worker.node
     print(json.dumps({"mode": os.environ.get("RAY_AUTH_MODE"), "address": node.gcs_address, "web": node.webui_url}))

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from musc_ray.config import Settings, load_settings
-from musc_ray.config_yaml import MOST_BYTES
 from musc_ray.errors import SettingsError
+from musc_ray.settings.model import Settings, load_settings
+from musc_ray.settings.yaml_text import MOST_BYTES
 from tests.fuzz.conftest import examples
 from tests.fuzz.mutation import mutated
 
@@ -97,7 +97,7 @@ def test_what_is_refused_is_named(tmp_path):
 def test_every_verb_ends_with_exit_code_2(verb, tmp_path, figures):
     from typer.testing import CliRunner
 
-    from musc_ray.cli import app
+    from musc_ray.cli.verbs import app
 
     (tmp_path / "job.yaml").write_text(HOSTILE["an alias bomb"])
     arguments = [verb, *(["out"] if verb == "publish" else []), "--config", str(tmp_path / "job.yaml")]

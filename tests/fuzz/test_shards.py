@@ -13,10 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musc_ray.stages.catalog import CatalogImage, to_table
-from musc_ray.stages.gc import collect_garbage
-from musc_ray.stages.sharding import existing_shards
-from musc_ray.storage.features import (
+from musc_ray.features.sharding import existing_shards
+from musc_ray.sources.catalog import CatalogImage, to_table
+from musc_ray.storage.filesystem import write_json
+from musc_ray.storage.garbage import collect_garbage
+from musc_ray.storage.parquet import write_table
+from musc_ray.storage.paths import Layout
+from musc_ray.storage.shards import (
     BrokenShardError,
     FeaturesMeta,
     ShardImage,
@@ -25,9 +28,6 @@ from musc_ray.storage.features import (
     read_meta,
     write_shard,
 )
-from musc_ray.storage.filesystem import write_json
-from musc_ray.storage.layout import Layout
-from musc_ray.storage.parquet import write_table
 from tests.fuzz.conftest import LONG, examples
 from tests.fuzz.mutation import mutated
 

@@ -7,7 +7,7 @@ import ray
 from click.testing import Result
 from typer.testing import CliRunner
 
-from musc_ray.cli import app
+from musc_ray.cli.verbs import app
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray._private.runtime_env.packaging import create_package
 
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
-from musc_ray.stages.metrics import COUNTERS, GAUGES, metric_name
+from musc_ray.runtime.telemetry import COUNTERS, GAUGES, metric_name
 from tests import brute_force
 from tests.pictures import write_pictures
 

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from sklearn import metrics
 
 import musc_ray
-from musc_ray.stages import pixel_metrics
-from musc_ray.stages.protocol import divide
+from musc_ray.evaluate import pixel_metrics
+from musc_ray.evaluate.benchmark import divide
 from tests import evaluated
 from tests.evaluated import Scored
 

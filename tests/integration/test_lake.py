@@ -20,11 +20,11 @@ from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 from pyiceberg.utils.config import Config
 
-from musc_ray.config import load_settings
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.lake.catalog import open_catalog
-from musc_ray.lake.publish import LakeRun, publish_run
-from musc_ray.stages.catalog import catalog_images
+from musc_ray.lake.run_tables import LakeRun, publish_run
+from musc_ray.settings.model import load_settings
+from musc_ray.sources.catalog import catalog_images
 from musc_ray.storage.filesystem import open_filesystem
 from musc_ray.storage.parquet import write_table
 from tests.integration.seaweed import LakeServer, lake_server
@@ -291,7 +291,7 @@ import os, sys
 from datetime import datetime
 from pyiceberg.table import Table
 from musc_ray.lake.catalog import open_catalog
-from musc_ray.lake.publish import publish_run
+from musc_ray.lake.run_tables import publish_run
 from tests.lake_runs import lake_run
 from tests.integration.test_lake import BOTH, NIGHT
 

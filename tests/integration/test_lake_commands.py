@@ -16,7 +16,7 @@ from pyiceberg.utils.config import Config
 from safetensors.torch import save_file
 
 from musc_ray.lake.catalog import open_catalog
-from musc_ray.stages.gc import check_kept, collect_garbage
+from musc_ray.storage.garbage import check_kept, collect_garbage
 from tests.pictures import solar_cells
 
 RECIPES = Path(__file__).parents[2] / "musc_ray" / "lake" / "README.md"
@@ -132,9 +132,9 @@ def test_a_night_lists_only_rows_that_came_after_the_snapshot_it_remembers(plant
             listed.append(image.uri)
             yield image
 
-    from musc_ray.stages.sources import list_source
+    from musc_ray.sources.listing import list_source
 
-    monkeypatch.setattr("musc_ray.stages.catalog.list_source", watched)
+    monkeypatch.setattr("musc_ray.sources.catalog.list_source", watched)
     plant.command("rescore", plant.out, "--new")
     assert sorted(listed) == sorted(new)
 
@@ -169,7 +169,7 @@ def test_a_run_that_was_not_published_is_published_by_the_command_that_finds_it(
         raise OSError("the bucket is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr("musc_ray.lake.publish.commit_run", fail)
+        patched.setattr("musc_ray.lake.run_tables.commit_run", fail)
         text = plant.command(*command, code=1)
     assert "is complete but not in the table plant.scores: the bucket is away." in text
     assert "already complete" in plant.command(*command)
@@ -215,7 +215,7 @@ def test_a_run_that_begins_while_garbage_is_removed_stops_and_can_be_repeated(pl
         check_kept(archive)
 
     with monkeypatch.context() as patched:
-        patched.setattr("musc_ray.stages.run.check_kept", collect)
+        patched.setattr("musc_ray.pipeline.check_kept", collect)
         assert "were removed while the run began" in plant.command(*command, code=1)
     (plant.out / "gc-lease.json").write_text(json.dumps({"what": "Removing", "host": "far", "renewed": time.time()}))
     assert "Removing has been at work" in plant.command(*command, code=1)

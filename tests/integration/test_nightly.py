@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from musc_ray.storage.layout import Layout
 from musc_ray.storage.lease import lease
+from musc_ray.storage.paths import Layout
 from tests.pictures import solar_cells
 from tests.weights import write_tiny_weights
 
@@ -170,7 +170,7 @@ def test_nights_in_a_row(plant, monkeypatch):
         raise OSError("the network is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr("musc_ray.stages.run.score_groups", broken)
+        patch.setattr("musc_ray.pipeline.score_groups", broken)
         assert plant.invoke("rescore", plant.out, "--set", "workers=1").exit_code == 1
     layout = Layout.at(str(plant.out))
     assert not Path(layout.night_lease).exists()

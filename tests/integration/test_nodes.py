@@ -15,8 +15,8 @@ from ray.cluster_utils import Cluster
 
 import musc_ray
 from musc_ray.core.references import reference_window
-from musc_ray.stages import score as scoring
-from musc_ray.stages.pool import TASKS_PER_ACTOR
+from musc_ray.runtime.pool import TASKS_PER_ACTOR
+from musc_ray.scoring import score as scoring
 from musc_ray.storage.retry import StorageError
 from tests import brute_force
 from tests.generated import DEFAULTS, CrampedScorer, FullScorer, group_features, score_generated

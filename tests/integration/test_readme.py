@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from musc_ray.cli import app
-from musc_ray.config import load_settings
+from musc_ray.cli.verbs import app
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
+from musc_ray.settings.model import load_settings
 from tests.pictures import solar_cells
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")

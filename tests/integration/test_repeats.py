@@ -8,12 +8,12 @@ import pyarrow.dataset as ds
 import pytest
 from PIL import Image
 
-from musc_ray.config import load_settings
-from musc_ray.progress import Progress
-from musc_ray.stages.repeats_work import RepeatsWork
-from musc_ray.stages.report import write_report
-from musc_ray.storage.layout import Layout
+from musc_ray.report.build import write_report
+from musc_ray.runtime.progress import Progress
+from musc_ray.scoring.defects.work import RepeatsWork
+from musc_ray.settings.model import load_settings
 from musc_ray.storage.parquet import write_table
+from musc_ray.storage.paths import Layout
 from musc_ray.storage.schemas import DEFECTS
 from tests import brute_force, scored_run
 from tests.generated import DEFAULTS, PLANTED_SIDE, generated_archive, group_features, score_generated

@@ -20,12 +20,12 @@ import pytest
 import torch
 from PIL import Image
 
-from musc_ray.config import load_settings
-from musc_ray.progress import Progress
-from musc_ray.report.heatmap import colormap
-from musc_ray.stages.report import write_report
-from musc_ray.stages.thresholds import group_threshold
-from musc_ray.storage.layout import Layout, escape_group
+from musc_ray.report.build import write_report
+from musc_ray.report.colormap import colormap
+from musc_ray.runtime.progress import Progress
+from musc_ray.scoring.thresholds import group_threshold
+from musc_ray.settings.model import load_settings
+from musc_ray.storage.paths import Layout, escape_group
 from tests.scored_run import RUN, write_run
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (PyPI)")

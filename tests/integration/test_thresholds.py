@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from musc_ray.core.threshold import suggest_threshold
-from musc_ray.stages import thresholds
+from musc_ray.scoring import thresholds
 from tests.pictures import write_pictures
 
 

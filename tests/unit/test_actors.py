@@ -2,10 +2,10 @@
 
 import pytest
 
-from musc_ray.config import load_settings
 from musc_ray.errors import MuscRayError
-from musc_ray.stages import cluster
-from musc_ray.stages.cluster import ActorPlan, plan_actors
+from musc_ray.runtime import cluster
+from musc_ray.runtime.cluster import ActorPlan, plan_actors
+from musc_ray.settings.model import load_settings
 
 
 @pytest.fixture

@@ -44,7 +44,8 @@ def image(height: int, width: int) -> torch.Tensor:
 
 def test_names_and_images_import_no_model_library():
     code = (
-        "import sys, musc_ray.backbones.names as names, musc_ray.images; names.resolve_backbone('dinov2-vit-s-14');"
+        "import sys, musc_ray.backbones.names as names, musc_ray.sources.decoding;"
+        "names.resolve_backbone('dinov2-vit-s-14');"
         "sys.exit(', '.join({'torch', 'timm', 'open_clip', 'ray'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == ""

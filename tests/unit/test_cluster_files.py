@@ -19,8 +19,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from musc_ray.config import load_settings
-from musc_ray.stages.metrics import COUNTERS, GAUGES, metric_name
+from musc_ray.runtime.telemetry import COUNTERS, GAUGES, metric_name
+from musc_ray.settings.model import load_settings
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"

@@ -16,9 +16,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from musc_ray.config import Settings, load_settings, settings_dict
-from musc_ray.config_lake import Lake
 from musc_ray.errors import SettingsError
+from musc_ray.settings.lake import Lake
+from musc_ray.settings.model import Settings, load_settings, settings_dict
 
 Write = Callable[[str | bytes], Path]
 
@@ -535,7 +535,7 @@ def test_settings_dict_is_json_and_reads_back() -> None:
 
 def test_importing_the_settings_is_light() -> None:
     heavy = "{'torch', 'timm', 'open_clip', 'ray', 'faiss', 'numba'}"
-    code = f"import sys, musc_ray.config, musc_ray.progress; print({heavy} & set(sys.modules))"
+    code = f"import sys, musc_ray.settings.model, musc_ray.runtime.progress; print({heavy} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musc_ray.config import load_settings
-from musc_ray.config_fill import fill_in
 from musc_ray.errors import SettingsError
+from musc_ray.settings.fill import fill_in
+from musc_ray.settings.model import load_settings
 
 LEAP = date(2024, 3, 1)
 

@@ -8,15 +8,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import musc_ray
-from musc_ray.core import gram
-from musc_ray.core.gram_shard import GramShard
 from musc_ray.core.interval import interval_average
+from musc_ray.core.kernels import gram
+from musc_ray.core.kernels.onednn import OneDnnLinear, linear
 from musc_ray.core.lnamd import aggregate, layer_norm
 from musc_ray.core.mutual import tile_minima
-from musc_ray.core.onednn import OneDnnLinear, linear
+from musc_ray.core.operands.base import prepare
+from musc_ray.core.operands.cpu import GramShard
+from musc_ray.core.operands.gpu import ProductShard
 from musc_ray.core.pixel import image_scores, pixel_map
-from musc_ray.core.prepared import prepare
-from musc_ray.core.product_shard import ProductShard
 from musc_ray.core.rscin import nearest_images
 from tests import brute_force
 

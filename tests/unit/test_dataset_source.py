@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from musc_ray.errors import MuscRayError, SettingsError
-from musc_ray.stages.catalog import catalog_images
-from musc_ray.storage.image_bytes import read_image
+from musc_ray.sources.catalog import catalog_images
+from musc_ray.sources.reading import read_image
 
 
 def write(folder, day: str, numbers, name: str = "part-0.parquet", **more) -> str:

@@ -12,12 +12,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from musc_ray.backbones import Tokens, describe_backbone
-from musc_ray.config import load_settings
-from musc_ray.stages import extract
-from musc_ray.stages.catalog import catalog_images
-from musc_ray.stages.cluster import ActorPlan
-from musc_ray.stages.extract import Extractor, ExtractStats, ShardTask, features_meta
-from musc_ray.storage.features import read_class_tokens, read_layer, read_meta, write_shard
+from musc_ray.features import extraction as extract
+from musc_ray.features.extraction import Extractor, ExtractStats, ShardTask, features_meta
+from musc_ray.runtime.cluster import ActorPlan
+from musc_ray.settings.model import load_settings
+from musc_ray.sources.catalog import catalog_images
+from musc_ray.storage.shards import read_class_tokens, read_layer, read_meta, write_shard
 from tests.pictures import write_pictures
 
 MODEL = "timm:vit_tiny_patch16_224"
@@ -143,7 +143,7 @@ def test_a_shard_is_written_while_the_next_one_is_in_the_model(extractor_and_tas
             next_in_model.set()
         return forward(images)
 
-    monkeypatch.setattr("musc_ray.stages.extract.write_shard", slow_store)
+    monkeypatch.setattr("musc_ray.features.extraction.write_shard", slow_store)
     monkeypatch.setattr(extractor.backbone, "forward", announced)
     second = threading.Thread(target=lambda: extractor.extract(replace(task, shard=1)), name="second")
     started = threading.Timer(0.2, second.start)

@@ -7,13 +7,13 @@ import sys
 import pytest
 import torch
 
-from musc_ray.core.product_shard import ProductShard
+from musc_ray.core.operands.gpu import ProductShard
 
 pytest.importorskip("triton")
 
 FUSED_AGAINST_PRODUCT = """
 import torch
-from musc_ray.core.product_shard import ProductShard
+from musc_ray.core.operands.gpu import ProductShard
 generator = torch.Generator().manual_seed(0)
 for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 1e-3)):
     for grid, channels in (((3, 5), 24), ((11, 13), 72)):
@@ -34,7 +34,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from musc_ray.core import fused
+from musc_ray.core.kernels import fused
 numbers = ["images_b", "patches", "channels", "stride_a", "stride_b"]
 for kind in ("fp16", "bf16", "fp32"):
     signature = {"a": "*" + kind, "half_a": "*fp32", "b": "*" + kind, "half_b": "*fp32", "rows": "*fp32"}

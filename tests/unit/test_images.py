@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, features
 
 from musc_ray.errors import ImageError
-from musc_ray.images import decode_image, decode_original
+from musc_ray.sources.decoding import decode_image, decode_original
 from tests.pictures import write_broken_pictures, write_odd_pictures
 
 GRADIENT = Image.linear_gradient("L").resize((40, 30))

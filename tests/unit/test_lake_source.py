@@ -5,10 +5,10 @@ import pytest
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.utils.config import Config
 
-from musc_ray.lake import source
 from musc_ray.lake.catalog import open_catalog
-from musc_ray.lake.source import between, parse_source, present_snapshot
-from musc_ray.stages.catalog import list_images
+from musc_ray.sources import iceberg as source
+from musc_ray.sources.catalog import list_images
+from musc_ray.sources.iceberg import between, parse_source, present_snapshot
 
 IMAGES = pa.schema([("uri", pa.string()), ("group", pa.string()), ("line", pa.int32()), ("bytes", pa.binary())])
 SOURCE = "iceberg://plant/db.images"

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as npst
 from PIL import Image
 
 from musc_ray.errors import ImageError
-from musc_ray.evaluate.regions import decode_mask, no_regions, read_regions, regions_of, write_regions
-from musc_ray.images import decode_original, upright_size
+from musc_ray.evaluate.masks import decode_mask, no_regions, read_regions, regions_of, write_regions
+from musc_ray.sources.decoding import decode_original, upright_size
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from musc_ray.core.counting import EMPTY, BinCounter, PlaceCounter, keys_of, values_of
-from musc_ray.core.image_overlap import NO_TAIL, Credits, lowest_tail_bin, normal_tail
-from musc_ray.core.pixel_curve import PixelMetrics, plan_windows, totals_of, window_metrics
-from musc_ray.evaluate.regions import regions_of
+from musc_ray.core.metrics.aupimo import NO_TAIL, Credits, lowest_tail_bin, normal_tail
+from musc_ray.core.metrics.counting import EMPTY, BinCounter, PlaceCounter, keys_of, values_of
+from musc_ray.core.metrics.pixel_curve import PixelMetrics, plan_windows, totals_of, window_metrics
+from musc_ray.evaluate.masks import regions_of
 from tests import evaluated
 
 

@@ -10,13 +10,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from musc_ray.backbones import BackboneInfo
-from musc_ray.calibration import assumed_rates
 from musc_ray.core.bands import CONDENSE_COLUMNS, EXACT_REFERENCES, waiting_bytes
+from musc_ray.core.distance_summary import SUMMARY_BYTES, Summary
 from musc_ray.core.references import blocks, reference_window
-from musc_ray.core.summary import SUMMARY_BYTES, Summary
 from musc_ray.errors import SettingsError
-from musc_ray.plan import Job, Rates, forward_operations, pending_bytes, plan_job
-from musc_ray.stages.ring import GroupImages, tiles_of
+from musc_ray.planning.calibration import assumed_rates
+from musc_ray.planning.cost import Job, Rates, forward_operations, pending_bytes, plan_job
+from musc_ray.scoring.ring import GroupImages, tiles_of
 
 INFO = BackboneInfo("timm:test", (64, 96), 16, (4, 6), 12, (2, 5, 8, 11), 192, 192)
 RATES = Rates(1e12, 2e12, 1e11, 0.01, 1e5, "made up")

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from musc_ray.progress import Progress, Stage
+from musc_ray.runtime.progress import Progress, Stage
 
 
 class Clock:

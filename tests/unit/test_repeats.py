@@ -6,12 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musc_ray.core import repeats
-from musc_ray.core.gram_shard import GramShard
+from musc_ray.core import repeated_defects as repeats
+from musc_ray.core.distance_summary import BIN_WIDTH, Summary
 from musc_ray.core.mutual import tile_minima
 from musc_ray.core.nearest import Nearest, distance_at
-from musc_ray.core.product_shard import ProductShard
-from musc_ray.core.summary import BIN_WIDTH, Summary
+from musc_ray.core.operands.cpu import GramShard
+from musc_ray.core.operands.gpu import ProductShard
 from tests import brute_force
 
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from musc_ray.errors import MuscRayError
-from musc_ray.images import decode_original
-from musc_ray.report.heatmap import colormap, quantise
+from musc_ray.report.colormap import colormap, quantise
 from musc_ray.report.pictures import SHEET_COLUMNS, SHEET_IMAGES, THUMBNAIL_SIDE, jpeg, sheet, thumbnail
+from musc_ray.sources.decoding import decode_original
 
 
 def test_colormap_is_close_to_the_published_inferno_table() -> None:

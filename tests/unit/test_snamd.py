@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 import musc_ray
 from musc_ray.core import snamd
-from musc_ray.core.gram_shard import GramShard
 from musc_ray.core.lnamd import layer_norm
 from musc_ray.core.mutual import tile_minima
-from musc_ray.core.prepared import prepare
-from musc_ray.core.product_shard import ProductShard
+from musc_ray.core.operands.base import prepare
+from musc_ray.core.operands.cpu import GramShard
+from musc_ray.core.operands.gpu import ProductShard
 from tests import brute_force
 
 CLEAR_REFS = Path("/proc/self/clear_refs")

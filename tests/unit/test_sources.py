@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from musc_ray.errors import MuscRayError
-from musc_ray.stages.catalog import catalog_images
-from musc_ray.storage import image_bytes
-from musc_ray.storage.image_bytes import read_image
+from musc_ray.sources import reading as image_bytes
+from musc_ray.sources.catalog import catalog_images
+from musc_ray.sources.reading import read_image
 
 CONTENT = {f"{n:03d}/cell 'ü' {n}.png": bytes([n]) * (700 + n) for n in range(7)}
 

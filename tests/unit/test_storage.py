@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from musc_ray.errors import MuscRayError
-from musc_ray.storage.features import (
+from musc_ray.storage.filesystem import atomic_file, check_writable, read_json, write_json
+from musc_ray.storage.paths import Layout, escape_group
+from musc_ray.storage.shards import (
     FeaturesMeta,
     ShardImage,
     layer_column,
@@ -17,8 +19,6 @@ from musc_ray.storage.features import (
     read_meta,
     write_shard,
 )
-from musc_ray.storage.filesystem import atomic_file, check_writable, read_json, write_json
-from musc_ray.storage.layout import Layout, escape_group
 
 GRID, LAYERS, CHANNELS = (2, 3), (5, 11), 4
 

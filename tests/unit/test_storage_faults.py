@@ -17,11 +17,11 @@ from PIL import UnidentifiedImageError
 from s3fs.errors import translate_boto_error
 from typer.testing import CliRunner
 
-from musc_ray.cli import app
+from musc_ray.cli.verbs import app
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.filesystem import atomic_file
-from musc_ray.storage.layout import Layout
 from musc_ray.storage.parquet import write_table
+from musc_ray.storage.paths import Layout
 from musc_ray.storage.retry import StorageError, is_storage_fault, with_retries
 from musc_ray.storage.runs import time_after_all
 from musc_ray.storage.s3 import may_pass, wait_for_s3
@@ -122,7 +122,7 @@ def test_a_full_disk_is_one_sentence(monkeypatch, tmp_path):
     def full(out: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{out}/x")
 
-    monkeypatch.setattr("musc_ray.status.read_status", full)
+    monkeypatch.setattr("musc_ray.cli.status.read_status", full)
     result = CliRunner().invoke(app, ["status", str(tmp_path)])
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: The storage failed ([Errno 28] No space left on device:")

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from musc_ray.core.distance_summary import BIN_WIDTH, Summary
 from musc_ray.core.interval import interval_average
-from musc_ray.core.summary import BIN_WIDTH, Summary
 
 INTERVALS = [(0.0, 0.3), (0.0, 1.0), (0.2, 0.5), (0.0, 0.001)]
 
@@ -48,7 +48,7 @@ def test_merged_parts_give_the_same_as_the_whole(interval):
 
 
 def test_what_does_not_count_is_left_out(monkeypatch):
-    monkeypatch.setattr("musc_ray.core.summary.VALUES_AT_ONCE", 600)  # a row at a time
+    monkeypatch.setattr("musc_ray.core.distance_summary.VALUES_AT_ONCE", 600)  # a row at a time
     values = distances("uniform", 1, 50)
     padded = torch.full((5, 80), torch.inf)
     padded[:, 10:60] = values

@@ -1,0 +1,77 @@
+"""How far the runs of an OUT are, seen from outside the job by what is written."""
+
+from dataclasses import dataclass
+
+from musc_ray.errors import MuscRayError
+from musc_ray.storage.arrays import finished_bands
+from musc_ray.storage.filesystem import read_json
+from musc_ray.storage.paths import Layout
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run: complete, or how many shards and bands of how many are written."""
+
+    run_id: str
+    started_at: str
+    complete: bool
+    images: int
+    groups: int
+    shards_done: int
+    shards: int
+    bands_done: int
+    bands: int
+    scored: int
+    failed: int
+    updated_at: str | None
+    stages: list[str]
+    """The state of each stage in a line, as of `updated_at`; empty before the first."""
+
+
+def read_status(out: str) -> list[RunStatus]:
+    """The runs of an OUT, oldest first.
+
+    Raises:
+        MuscRayError: there is no run.
+    """
+    layout = Layout.at(out)
+    runs = [status for run_id in layout.run_ids() if (status := _run_status(layout, run_id)) is not None]
+    if not runs:
+        raise MuscRayError(f"There is no run in {out}: start one with `musc-ray run SOURCE {out}`.")
+    return sorted(runs, key=lambda run: run.started_at)
+
+
+def _run_status(layout: Layout, run_id: str) -> RunStatus | None:
+    started = read_json(layout.fs, layout.started_json(run_id))
+    if started is None:
+        return None
+    run = read_json(layout.fs, layout.run_json(run_id))
+    progress = read_json(layout.fs, layout.progress_json(run_id)) or {"updated_at": None, "stages": []}
+    groups = started["groups"]
+    shards = {(name, shard) for name, group in groups.items() for shard in group["shards"]}
+    bands = len(shards) * len(started["layers"])
+    if run is not None:
+        shards_done, bands_done = len(shards), bands
+    else:
+        shards_done = sum(
+            len(layout.written_shards(layout.features(started["features_id"], name)).keys() & set(group["shards"]))
+            for name, group in groups.items()
+        )
+        bands_done = sum(
+            len(finished_bands(layout, run_id, name, layer)) for name in groups for layer in started["layers"]
+        )
+    return RunStatus(
+        run_id=run_id,
+        started_at=started["started_at"],
+        complete=run is not None,
+        images=sum(group["images"] for group in groups.values()),
+        groups=len(groups),
+        shards_done=shards_done,
+        shards=len(shards),
+        bands_done=bands_done,
+        bands=bands,
+        scored=run["counts"]["scored"] if run else 0,
+        failed=run["counts"]["failed"] if run else 0,
+        updated_at=progress["updated_at"],
+        stages=[f"{stage['name']}: {stage['summary']}" for stage in progress["stages"]],
+    )

@@ -1,0 +1,1 @@
+"""Compiled inner loops of mutual scoring: numba on CPUs, Triton on GPUs."""

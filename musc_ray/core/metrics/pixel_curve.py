@@ -1,0 +1,155 @@
+"""Pixel AUROC, AP, F1-max and AUPRO from counts of pixels, in pieces that add up.
+
+All pixels of all images are ranked by score. Each distinct score is a threshold: pixels at or above it are called
+defective. A piece of the ranking, and what lies above it, gives its share of each metric; the pieces may be computed
+anywhere. Metrics are exact, thresholds are not sampled.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from musc_ray.core.metrics.counting import BinCounts, Floats, PlaceCounter, values_of
+
+FPR_LIMIT = 0.3
+"""Up to which false positive rate the per-region overlap is integrated (MVTec AD, Bergmann et al. 2021)."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Pixels outside of masks, pixels in masks, and connected regions of masks."""
+
+    negatives: int
+    positives: int
+    regions: int
+
+
+@dataclass(frozen=True)
+class Above:
+    """What scores higher: pixels outside of masks, in masks, and the sum of the regions' overlaps."""
+
+    negatives: float
+    positives: float
+    overlaps: float
+
+
+@dataclass(frozen=True)
+class PixelMetrics:
+    """A piece's share of AUROC, AP and AUPRO, and the best F1 within it; the sum of all pieces is the metrics.
+
+    `threshold` is the lowest score at which F1 is the largest.
+    """
+
+    auroc: float = 0.0
+    ap: float = 0.0
+    f1_max: float = 0.0
+    threshold: float = np.inf
+    aupro: float = 0.0
+
+    def __add__(self, other: "PixelMetrics") -> "PixelMetrics":
+        best = max((self.f1_max, -self.threshold), (other.f1_max, -other.threshold))
+        return PixelMetrics(self.auroc + other.auroc, self.ap + other.ap, best[0], -best[1], self.aupro + other.aupro)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Some bins, from the highest, of which every place has to be counted, and what lies above each."""
+
+    bins: npt.NDArray[np.int64]
+    above: list[Above]
+
+
+def totals_of(counts: BinCounts) -> Totals:
+    """What there is in all bins."""
+    return Totals(int(counts.negatives.sum()), int(counts.positives.sum()), counts.regions)
+
+
+def plan_windows(counts: BinCounts, window_bytes: int) -> tuple[PixelMetrics, list[Window]]:
+    """What bins without a mask's pixel contribute (order in them does not matter), and the windows of the others.
+
+    Args:
+        counts: of all images, with pixels of both kinds.
+        window_bytes: memory of a window's counts.
+    """
+    totals, known = totals_of(counts), PixelMetrics()
+    bins: list[int] = []
+    above: list[Above] = []
+    so_far = Above(0.0, 0.0, 0.0)
+    for i in range(len(counts.bins) - 1, -1, -1):
+        if counts.positives[i]:
+            bins.append(int(counts.bins[i]))
+            above.append(so_far)
+        else:
+            one = slice(i, i + 1)
+            known += metrics_of(
+                counts.bins[one] << 16,
+                counts.negatives[one],
+                counts.positives[one],
+                counts.overlaps[one],
+                so_far,
+                totals,
+            )
+        so_far = Above(
+            so_far.negatives + counts.negatives[i],
+            so_far.positives + counts.positives[i],
+            so_far.overlaps + counts.overlaps[i],
+        )
+    step = max(1, window_bytes // PlaceCounter.BYTES_A_BIN)
+    starts = range(0, len(bins), step)
+    return known, [Window(np.array(bins[i : i + step], np.int64), above[i : i + step]) for i in starts]
+
+
+def window_metrics(window: Window, counter: PlaceCounter, totals: Totals) -> PixelMetrics:
+    """What a window contributes, once all images are counted."""
+    result = PixelMetrics()
+    for row, (number, above) in enumerate(zip(window.bins, window.above, strict=True)):
+        negatives, positives = counter.negatives[row], counter.positives[row]
+        places = np.flatnonzero(negatives | positives)[::-1]
+        keys = (number << 16) + places
+        result += metrics_of(keys, negatives[places], positives[places], counter.overlaps[row, places], above, totals)
+    return result
+
+
+def metrics_of(
+    keys: npt.NDArray[np.int64],
+    negatives: npt.NDArray[np.integer],
+    positives: npt.NDArray[np.integer],
+    overlaps: Floats,
+    above: Above,
+    totals: Totals,
+) -> PixelMetrics:
+    """A piece's share of the metrics.
+
+    Args:
+        keys: (K,) distinct scores' keys, descending.
+        negatives, positives, overlaps: (K,) what has exactly these scores.
+        above: what scores higher.
+        totals: what there is at all; negatives, positives and regions are not 0.
+    """
+    if len(keys) == 0:
+        return PixelMetrics()
+    fp = above.negatives + np.cumsum(negatives, dtype=np.float64)
+    tp = above.positives + np.cumsum(positives, dtype=np.float64)
+    overlap = above.overlaps + np.cumsum(overlaps)
+    fp_before, tp_before = np.append(above.negatives, fp[:-1]), np.append(above.positives, tp[:-1])
+    f1 = 2.0 * tp / (tp + fp + totals.positives)
+    best = len(f1) - 1 - int(np.argmax(f1[::-1]))
+    return PixelMetrics(
+        auroc=float(((tp_before + tp) / 2 * (fp - fp_before)).sum() / totals.negatives / totals.positives),
+        ap=float(((tp - tp_before) * (tp / (tp + fp))).sum() / totals.positives),
+        f1_max=float(f1[best]),
+        threshold=float(values_of(keys[best])),
+        aupro=_overlap_area(
+            np.append(fp_before[0], fp) / totals.negatives, np.append(above.overlaps, overlap) / totals.regions
+        ),
+    )
+
+
+def _overlap_area(fpr: Floats, overlap: Floats) -> float:
+    """Area below the per-region overlap as a polygon over FPR, up to the limit, as a share of the limit."""
+    width = np.diff(fpr)
+    inside = np.clip(FPR_LIMIT - fpr[:-1], 0.0, width)
+    part = np.divide(inside, width, out=np.zeros_like(width), where=width > 0)
+    end = overlap[:-1] + part * np.diff(overlap)
+    return float(((overlap[:-1] + end) / 2 * inside).sum() / FPR_LIMIT)

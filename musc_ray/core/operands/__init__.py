@@ -1,0 +1,1 @@
+"""A shard's layer as operands of matrix products: one form for CPUs, one for GPUs."""

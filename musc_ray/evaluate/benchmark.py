@@ -1,0 +1,132 @@
+"""The paper's protocol on a whole dataset: the test images of each category score each other, then metrics.
+
+Scoring gets a list of URIs and groups; labels go to the evaluation alone.
+"""
+
+import csv
+import io
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.evaluate.evaluation import Evaluation, evaluate_run
+from musc_ray.evaluate.labels import Labels, find_labels
+from musc_ray.evaluate.layouts import LAYOUTS, recognize
+from musc_ray.pipeline import RunResult, run_archive
+from musc_ray.runtime.progress import Progress
+from musc_ray.settings.model import Settings
+from musc_ray.sources.listing import list_source
+from musc_ray.storage.filesystem import absolute, open_filesystem, write_text
+from musc_ray.storage.paths import Layout
+
+VISA_SPLIT = "split_csv/1cls.csv"
+"""Which of VisA's images are for testing: a table with object, split, label, image and mask."""
+
+
+@dataclass(frozen=True)
+class TestImage:
+    """An image that the protocol scores: its URI, category, and kind (defect, or good)."""
+
+    uri: str
+    category: str
+    kind: str
+
+
+def evaluate_dataset(settings: Settings, progress: Progress) -> tuple[RunResult, Evaluation]:
+    """Score and evaluate a dataset, each category a group.
+
+    Args:
+        settings: source is the folder of the dataset (or of one category), labels its layout or `auto`; of each
+            category's images `subsets` parts are scored apart and evaluated together.
+        progress: shows the stages.
+
+    Raises:
+        SettingsError: no source or out, or folders that fit no layout.
+        MuscRayError: no test images; what a run and its evaluation raise.
+    """
+    if settings.source is None or settings.out is None:
+        raise SettingsError("The protocol needs a source, the folder of a dataset, and an out.")
+    uris = sorted(listed.uri for listed in list_source(settings.source))
+    name = recognize(uris) if settings.labels == "auto" else settings.labels
+    if name not in LAYOUTS:
+        raise SettingsError(
+            f"{settings.source} must be a dataset in a known layout: set labels to one of {', '.join(LAYOUTS)}."
+        )
+    images = _test_images(name, settings.source, uris)
+    groups = _groups(images, settings.subsets, settings.seed)
+    labels = find_labels(name, [image.uri for image in images])
+    if settings.subsets > 1:
+        category = {image.uri: image.category for image in images}
+        pooled = {uri: replace(label, group=category[uri]) for uri, label in labels.by_uri.items()}
+        labels = Labels(pooled, labels.origin, labels.mask_level)
+    source = _write_source(settings.out, images, groups)
+    result = run_archive(settings.model_copy(update={"source": source, "group_by": None}), progress)
+    chosen = settings.model_copy(update={"run_id": result.run["run_id"]})
+    return result, evaluate_run(chosen, progress, labels)
+
+
+def divide(kinds: Sequence[str], parts: int, seed: int) -> list[int]:
+    """The part, from 0, of each image: images of each kind are shuffled and dealt out in turn, as MuSc's code does."""
+    chance = random.Random(seed)  # noqa: S311, no secret
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, kind in enumerate(kinds):
+        places[kind].append(place)
+    result = [0] * len(kinds)
+    for of_kind in places.values():
+        chance.shuffle(of_kind)
+        for turn, place in enumerate(of_kind):
+            result[place] = turn % parts
+    return result
+
+
+def _test_images(name: str, source: str, uris: Sequence[str]) -> list[TestImage]:
+    """The test images in the order of MuSc's loaders: by kind and name, for VisA as its table lists them."""
+    layout = LAYOUTS[name]
+    found = {uri: label for uri in uris if (label := layout.describe(uri)) is not None}
+    images = [
+        TestImage(uri, label.category, label.defect)
+        for uri, label in sorted(found.items(), key=lambda item: (item[1].category, item[1].defect, item[0]))
+        if label.split in ("", layout.test)
+    ]
+    if name == "visa":
+        order = {uri: place for place, uri in enumerate(_visa_test_uris(source))}
+        images = sorted((image for image in images if image.uri in order), key=lambda image: order[image.uri])
+    if not images:
+        raise MuscRayError(f"There are no test images in {source}: it must hold categories in the layout '{name}'.")
+    return images
+
+
+def _visa_test_uris(source: str) -> list[str]:
+    fs, path = open_filesystem(source)
+    try:
+        text = fs.cat_file(f"{path}/{VISA_SPLIT}").decode("utf-8")
+    except FileNotFoundError as error:
+        raise MuscRayError(f"{source} has no {VISA_SPLIT}, which says what VisA's test images are.") from error
+    rows = csv.DictReader(io.StringIO(text))
+    return [str(fs.unstrip_protocol(f"{path}/{row['image']}")) for row in rows if row["split"] == "test"]
+
+
+def _groups(images: Sequence[TestImage], subsets: int, seed: int) -> dict[str, str]:
+    """The group that each image is scored in, by URI: its category, or its part of it."""
+    if subsets == 1:
+        return {image.uri: image.category for image in images}
+    groups: dict[str, str] = {}
+    for category in sorted({image.category for image in images}):
+        members = [image for image in images if image.category == category]
+        parts = divide([image.kind for image in members], subsets, seed)
+        groups |= {image.uri: f"{category}/{part + 1} of {subsets}" for image, part in zip(members, parts, strict=True)}
+    return groups
+
+
+def _write_source(out: str, images: Sequence[TestImage], groups: dict[str, str]) -> str:
+    """The list of images that the run reads: no label stands in it."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["uri", "group"])
+    writer.writerows([image.uri, groups[image.uri]] for image in images)
+    layout = Layout.at(out)
+    path = f"{layout.root}/images.csv"
+    write_text(layout.fs, path, text.getvalue())
+    return absolute(layout.uri(path))

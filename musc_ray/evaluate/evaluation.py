@@ -1,0 +1,195 @@
+"""Evaluation of a complete run: labels -> image metrics, masks and maps -> pixel metrics -> tables.
+
+It reads what a run wrote and writes below `evaluation/` alone: scores cannot depend on labels.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.evaluate.evaluator import LabelledFile
+from musc_ray.evaluate.labels import Label, Labels, find_labels
+from musc_ray.evaluate.layouts import GOOD
+from musc_ray.evaluate.maps import MapFile
+from musc_ray.evaluate.pixel_metrics import GroupPixels, evaluate_pixels
+from musc_ray.evaluate.table import MetricsRow, image_metrics, mean_row, write_metrics
+from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.progress import Progress
+from musc_ray.settings.model import Settings
+from musc_ray.storage.filesystem import check_writable, remove_tree
+from musc_ray.storage.parquet import read_table, write_table
+from musc_ray.storage.paths import Layout
+from musc_ray.storage.runs import complete_run
+from musc_ray.storage.schemas import LABELS
+
+
+@dataclass
+class GroupLabels:
+    """The labelled images of a group, in the order of its files of scores."""
+
+    ids: list[str] = field(default_factory=list)
+    uris: list[str] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    raw_scores: list[float] = field(default_factory=list)
+    files: dict[str, LabelledFile] = field(default_factory=dict)
+    scored_in: set[str] = field(default_factory=set)
+    """The groups of the run that the images were scored in: one, unless they are pooled."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` shows: rows of the metrics table, what the reader must know, and where it is written."""
+
+    run_id: str
+    about: dict[str, Any]
+    rows: list[MetricsRow]
+    notes: list[str]
+    folder: str
+
+
+def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None = None) -> Evaluation:
+    """Compare a run's scores and maps with labels and masks.
+
+    Args:
+        settings: with out; run_id (the latest complete run without it), labels and pixels.
+        progress: shows the stages.
+        labels: taken instead of the ones that the setting names.
+
+    Raises:
+        SettingsError: no out, no labels to be found, or the evaluate extra is not installed.
+        MuscRayError: no complete run, NaN scores, or labels that cannot be used.
+    """
+    if find_spec("sklearn") is None or find_spec("scipy") is None:
+        raise SettingsError("Evaluating needs the evaluate extra: run `pip install 'musc-ray[evaluate]'`.")
+    if settings.out is None:
+        raise SettingsError("Evaluating needs the out of a run: `musc-ray evaluate OUT`.")
+    layout = Layout.at(settings.out)
+    run = complete_run(layout, settings.run_id)
+    run_id = run["run_id"]
+    check_writable(layout.fs, layout.evaluation(run_id))
+    scores = _read_scores(layout, run)
+    if labels is None:
+        labels = find_labels(settings.labels, [uri for table in scores.values() for uri in table["uri"].to_pylist()])
+    groups, unlabelled = _join(layout, run_id, scores, labels)
+    notes = [f"{unlabelled:,} scored images have no label and are left out."] if unlabelled else []
+    _write_labels(layout, run_id, groups)
+    pixels: dict[tuple[str, str], dict[str, float | None]] = {}
+    if any(label.mask for group in groups.values() for label in group.labels):
+        size = tuple(run["resolved"]["image_size"]) if settings.pixels == "model" else None
+        work = [GroupPixels(name, list(group.files.values())) for name, group in groups.items()]
+        try:
+            with ray_cluster(settings):
+                pixels = evaluate_pixels(settings, layout, size, labels.mask_level, work, progress, notes)
+        finally:
+            remove_tree(layout.fs, f"{layout.evaluation(run_id)}/regions")
+    else:
+        notes.append("There are no masks: pixel metrics cannot be computed.")
+    rows = _rows(layout, run, groups, pixels, notes)
+    about = {
+        "run": run_id,
+        "backbone": run["resolved"]["backbone"],
+        "image_size": "x".join(map(str, run["resolved"]["image_size"])),
+        "pixels": settings.pixels,
+        "labels": labels.origin,
+    }
+    write_metrics(layout, run_id, rows, about, notes)
+    return Evaluation(run_id, about, rows, notes, layout.uri(layout.evaluation(run_id)))
+
+
+def _read_scores(layout: Layout, run: dict[str, Any]) -> dict[tuple[str, str], pa.Table]:
+    """Image scores by group and file, without maps."""
+    catalog = read_table(layout.fs, layout.catalog(run["run_id"]), ["group"])
+    columns = ["image_id", "uri", "score", "score_raw"]
+    scores = {}
+    for name in sorted(set(catalog["group"].to_pylist()) - set(run["failed_groups"])):
+        for path in layout.score_files(run["run_id"], name):
+            scores[name, path] = table = read_table(layout.fs, path, columns)
+            if np.isnan(table["score"].to_numpy()).any():
+                raise MuscRayError(f"The scores of group '{name}' hold NaN: score the run again with --overwrite.")
+    return scores
+
+
+def _join(
+    layout: Layout, run_id: str, scores: dict[tuple[str, str], pa.Table], labels: Labels
+) -> tuple[dict[str, GroupLabels], int]:
+    """The labelled images by the group that they are evaluated in, and how many have no label."""
+    groups: dict[str, GroupLabels] = defaultdict(GroupLabels)
+    unlabelled = 0
+    for number, ((scored_in, path), table) in enumerate(scores.items()):
+        columns = (table[name].to_pylist() for name in ("image_id", "uri", "score", "score_raw"))
+        in_file: dict[str, dict[int, tuple[str, Label]]] = defaultdict(dict)
+        for row, (image_id, uri, score, raw) in enumerate(zip(*columns, strict=True)):
+            label = labels.by_uri.get(uri)
+            if label is None:
+                unlabelled += 1
+                continue
+            name = label.group or scored_in
+            group = groups[name]
+            group.ids.append(image_id)
+            group.uris.append(uri)
+            group.labels.append(label)
+            group.scores.append(score)
+            group.raw_scores.append(raw)
+            group.scored_in.add(scored_in)
+            in_file[name][row] = (uri, label)
+        for part, (name, images) in enumerate(in_file.items()):
+            regions = f"{layout.evaluation(run_id)}/regions/{number:06d}-{part}.parquet"
+            groups[name].files[path] = LabelledFile(MapFile(path, regions), images)
+    if not groups:
+        raise MuscRayError(
+            f"None of the scored images has a label in {labels.origin}: compare its URIs with the scores'."
+        )
+    return dict(sorted(groups.items())), unlabelled
+
+
+def _write_labels(layout: Layout, run_id: str, groups: dict[str, GroupLabels]) -> None:
+    columns = [
+        [image_id for group in groups.values() for image_id in group.ids],
+        [uri for group in groups.values() for uri in group.uris],
+        [name for name, group in groups.items() for _ in group.ids],
+        pa.array([label.label for group in groups.values() for label in group.labels], pa.int8()),
+        [label.defect for group in groups.values() for label in group.labels],
+        [label.mask for group in groups.values() for label in group.labels],
+    ]
+    write_table(layout.fs, f"{layout.evaluation(run_id)}/labels.parquet", pa.table(columns, schema=LABELS))
+
+
+def _rows(
+    layout: Layout,
+    run: dict[str, Any],
+    groups: dict[str, GroupLabels],
+    pixels: dict[tuple[str, str], dict[str, float | None]],
+    notes: list[str],
+) -> list[MetricsRow]:
+    """A row a group, followed by its defects, and the mean."""
+    rows = []
+    for name, group in groups.items():
+        labels = np.array([label.label for label in group.labels], np.int8)
+        defects = np.array([label.defect for label in group.labels])
+        scores = np.array(group.scores, np.float32)
+        if len(group.scored_in) > 1:
+            from musc_ray.evaluate.pooled import pooled_scores  # FAISS, which nothing else here needs
+
+            scores = pooled_scores(
+                layout, run, sorted(group.scored_in), group.ids, np.array(group.raw_scores, np.float32)
+            )
+            notes.append(
+                f"Group '{name}' was scored in {len(group.scored_in)} parts; their images are rescored together."
+            )
+        if len(np.unique(labels)) < 2:
+            kind = "anomalous" if labels[0] else "good"
+            notes.append(f"Group '{name}' has {kind} images alone: no metric can be computed.")
+        for defect in ("", *sorted(set(defects) - {GOOD})):
+            chosen = np.isin(defects, (GOOD, defect)) if defect else np.ones(len(labels), bool)
+            metrics: dict[str, Any] = {
+                **image_metrics(labels[chosen], scores[chosen]),
+                **pixels.get((name, defect), {}),
+            }
+            rows.append(MetricsRow(name, defect, int(chosen.sum()), int(labels[chosen].sum()), **metrics))
+    return [*rows, mean_row([row for row in rows if not row.defect])]

@@ -1,0 +1,121 @@
+"""The actor that compares maps with masks: file by file, one image at a time."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from musc_ray.core.metrics.aupimo import NO_TAIL, Credits, NormalTail, normal_tail
+from musc_ray.core.metrics.counting import EMPTY, BinCounter, BinCounts, PlaceCounter
+from musc_ray.core.metrics.pixel_curve import PixelMetrics, Totals, Window, window_metrics
+from musc_ray.errors import ImageError, MuscRayError
+from musc_ray.evaluate.labels import Label
+from musc_ray.evaluate.layouts import GOOD
+from musc_ray.evaluate.maps import MapFile, pixel_images, read_patch_maps, upsampled
+from musc_ray.evaluate.masks import Regions, decode_mask, no_regions, regions_of, write_regions
+from musc_ray.runtime.cluster import ActorPlan, take_share
+from musc_ray.settings.limits import ImageLimits
+from musc_ray.sources.decoding import upright_size
+from musc_ray.sources.reading import read_image
+from musc_ray.storage.paths import Layout
+
+
+@dataclass(frozen=True)
+class LabelledFile:
+    """A file of the scores table and those of its images whose labels are known, by row: URI and label."""
+
+    file: MapFile
+    images: Mapping[int, tuple[str, Label]]
+
+
+@dataclass
+class FileCounts:
+    """A file's pixels by defect, and what went wrong: images without a mask, masks that cannot be read."""
+
+    counts: dict[str, BinCounts] = field(default_factory=dict)
+    without_mask: int = 0
+    empty: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+
+class Evaluator:
+    """Works on files of maps; every method reads what it needs and returns sums that add up."""
+
+    def __init__(
+        self, out: str, image_size: tuple[int, int] | None, mask_level: int, limits: ImageLimits, plan: ActorPlan
+    ) -> None:
+        """Say at which resolution to compare: (H, W), or None for each image's own."""
+        take_share(plan)
+        self.fs = Layout.at(out).fs
+        self.image_size, self.mask_level, self.limits = image_size, mask_level, limits
+
+    def prepare(self, labelled: LabelledFile) -> FileCounts:
+        """Read the masks of a file's images, write them as regions, and count all pixels into bins."""
+        result = FileCounts()
+        images = [
+            regions
+            for row, (uri, label) in sorted(labelled.images.items())
+            if (regions := self._regions(row, uri, label, result)) is not None
+        ]
+        counters: dict[str, BinCounter] = defaultdict(BinCounter)
+        for image in upsampled(read_patch_maps(self.fs, labelled.file.scores), images):
+            try:
+                counters[image.defect].add(image.values, image.regions, image.shares, image.defect == GOOD)
+            except ValueError as error:
+                uri = labelled.images[image.row][0]
+                raise MuscRayError(f"The patch map of {uri} cannot be evaluated ({error}): score it again.") from error
+        write_regions(self.fs, labelled.file.regions, images)
+        result.counts = {defect: counter.counts() for defect, counter in counters.items()}
+        return result
+
+    def _regions(self, row: int, uri: str, label: Label, result: FileCounts) -> Regions | None:
+        """The truth about an image; None, noted in `result`, where its anomalous pixels are not known."""
+        truth = uri if label.label == 0 else label.mask
+        if truth is None:
+            result.without_mask += 1
+            return None
+        try:
+            if label.label == 0:
+                return no_regions(row, GOOD, self.image_size or upright_size(read_image(uri, self.limits.bytes)))
+            data = read_image(truth, self.limits.bytes)
+            mask = decode_mask(data, self.image_size, self.mask_level, self.limits.pixels)
+        except (ImageError, FileNotFoundError) as error:
+            result.unreadable.append(f"{truth}: {error}")
+            return None
+        result.empty += not mask.any()
+        return regions_of(row, label.defect, mask)
+
+    def window(self, files: Sequence[MapFile], defects: frozenset[str], window: Window, totals: Totals) -> PixelMetrics:
+        """A window's share of the metrics of the images with some defects."""
+        counter = PlaceCounter(window.bins, totals.negatives + totals.positives)
+        for file in files:
+            for image in pixel_images(
+                self.fs, file, lambda defect, low, high: defect in defects and counter.may_hold(low, high)
+            ):
+                counter.add(image.values, image.regions, image.shares)
+        return window_metrics(window, counter, totals)
+
+    def tail(self, file: MapFile, lowest_bin: int) -> NormalTail:
+        """The highest pixel scores of a file's good images."""
+        images = pixel_images(self.fs, file, lambda defect, low, high: defect == GOOD)
+        return sum((normal_tail(image.values, lowest_bin) for image in images), NO_TAIL)
+
+    def overlaps(self, file: MapFile, credits_: Credits) -> dict[str, tuple[float, int]]:
+        """By defect the sum of the AUPIMO of a file's images, and how many have one."""
+        sums: dict[str, tuple[float, int]] = {}
+        for image in pixel_images(self.fs, file, lambda defect, low, high: defect != GOOD):
+            if len(image.regions):
+                so_far, count = sums.get(image.defect, (0.0, 0))
+                sums[image.defect] = (so_far + credits_.of(image.values[image.regions > 0]), count + 1)
+        return sums
+
+
+def add_counts(results: Sequence[FileCounts]) -> FileCounts:
+    """The sum over files."""
+    total = FileCounts()
+    for result in results:
+        for defect, counts in result.counts.items():
+            total.counts[defect] = total.counts.get(defect, EMPTY) + counts
+        total.without_mask += result.without_mask
+        total.empty += result.empty
+        total.unreadable += result.unreadable
+    return total

@@ -1,0 +1,116 @@
+"""Masks as connected regions of pixels, and the files between the passes over a run's maps that keep them small."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from PIL import Image
+
+from musc_ray.settings.limits import MAX_PIXELS
+from musc_ray.sources.decoding import decode_original
+from musc_ray.storage.parquet import read_table, write_table
+from musc_ray.storage.schemas import REGIONS
+
+JPEG_START = b"\xff\xd8\xff"
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """The truth about one image at the resolution of the evaluation.
+
+    Attributes:
+        row: of the image in its file of scores.
+        defect: `good`, or what it has.
+        size: (H, W) in pixels.
+        starts, lengths, numbers: (K,) int32 runs of pixels in row-major order and the region, from 1, of each.
+    """
+
+    row: int
+    defect: str
+    size: tuple[int, int]
+    starts: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int32]
+    numbers: npt.NDArray[np.int32]
+
+    def pixels(self) -> npt.NDArray[np.int32]:
+        """The region of each pixel (H * W,), 0 outside; or (0,) where there is none."""
+        if len(self.starts) == 0:
+            return np.empty(0, np.int32)
+        result = np.zeros(self.size[0] * self.size[1], np.int32)
+        for start, length, number in zip(self.starts, self.lengths, self.numbers, strict=True):
+            result[start : start + length] = number
+        return result
+
+    def shares(self) -> npt.NDArray[np.float64]:
+        """1 / pixels of each region (R + 1,), [0] = 0."""
+        areas = np.bincount(self.numbers, self.lengths, 1)
+        return np.divide(1.0, areas, out=np.zeros(len(areas)), where=areas > 0)
+
+
+def decode_mask(
+    data: bytes, size: tuple[int, int] | None, mask_level: int, max_pixels: int = MAX_PIXELS
+) -> npt.NDArray[np.bool_]:
+    """A mask's anomalous pixels (H, W): all that are not black; in a JPEG, whose black is not quite, the brighter half.
+
+    Args:
+        data: an encoded image.
+        size: (H, W) to resize to, bilinear as MuSc's code does; None keeps the mask's own.
+        mask_level: least grey value, 1 to 255, of an anomalous pixel after resizing (see DatasetLayout).
+        max_pixels: larger masks are refused.
+
+    Raises:
+        ImageError: no image, a broken or a too large one.
+    """
+    least = 128 if data.startswith(JPEG_START) else 1
+    mask: npt.NDArray[np.bool_] = np.asarray(decode_original(data, max_pixels)).max(axis=2) >= least
+    if size is None or size == mask.shape:
+        return mask
+    grey = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
+    resized: npt.NDArray[np.uint8] = np.asarray(grey.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return resized >= mask_level
+
+
+def no_regions(row: int, defect: str, size: tuple[int, int]) -> Regions:
+    """The truth about an image without anomalous pixels."""
+    return Regions(row, defect, size, *(np.empty(0, np.int32) for _ in range(3)))
+
+
+def regions_of(row: int, defect: str, mask: npt.NDArray[np.bool_]) -> Regions:
+    """The regions of a mask (H, W): pixels that touch, at corners too, as in MVTec AD's evaluation."""
+    from scipy import ndimage  # of the evaluate extra
+
+    numbered, _ = ndimage.label(mask, np.ones((3, 3), bool))
+    flat = numbered.ravel().astype(np.int32)
+    starts = np.flatnonzero(np.diff(flat, prepend=np.int32(-1)))
+    lengths = np.diff(starts, append=len(flat))
+    inside = flat[starts] > 0
+    starts, lengths = starts[inside].astype(np.int32), lengths[inside].astype(np.int32)
+    return Regions(row, defect, (mask.shape[0], mask.shape[1]), starts, lengths, flat[starts])
+
+
+def write_regions(fs: fsspec.AbstractFileSystem, path: str, images: Sequence[Regions]) -> None:
+    """Write the truth about the images of one file of scores."""
+    columns = [
+        [image.row for image in images],
+        [image.defect for image in images],
+        [image.size[0] for image in images],
+        [image.size[1] for image in images],
+        [image.starts for image in images],
+        [image.lengths for image in images],
+        [image.numbers for image in images],
+    ]
+    write_table(fs, path, pa.table(columns, schema=REGIONS))
+
+
+def read_regions(fs: fsspec.AbstractFileSystem, path: str) -> list[Regions]:
+    """Read what `write_regions` wrote."""
+    table = read_table(fs, path)
+    lists = [[row.values.to_numpy() for row in table[name]] for name in ("starts", "lengths", "regions")]
+    plain = [table[name].to_pylist() for name in ("row", "defect", "height", "width")]
+    return [
+        Regions(row, defect, (height, width), *runs)
+        for row, defect, height, width, *runs in zip(*plain, *lists, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""Images to features: run context, ids, sharding, extraction, repair."""

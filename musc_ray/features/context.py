@@ -1,0 +1,142 @@
+"""What a run works on: its images by group and shard, the identity of its features and of itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from musc_ray.backbones import BackboneInfo, describe_backbone
+from musc_ray.backbones.names import resolve_backbone
+from musc_ray.backbones.weights import fetch_weights
+from musc_ray.errors import SettingsError
+from musc_ray.features.extraction import features_meta
+from musc_ray.features.ids import features_id, run_id
+from musc_ray.features.sharding import GroupShards, assign_shards, existing_shards
+from musc_ray.scoring.ring import GroupImages
+from musc_ray.settings.model import Settings
+from musc_ray.sources.catalog import CatalogImage, list_images
+from musc_ray.storage.filesystem import absolute, check_writable
+from musc_ray.storage.paths import Layout
+from musc_ray.storage.requests import limit_requests
+from musc_ray.storage.shards import FeaturesMeta
+
+SCORE_SETTINGS = ("degrees", "interval", "references", "k_list", "precision", "seed")
+"""Settings that change scores without changing features."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Everything that is known before the first image is read.
+
+    Attributes:
+        earlier: of each group, the ids of images that others are scored against in a night; None in a whole archive,
+            whose images all get scores.
+        source_snapshot: of the Iceberg table that the images come from, if they do.
+        waiting: how many new images of which groups a night leaves for a later one.
+    """
+
+    settings: Settings
+    layout: Layout
+    run_id: str
+    meta: FeaturesMeta
+    groups: dict[str, GroupShards]
+    earlier: Mapping[str, frozenset[str]] | None = None
+    source_snapshot: int | None = None
+    waiting: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def images(self) -> int:
+        """Images listed, readable or not; without the earlier ones."""
+        return sum(group.images for group in self.groups.values()) - sum(map(len, (self.earlier or {}).values()))
+
+    def group_images(self, group: str, shards: Mapping[int, Sequence[str]]) -> GroupImages:
+        """A group of readable images, by shard, and who scores whom: in a night all of the window."""
+        settings = self.settings
+        if self.earlier is None:
+            return GroupImages.of(group, shards, settings.reference_count, settings.seed)
+        return GroupImages.of(group, shards, None, settings.seed, self.earlier[group], settings.rescore_window)
+
+
+def open_archive(settings: Settings) -> Archive:
+    """Resolve backbone and weights, list the source, find what is already extracted.
+
+    Raises:
+        SettingsError: source or out is missing, or a setting asks for what this version cannot do.
+        MuscRayError: weights, source or OUT cannot be used.
+    """
+    if settings.source is None or settings.out is None:
+        raise SettingsError("A run needs a source and an out: give both, as in `musc-ray run SOURCE OUT`.")
+    settings, layout, meta = open_out(settings, settings.out)
+    listed, snapshot = list_images(settings.source or "", settings.group_by)
+    return replace(archive_of(settings, layout, meta, listed), source_snapshot=snapshot)
+
+
+def open_out(settings: Settings, out: str) -> tuple[Settings, Layout, FeaturesMeta]:
+    """Resolve backbone and weights, and what features of theirs are called.
+
+    Returns:
+        The settings as workers need them, where things lie in `out`, and what the features mean.
+    """
+    limit_requests(settings.max_requests)
+    info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers)
+    weights = fetch_weights(resolve_backbone(settings.backbone), settings.weights)
+    if settings.weights is not None:  # workers have another working directory
+        settings = settings.model_copy(update={"weights": absolute(settings.weights)})
+    layout = Layout.at(out)
+    check_writable(layout.fs, layout.root)
+    return settings, layout, features_meta(info, weights.sha256, _features_id(settings, info, weights.sha256))
+
+
+def archive_of(
+    settings: Settings,
+    layout: Layout,
+    meta: FeaturesMeta,
+    listed: Mapping[str, Sequence[CatalogImage]],
+    earlier: Mapping[str, frozenset[str]] | None = None,
+) -> Archive:
+    """What a run on some images works on; see `Archive` for `earlier`."""
+    values = {name: getattr(settings, name) for name in SCORE_SETTINGS} | {"features_id": meta.features_id}
+    if settings.aggregation != "lnamd":  # only then, so that other runs keep their names
+        values["aggregation"] = settings.aggregation
+    if settings.repeated_defects:
+        values["repeated_defects"] = True  # likewise
+    if earlier is not None:
+        ids = {group: sorted(images) for group, images in earlier.items()}
+        values |= {"earlier": ids, "rescore_window": settings.rescore_window}
+    identity = settings.run_id or run_id(
+        values,
+        ((image.image_id, image.version) for images in listed.values() for image in images),
+    )
+    if settings.overwrite:
+        for name, images in listed.items():
+            kept = (earlier or {}).get(name, frozenset())
+            forget_features(layout, meta.features_id, name, {image.image_id for image in images} - kept)
+    groups = {
+        name: assign_shards(images, existing_shards(layout, meta.features_id, name), settings.shard_size)
+        for name, images in listed.items()
+    }
+    return Archive(settings, layout, identity, meta, groups, earlier)
+
+
+def image_size_pair(settings: Settings) -> tuple[int, int] | None:
+    """The asked (H, W); a single number means a square, None the backbone's default."""
+    size = settings.image_size
+    return (size, size) if isinstance(size, int) else size
+
+
+def _features_id(settings: Settings, info: BackboneInfo, weights_sha256: str) -> str:
+    return features_id(
+        {
+            "backbone": info.name,
+            "weights_sha256": weights_sha256,
+            "image_size": info.image_size,
+            "layers": info.layers,
+            "dtype": settings.feature_dtype,
+            "model_precision": settings.model_precision,
+        }
+    )
+
+
+def forget_features(layout: Layout, features_id: str, group: str, image_ids: set[str]) -> None:
+    """Delete a group's shards that hold none but the given images; shared ones stay, and so do other runs' images."""
+    for number, meta in existing_shards(layout, features_id, group).items():
+        if all(image.image_id in image_ids for image in meta.images):
+            layout.fs.rm_file(layout.shard(features_id, group, number))

@@ -1,0 +1,74 @@
+"""Features that turn out to be broken while they are scored: found by their checksums, and extracted again."""
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from musc_ray.features.context import Archive
+from musc_ray.features.extraction import ExtractStats, ShardTask, extract
+from musc_ray.runtime.progress import Progress
+from musc_ray.storage.filesystem import remove_tree
+from musc_ray.storage.shards import ShardImage
+
+MOST_REPAIRS = 2
+"""How often a run does so: storage that goes on breaking what it holds is none."""
+
+logger = logging.getLogger(__name__)
+
+
+def repair_features(
+    archive: Archive, groups: Collection[str], errors: Sequence[Mapping[str, str]], progress: Progress
+) -> ExtractStats:
+    """Read all shards of some groups, and extract again those that are broken, of the run's images.
+
+    An image that cannot be extracted any more leaves its group: bands that it had a part in are removed.
+
+    Args:
+        archive: what the run works on.
+        groups: where a broken shard was met.
+        errors: images that are known to be broken.
+        progress: shows the stage.
+
+    Returns:
+        Figures of what was extracted, with the images that failed.
+    """
+    known = {(error["group"], error["uri"]) for error in errors}
+    tasks = [
+        ShardTask(name, shard, [image for image in images if (name, image.uri) not in known])
+        for name in groups
+        for shard, images in archive.groups[name].all.items()
+    ]
+    tasks = [task for task in tasks if task.images]
+    stats = ExtractStats()
+    with progress.stage("repair", total=len(tasks), unit="shards") as stage:
+        for shard in extract(archive.settings, archive.layout, archive.meta, tasks, only_broken=True):
+            stats.add(shard)
+            stage.count(broken=shard.shards)
+            stage.advance(1)
+    logger.warning("%d broken shards were extracted again.", stats.shards)
+    for name in {name for name, _ in stats.failed}:
+        remove_tree(archive.layout.fs, archive.layout.repeats(archive.run_id, name))
+        for layer in archive.meta.layers:
+            remove_tree(archive.layout.fs, archive.layout.bands(archive.run_id, name, layer))
+    return stats
+
+
+def error_rows(failed: Sequence[tuple[str, ShardImage]]) -> list[dict[str, str]]:
+    """Rows of the errors table for images that could not be extracted, by group."""
+    return [
+        {"uri": i.uri, "group": name, "stage": "extract", "error": i.error or "", "message": i.message or ""}
+        for name, i in failed
+    ]
+
+
+def added(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of a stage that was gone through twice."""
+    return {name: _sum(name, first.get(name), value) for name, value in second.items()}
+
+
+def _sum(name: str, first: Any, second: Any) -> Any:
+    if first is None:
+        return second
+    if isinstance(second, dict):  # of groups
+        return first | second
+    return max(first, second) if name == "largest_summary_error" else first + second

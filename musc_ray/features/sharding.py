@@ -1,0 +1,103 @@
+"""Which image lies in which shard: written shards are the truth, images that are new or changed form new ones."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from musc_ray.sources.catalog import CatalogImage
+from musc_ray.storage.paths import Layout
+from musc_ray.storage.shards import BrokenShardError, FeaturesMeta, ShardImage, read_meta
+
+FOOTERS_AT_ONCE = 32
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class GroupShards:
+    """A group's images by shard number.
+
+    `done` holds those that already have features, `missing` those that stage 2 will extract, `broken` those that an
+    earlier extraction found to be broken in this very version, `failed` what it said of them.
+    """
+
+    done: dict[int, list[CatalogImage]] = field(default_factory=dict)
+    missing: dict[int, list[CatalogImage]] = field(default_factory=dict)
+    broken: dict[int, list[CatalogImage]] = field(default_factory=dict)
+    failed: list[ShardImage] = field(default_factory=list)
+
+    @property
+    def images(self) -> int:
+        """Images listed, broken ones included."""
+        return sum(map(len, self.done.values())) + sum(map(len, self.missing.values())) + len(self.failed)
+
+    @property
+    def all(self) -> dict[int, list[CatalogImage]]:
+        """All images that are not known to be broken, extracted or not, by shard number."""
+        return dict(sorted({**self.done, **self.missing}.items()))
+
+    @property
+    def listed(self) -> dict[int, list[CatalogImage]]:
+        """All images, by shard number."""
+        shards = {**self.done, **self.missing}
+        return {
+            number: shards.get(number, []) + self.broken.get(number, []) for number in sorted({*shards, *self.broken})
+        }
+
+
+def existing_shards(layout: Layout, features_id: str, group: str) -> dict[int, FeaturesMeta]:
+    """The shards of a group that are written, by number, from their footers; without broken ones."""
+
+    def described(path: str) -> FeaturesMeta | None:
+        try:
+            meta = read_meta(layout.fs, path)
+            if meta.features_id != features_id:
+                raise BrokenShardError(path, f"its features are {meta.features_id}")
+        except BrokenShardError as error:
+            logger.warning("%s is broken (%s): its images count as not extracted.", error.path, error.reason)
+            return None
+        return meta
+
+    written = layout.written_shards(layout.features(features_id, group))
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+        metas = zip(written, pool.map(described, written.values()), strict=True)
+        return {number: meta for number, meta in metas if meta is not None}
+
+
+def assign_shards(images: Sequence[CatalogImage], existing: Mapping[int, FeaturesMeta], shard_size: int) -> GroupShards:
+    """Find each image's shard; images without one fill new shards in the order of their hashed ids.
+
+    Old shards stay untouched. An image whose file changed counts as new: its old row is no longer read.
+
+    Args:
+        images: a group's images, sorted.
+        existing: what is written, by shard number.
+        shard_size: images of a new shard.
+    """
+    wanted = {(image.image_id, image.version): image for image in images}
+    result = GroupShards()
+    for number, meta in sorted(existing.items()):
+        found = [wanted.pop((i.image_id, i.version), None) if i.error is None else None for i in meta.images]
+        extracted = [image for image in found if image is not None]
+        if extracted:
+            result.done[number] = extracted
+        for failed in meta.images:
+            broken = wanted.pop((failed.image_id, failed.version), None) if failed.error is not None else None
+            if broken is not None:
+                result.broken.setdefault(number, []).append(broken)
+                result.failed.append(failed)
+    new = sorted(wanted.values())
+    chunks = [new[start : start + shard_size] for start in range(0, len(new), shard_size)]
+    result.missing = dict(zip(_free_numbers(existing), chunks, strict=False))
+    return result
+
+
+def _free_numbers(existing: Iterable[int]) -> Iterable[int]:
+    """Shard numbers that are not taken, gaps of an interrupted run first."""
+    taken = set(existing)
+    number = 0
+    while True:
+        if number not in taken:
+            yield number
+        number += 1

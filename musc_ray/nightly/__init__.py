@@ -1,0 +1,1 @@
+"""Nightly runs: history, selection of new images and their window, the run."""

@@ -1,0 +1,55 @@
+"""What earlier runs of an OUT have scored: by it a night tells new images from known ones."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from musc_ray.storage.parquet import read_table
+from musc_ray.storage.paths import Layout
+from musc_ray.storage.runs import complete_runs
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An image that a complete run has dealt with.
+
+    Attributes:
+        version: of its file, then.
+        at: when the file was changed; where the source did not say, when the image was first scored.
+    """
+
+    version: str
+    at: datetime
+
+
+def known_images(layout: Layout, features_id: str) -> dict[str, dict[str, Known]]:
+    """Images by group and id, scored or found to be broken, in their latest version.
+
+    Images of groups that could not be scored are not known: they wait for others of their kind. Nor are those that were
+    scored with other features.
+    """
+    known: dict[str, dict[str, Known]] = {}
+    for run in complete_runs(layout):
+        if run["features_id"] != features_id:
+            continue
+        scored_at = datetime.fromisoformat(run["scored_at"])
+        for image in read_table(layout.fs, layout.catalog(run["run_id"])).to_pylist():
+            if image["group"] in run["failed_groups"]:
+                continue
+            group = known.setdefault(image["group"], {})
+            before = group.get(image["image_id"])
+            if before is None or before.version != image["version"]:
+                group[image["image_id"]] = Known(image["version"], image.get("modified") or scored_at)
+    return known
+
+
+def seen_snapshot(layout: Layout, features_id: str, source: str, group_by: str | None) -> int | None:
+    """The latest snapshot of a source, an Iceberg table, all of whose images are known; None if there is none.
+
+    After a run in which groups failed or waited, or that asked for images since a day, some may be unknown.
+    """
+    for run in reversed(complete_runs(layout)):
+        settings, snapshot = run["settings"], run.get("source_snapshot")
+        same = (run["features_id"], settings["source"], settings["group_by"]) == (features_id, source, group_by)
+        if same and snapshot is not None and not (run["failed_groups"] or run.get("waiting") or settings.get("since")):
+            return int(snapshot)
+    return None

@@ -1,0 +1,88 @@
+"""A nightly run: what came in since, scored against a window of earlier images, appended as a run of its own."""
+
+import logging
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from musc_ray.errors import SettingsError
+from musc_ray.features.context import archive_of, open_out
+from musc_ray.nightly.history import known_images, seen_snapshot
+from musc_ray.nightly.selection import select_night
+from musc_ray.pipeline import RunResult, score_archive
+from musc_ray.runtime.progress import Progress
+from musc_ray.settings.model import Settings, load_settings
+from musc_ray.sources.catalog import list_images
+from musc_ray.storage.lease import lease
+from musc_ray.storage.paths import Layout
+from musc_ray.storage.runs import complete_run
+
+OF_ONE_RUN = (
+    "since",
+    "run_id",
+    "overwrite",
+    "address",
+    "workers",
+    "threads",
+    "device",
+    "max_worker_gb",
+    "max_requests",
+)
+"""Settings that a night does not take over from the last run: they were meant for that one, or for its machine."""
+
+logger = logging.getLogger(__name__)
+
+
+def night_settings(given: Settings) -> Settings:
+    """Settings of a night: what is given, and for the rest those of the last complete run of its OUT.
+
+    Raises:
+        SettingsError: no out.
+        MuscRayError: there is no complete run in it.
+    """
+    if given.out is None:
+        raise SettingsError("A nightly run needs the out of an earlier run, as in `musc-ray rescore OUT`.")
+    last = complete_run(Layout.at(given.out), None)["settings"]
+    kept = {name: value for name, value in last.items() if name in Settings.model_fields and name not in OF_ONE_RUN}
+    return load_settings(None, kept | {name: getattr(given, name) for name in given.model_fields_set})
+
+
+def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | None, dict[str, int]]:
+    """Score what is new in the source; one nightly of an OUT at a time.
+
+    An image is scored with all of its group's new images and the window: its scores are those that a run on just these
+    images would give. What a nightly that failed has extracted is used; its images are still new.
+
+    Args:
+        settings: with source and out; see `night.select_night`.
+        progress: shows the stages.
+
+    Returns:
+        The result, None when there was nothing to score; and how many new images of which groups wait for more.
+
+    Raises:
+        SettingsError: settings that do not fit a night.
+        MuscRayError: another nightly is at work; or what `run_archive` raises.
+    """
+    source, out = settings.source, settings.out
+    if source is None or out is None:
+        raise SettingsError("A nightly run needs a source and an out.")
+    if not settings.keep_features:
+        raise SettingsError("A nightly run compares with the features of earlier images: set keep_features to true.")
+    layout = Layout.at(out)
+    with lease(layout.fs, layout.night_lease, "A nightly run"):
+        with progress.stage("catalog", total=None, unit="images") as stage:
+            settings, layout, meta = open_out(settings, out)
+            after = None if settings.since else seen_snapshot(layout, meta.features_id, source, settings.group_by)
+            listed, snapshot = list_images(source, settings.group_by, after)
+            known = known_images(layout, meta.features_id)
+            night = select_night(settings, layout, meta.features_id, listed, known, datetime.now(UTC).date())
+            archive = archive_of(settings, layout, meta, night.images, night.earlier)
+            archive = replace(archive, source_snapshot=snapshot, waiting=night.waiting)
+            stage.advance(archive.images)
+        for group, images in night.waiting.items():
+            logger.warning("Group '%s' has %d image: it waits for more of its kind.", group, images)
+        if not night.images:
+            return None, night.waiting
+        return score_archive(
+            archive, {"catalog": {"seconds": stage.seconds, "images": archive.images}}, progress
+        ), night.waiting

@@ -1,0 +1,102 @@
+"""Which images a night scores, and against which earlier ones."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+
+from musc_ray.errors import SettingsError
+from musc_ray.features.sharding import existing_shards
+from musc_ray.nightly.history import Known
+from musc_ray.settings.model import Settings
+from musc_ray.sources.catalog import CatalogImage
+from musc_ray.storage.paths import Layout
+
+
+@dataclass(frozen=True)
+class Night:
+    """What there is to do.
+
+    Attributes:
+        images: of each group the new images and the earlier ones of its window, sorted by id.
+        earlier: the ids of the latter.
+        waiting: new images of groups that have too few to score each other yet, by group.
+    """
+
+    images: dict[str, list[CatalogImage]] = field(default_factory=dict)
+    earlier: dict[str, frozenset[str]] = field(default_factory=dict)
+    waiting: dict[str, int] = field(default_factory=dict)
+
+
+def select_night(
+    settings: Settings,
+    layout: Layout,
+    features_id: str,
+    listed: Mapping[str, Sequence[CatalogImage]],
+    known: Mapping[str, Mapping[str, Known]],
+    today: date,
+) -> Night:
+    """Choose new images and, among those that have features, the window that they are scored against.
+
+    Args:
+        settings: since, window, references (how many earlier images, or all) and seed.
+        layout: where features lie.
+        features_id: which features.
+        listed: what the source holds, by group.
+        known: what earlier runs have dealt with.
+        today: in UTC; the window counts from the start of this day, or of `since`.
+
+    Raises:
+        SettingsError: `since` with a source that does not say when its images were changed.
+    """
+    start = datetime.combine(date.fromisoformat(settings.since) if settings.since else today, time(), UTC)
+    oldest = start - timedelta(days=int(settings.window.rstrip("d"))) if settings.window else None
+    night = Night()
+    for group, images in listed.items():
+        of_group = known.get(group, {})
+        new = [image for image in images if _is_new(image, of_group, start if settings.since else None)]
+        if not new:
+            continue
+        recent = {image_id: k for image_id, k in of_group.items() if oldest is None or k.at >= oldest}
+        for image in new:
+            recent.pop(image.image_id, None)
+        earlier = list(_earlier(layout, features_id, group, recent, settings))
+        if len(new) + len(earlier) < 2:
+            night.waiting[group] = len(new)
+            continue
+        night.images[group] = sorted([*new, *earlier])
+        night.earlier[group] = frozenset(image.image_id for image in earlier)
+    return night
+
+
+def _is_new(image: CatalogImage, known: Mapping[str, Known], since: datetime | None) -> bool:
+    """Whether an image came in, or changed, since then; without `since`: whether no run has dealt with this version."""
+    if since is None:
+        before = known.get(image.image_id)
+        return before is None or before.version != image.version
+    if image.modified is None:
+        raise SettingsError(
+            f"The source does not say when {image.uri} was changed: use --new in place of --since {since.date()}."
+        )
+    return image.modified >= since
+
+
+def _earlier(
+    layout: Layout, features_id: str, group: str, recent: Mapping[str, Known], settings: Settings
+) -> Iterator[CatalogImage]:
+    """Images of the window: all, or M of them, from whole shards in a seeded order, so that few are read."""
+    if not recent:
+        return
+    shards = existing_shards(layout, features_id, group)
+    left = len(recent) if settings.reference_count is None else settings.reference_count
+    for number in sorted(shards, key=lambda number: _seeded(settings.seed, number)):
+        for image in shards[number].images:
+            known = recent.get(image.image_id)
+            if left and image.error is None and known is not None and known.version == image.version:
+                left -= 1
+                yield CatalogImage(image.image_id, image.uri, group, image.version, known.at)
+
+
+def _seeded(seed: int, number: int) -> str:
+    """A place in an order that stays when shards are added: nights in a row have much the same references."""
+    return hashlib.sha256(f"{seed}-{number}".encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""What a job will cost: cost model, calibration."""

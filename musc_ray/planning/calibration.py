@@ -1,0 +1,152 @@
+"""The rates that a plan rests on: measured on this machine within some seconds, or assumed for a kind of GPU."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import faiss
+import numpy as np
+import torch
+
+from musc_ray.backbones import Backbone, BackboneInfo
+from musc_ray.core.mutual import tile_minima
+from musc_ray.core.operands.base import prepare, products_a_tile
+from musc_ray.errors import SettingsError
+from musc_ray.planning.cost import Rates, forward_operations
+from musc_ray.sources.decoding import decode_image
+from musc_ray.sources.reading import read_image
+
+CALIBRATION_SECONDS = 2.0
+
+GPU_RATES = {
+    "l4": 121e12,
+    "a10": 125e12,
+    "l40s": 362e12,
+    "a100": 312e12,
+    "h100": 989e12,
+    "h200": 989e12,
+    "b200": 2250e12,
+}
+"""Dense bfloat16 operations a second by the makers' data sheets."""
+
+MODEL_SHARE, MUTUAL_SHARE = 0.4, 0.35
+"""Of the data sheet's rate, assumed: what ViTs usually reach, and products with two maxima behind them."""
+
+
+def measured_rates(
+    backbone: Backbone,
+    degrees: Sequence[int],
+    aggregation: str,
+    dtype: torch.dtype,
+    batch_size: int,
+    workers: int,
+    threads: int,
+    sample: Sequence[str],
+) -> Rates:
+    """Rates of one of so many workers, all busy, on this machine.
+
+    Args:
+        backbone: of the job's shape, on the device to measure; its weights do not matter.
+        degrees, aggregation: of the neighbourhoods; dtype: what the tile product reads.
+        batch_size: images that go through the backbone at once.
+        workers: how many this machine would have; threads: of each.
+        sample: URIs of images to read; those that cannot be read are left out.
+    """
+    device = backbone.device
+    image_seconds, image_bytes, reading = _reading(sample, backbone.info.image_size)
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        model = _rate(pool, workers, device, lambda: _forward(backbone, batch_size))
+        mutual = _rate(pool, workers, device, lambda: _tile(backbone.info, degrees, aggregation, dtype, device))
+        search = _rate(pool, workers, torch.device("cpu"), lambda: _search(backbone.info.class_channels))
+    torch.set_num_threads(threads)
+    cpu = f"{threads} CPU thread{'' if threads == 1 else 's'} of this machine"
+    what = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    return Rates(model, mutual, search, image_seconds, image_bytes, f"measured just now on {what}; {reading}")
+
+
+def assumed_rates(kind: str, info: BackboneInfo, sample: Sequence[str]) -> Rates:
+    """Rates of a kind of GPU that is not at hand.
+
+    Raises:
+        SettingsError: an unknown kind.
+    """
+    if kind not in GPU_RATES:
+        raise SettingsError(f"--gpu must be one of {', '.join(GPU_RATES)}, not '{kind}'.")
+    peak = GPU_RATES[kind]
+    image_seconds, image_bytes, reading = _reading(sample, info.image_size)
+    with ThreadPoolExecutor(1) as pool:
+        search = _rate(pool, 1, torch.device("cpu"), lambda: _search(info.class_channels))
+    source = (
+        f"not measured: {MODEL_SHARE:.0%} and {MUTUAL_SHARE:.0%} of the {kind.upper()}'s {peak / 1e12:,.0f} TFLOP/s; "
+        f"{reading}"
+    )
+    return Rates(MODEL_SHARE * peak, MUTUAL_SHARE * peak, search, image_seconds, image_bytes, source)
+
+
+Work = tuple[float, Callable[[], object]]
+"""Operations of some work, and the work."""
+
+
+def _forward(backbone: Backbone, batch_size: int) -> Work:
+    height, width = backbone.info.image_size
+    images = torch.zeros(batch_size, height, width, 3, dtype=torch.uint8)
+    return batch_size * forward_operations(backbone.info), lambda: [
+        layer.half().cpu() for layer in backbone.forward(images).layers
+    ]
+
+
+def _tile(
+    info: BackboneInfo, degrees: Sequence[int], aggregation: str, dtype: torch.dtype, device: torch.device
+) -> Work:
+    """A tile of noise around a common image, since images of one product are alike."""
+    length = info.grid[0] * info.grid[1]
+    side = max(2, min(16, 4096 // length)) if device.type == "cpu" else max(8, min(64, 2**16 // length))
+    common = torch.randn(1, length, info.channels)
+    a, b = (
+        prepare((common + torch.randn(side, length, info.channels)).to(device), info.grid, degrees, dtype, aggregation)
+        for _ in range(2)
+    )
+    products = products_a_tile(device.type == "cuda", len(a.degrees))
+    return 2.0 * (side * length) ** 2 * info.channels * products, lambda: tile_minima(a, b, torch.float16)
+
+
+def _search(channels: int) -> Work:
+    tokens = np.random.default_rng(0).standard_normal((4096, channels), dtype=np.float32)
+    return 2.0 * len(tokens) ** 2 * channels, lambda: faiss.knn(tokens, tokens, 3, metric=faiss.METRIC_INNER_PRODUCT)
+
+
+def _rate(pool: ThreadPoolExecutor, workers: int, device: torch.device, make: Callable[[], Work]) -> float:
+    """Median operations a second of one worker while all of them work, each on data of its own."""
+
+    def measure(_: int) -> float:
+        operations, work = make()
+        work()
+        times: list[float] = []
+        deadline = time.perf_counter() + CALIBRATION_SECONDS
+        while not times or time.perf_counter() < deadline:
+            started = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter() - started)
+        return operations / float(np.median(times))
+
+    return float(np.mean(list(pool.map(measure, range(workers)))))
+
+
+def _reading(sample: Sequence[str], image_size: tuple[int, int]) -> tuple[float, float, str]:
+    """Mean seconds to read and decode an image of the sample, its mean bytes, and how that was found."""
+    if not sample:
+        return 0.0, 0.0, "reading and decoding not counted"
+    seconds, sizes = [], []
+    for uri in sample:
+        started = time.perf_counter()
+        try:
+            data = read_image(uri)
+            decode_image(data, image_size)
+        except Exception as error:  # noqa: BLE001 - drivers of object stores raise errors of many libraries
+            reason = " ".join(str(error).split()) or type(error).__name__
+            return 0.0, 0.0, f"reading and decoding not counted, since {uri} cannot be read: {reason}"
+        seconds.append(time.perf_counter() - started)
+        sizes.append(len(data))
+    return float(np.mean(seconds)), float(np.mean(sizes)), f"reading and decoding measured on {len(sizes)} images"

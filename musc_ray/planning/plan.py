@@ -1,0 +1,77 @@
+"""Planning an archive: lists it as stage 1 does, measures this machine, and hands both to the cost model."""
+
+import os
+
+import torch
+
+from musc_ray.backbones import BackboneInfo, describe_backbone, untrained_backbone
+from musc_ray.core.precision import resolve_precision
+from musc_ray.core.scoring import default_device
+from musc_ray.errors import SettingsError
+from musc_ray.features.context import image_size_pair
+from musc_ray.features.extraction import model_precision
+from musc_ray.planning.calibration import assumed_rates, measured_rates
+from musc_ray.planning.cost import Job, Plan, plan_job
+from musc_ray.scoring.mutual import block_side
+from musc_ray.settings.model import Settings
+from musc_ray.sources.catalog import CatalogImage, catalog_images
+
+SAMPLE_IMAGES = 8
+
+
+def plan_archive(settings: Settings, gpu: str | None = None) -> Plan:
+    """The cost of a run with these settings; some images are read, nothing is written.
+
+    Args:
+        settings: with source.
+        gpu: kind of the workers' GPUs; None plans workers like this machine, which is measured.
+
+    Raises:
+        SettingsError: no source, or an unknown kind of GPU.
+        MuscRayError: the source cannot be listed.
+    """
+    if settings.source is None:
+        raise SettingsError("A plan needs a source: give one, as in `musc-ray plan SOURCE`.")
+    info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers)
+    listed = catalog_images(settings.source, settings.group_by)
+    sizes = [len(images) for images in listed.values()]
+    sample = _sample(list(listed.values()))
+    if gpu is not None:
+        job = _job(settings, info, sizes, torch.device("cuda"), settings.workers or 1)
+        return plan_job(job, assumed_rates(gpu.lower(), info, sample))
+    device = torch.device(settings.device) if settings.device != "auto" else default_device()
+    threads = settings.threads or 1
+    here = torch.cuda.device_count() if device.type == "cuda" else max(1, (os.cpu_count() or 1) // threads)
+    workers = settings.workers or here
+    job = _job(settings, info, sizes, device, workers)
+    dtype = resolve_precision(settings.precision, device, max(sizes))
+    backbone = untrained_backbone(info, device=device.type, precision=model_precision(settings, device.type))
+    at_once = min(workers, here) if device.type == "cpu" else 1
+    rates = measured_rates(
+        backbone, settings.degrees, settings.aggregation, dtype, settings.batch_size, at_once, threads, sample
+    )
+    return plan_job(job, rates)
+
+
+def _sample(groups: list[list[CatalogImage]]) -> list[str]:
+    """Some images of the largest group; they stand in the order of their hashed ids, so these are random ones."""
+    return [image.uri for image in max(groups, key=len)[:SAMPLE_IMAGES]]
+
+
+def _job(settings: Settings, info: BackboneInfo, sizes: list[int], device: torch.device, workers: int) -> Job:
+    shards = [-(-size // settings.shard_size) for size in sizes if size >= 2]
+    patches = info.grid[0] * info.grid[1]
+    return Job(
+        group_sizes=sizes,
+        info=info,
+        vectors=settings.vectors,
+        references=settings.reference_count,
+        seed=settings.seed,
+        shard_size=settings.shard_size,
+        batch_size=settings.batch_size,
+        itemsize=resolve_precision(settings.precision, device, max(sizes)).itemsize,
+        on_gpu=device.type == "cuda",
+        side=block_side(settings, shards, len(info.layers), patches, workers),
+        cache_bytes=settings.cache_mb * 2**20,
+        workers=workers,
+    )

@@ -1,0 +1,252 @@
+"""Stage 6, scores -> report: a static site of all images of a run (see musc_ray/report).
+
+The driver holds one group's table without patch maps at a time; actors read originals and patch maps and write them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.report.data import GroupReport, RunReport, SharedDefect
+from musc_ray.report.pictures import SHEET_COLUMNS
+from musc_ray.report.rows import CHUNK_ROWS, DETAIL_ROWS, Lookup
+from musc_ray.report.site import group_files, group_row, run_files, static_files
+from musc_ray.report.truth import Labels
+from musc_ray.report.writer import DefectTask, DetailsTask, RowsTask, SiteWriter, detail_files
+from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.pool import Pool
+from musc_ray.runtime.progress import Progress, Stage
+from musc_ray.scoring.thresholds import group_threshold
+from musc_ray.settings.model import Settings, load_settings
+from musc_ray.storage.filesystem import read_json, remove_tree, write_text
+from musc_ray.storage.paths import Layout
+from musc_ray.storage.runs import complete_run
+from musc_ray.storage.schemas import DEFECTS, ERRORS
+from musc_ray.storage.scores import map_scale, read_tables
+
+REPORT_SETTINGS = ("report_images", "report_thumbnails", "max_pixels", "max_image_mb", "workers", "threads", "address")
+"""Settings that may differ when the report of a run is written again: the others made its scores."""
+
+DEFECT_MEMBERS = 100
+"""Images of a repeated defect that its part of the page names."""
+
+COLUMNS = ("image_id", "uri", "score", "score_raw", "rank", "percentile")
+
+
+def report_again(
+    out: str, run_id: str | None, address: str | None, set_options: Sequence[str], progress: Progress
+) -> str:
+    """Write the report of a complete run again; returns where it lies.
+
+    Args:
+        out: the OUT of earlier runs.
+        run_id: which one; None is the one that was scored last.
+        address: a Ray cluster, see Settings.
+        set_options: some of REPORT_SETTINGS as key=value.
+        progress: shows the stage.
+
+    Raises:
+        MuscRayError: there is no such run.
+        SettingsError: a setting that the report does not have.
+    """
+    for option in set_options:
+        if (name := option.partition("=")[0].strip()) not in REPORT_SETTINGS:
+            raise SettingsError(f"Setting '{name}' does not change a report; these do: {', '.join(REPORT_SETTINGS)}.")
+    layout = Layout.at(out)
+    run = complete_run(layout, run_id)
+    known = {name: value for name, value in run["settings"].items() if name in Settings.model_fields}
+    settings = load_settings(None, known | {"out": None, "address": address}, set_options)
+    with ray_cluster(settings):
+        return layout.uri(write_report(layout, run, settings, progress))
+
+
+def write_report(
+    layout: Layout,
+    run: Mapping[str, Any],
+    settings: Settings,
+    progress: Progress,
+    labels: Mapping[str, int] | None = None,
+) -> str:
+    """Write a run's report, over an older one, and return the path of its first page, which is written last.
+
+    Args:
+        layout: where the run lies.
+        run: the content of run.json.
+        settings: how much to show, workers.
+        progress: shows the stage.
+        labels: by uri, 1 = defective; shown where the run has not been evaluated.
+    """
+    run_id, folder = run["run_id"], layout.report(run["run_id"])
+    started = read_json(layout.fs, layout.started_json(run_id))
+    if started is None:
+        raise MuscRayError(f"Run {run_id} lacks its started.json: run it again with --overwrite.")
+    names = sorted(name for name in started["groups"] if name not in run["failed_groups"])
+    remove_tree(layout.fs, folder)
+    known = Labels.read(layout, run_id, labels or {})
+    tasks = run["counts"]["scored"] // CHUNK_ROWS + len(names)
+    on_cpus = settings.model_copy(update={"device": "cpu"})  # a GPU has nothing to do here
+    arguments = (layout.uri(layout.root), run_id, settings.image_limits)
+    with (
+        progress.stage("report", total=run["counts"]["scored"], unit="images") as stage,
+        Pool(SiteWriter, on_cpus, tasks, *arguments) as pool,
+    ):
+        report = _run_report(run, settings)
+        site = _Site(layout, run, report, settings, known)
+        for path, text in static_files():
+            write_text(layout.fs, f"{folder}/{path}", text)
+        site.write_images(pool, names, stage)
+        errors = read_tables(layout.fs, layout.table_files(layout.errors(run_id)), ERRORS.names)
+        rows = pa.concat_tables(errors).to_pylist() if errors else []
+        for path, text in run_files(report, site.rows, rows, known.metrics_beside(names)):
+            write_text(layout.fs, f"{folder}/{path}", text)
+    return f"{folder}/index.html"
+
+
+SiteTask = RowsTask | DetailsTask | DefectTask
+
+
+class _Site:
+    """The groups of a site, one after the other.
+
+    Attributes:
+        rows: a row of the list of groups for each that has been begun.
+    """
+
+    def __init__(
+        self, layout: Layout, run: Mapping[str, Any], report: RunReport, settings: Settings, labels: Labels
+    ) -> None:
+        self.layout, self.run, self.report, self.settings, self.labels = layout, run, report, settings, labels
+        self.rows: list[dict[str, Any]] = []
+
+    def write_images(self, pool: Pool, names: Sequence[str], stage: Stage) -> None:
+        """Write pages and data of all groups."""
+        unreadable = 0
+        tasks = (task for number, name in enumerate(names, start=1) for task in self._group(number, name))
+        for task, result in pool.map(tasks, _call):
+            if isinstance(task, RowsTask):
+                stage.advance(len(task.table))
+                unreadable += result
+                if unreadable:
+                    stage.note(f"{unreadable:,} pictures cannot be read")
+
+    def _group(self, number: int, name: str) -> Iterator[SiteTask]:
+        """Write what is known of a whole group; yields what is to be done for its images."""
+        layout, run_id = self.layout, self.run["run_id"]
+        paths = layout.score_files(run_id, name)
+        parts = read_tables(layout.fs, paths, COLUMNS)
+        firsts = detail_files([len(part) for part in parts])
+        table = _by_rank(parts, firsts)
+        labels = self.labels.of_images(table)
+        table = table.append_column("label", pa.array(labels.names, pa.string()))
+        scale = map_scale(layout, run_id, name, float(pc.max(table["score_raw"]).as_py()))
+        defects, pictures_of_defects = self._defects(number, name, table)
+        group = self._report(number, name, table, labels.values, scale, defects)
+        self.rows.append(group_row(group))
+        for path, text in group_files(self.report, group):
+            write_text(layout.fs, f"{layout.report(run_id)}/{path}", text)
+        yield from pictures_of_defects
+        pictures = self.settings.report_images
+        thumbnails = max(pictures, self.settings.report_thumbnails)
+        for chunk, start in enumerate(range(0, len(table), CHUNK_ROWS)):
+            rows = table.slice(start, CHUNK_ROWS)
+            shown = (min(max(most - start, 0), len(rows)) for most in (thumbnails, pictures))
+            yield RowsTask(number, chunk, rows.combine_chunks(), *shown)
+        lookup = ray.put(Lookup.of(table["image_id"].to_pylist(), table["rank"].to_numpy()))
+        similar = {PurePosixPath(path).name: path for path in layout.table_files(layout.neighbours(run_id, name))}
+        if "night" in self.run and not self.run["settings"]["rescore_window"]:
+            similar = {}  # most of them are earlier images, which got no scores
+        for path, first in zip(paths, firsts, strict=True):
+            neighbours = similar.get(PurePosixPath(path).name)
+            yield DetailsTask(number, path, neighbours, first, scale[1], lookup)
+
+    def _report(
+        self,
+        number: int,
+        name: str,
+        table: pa.Table,
+        labels: np.ndarray | None,
+        scale: tuple[float, float],
+        defects: list[SharedDefect] | None,
+    ) -> GroupReport:
+        scores, raw = table["score"].to_numpy(), table["score_raw"].to_numpy()
+        if not (np.isfinite(scores).all() and np.isfinite(raw).all()):
+            raise MuscRayError(f"Group {name!r} has scores that are not finite numbers; score the run again.")
+        given = (self.run.get("thresholds") or {}).get(name)
+        threshold = group_threshold(name, scores, given)
+        h, w = self.run["resolved"]["grid"]
+        return GroupReport(
+            number=number,
+            name=name,
+            scores=scores,
+            labels=labels,
+            label_names=sorted(set(table["label"].to_pylist()) - {""}) if labels is not None else [],
+            raw_range=(float(raw.min()), float(raw.max())),
+            scale=scale,
+            grid=(h, w),
+            threshold=threshold.threshold,
+            threshold_is_set=given is not None,
+            metrics=self.labels.metrics(name),
+            defects=defects,
+        )
+
+    def _defects(self, number: int, name: str, table: pa.Table) -> tuple[list[SharedDefect] | None, list[DefectTask]]:
+        """The repeated defects of a group, whose table is in the order of the ranks, and their pictures to be made."""
+        if "repeated_defects" not in self.run:
+            return None, []
+        paths = self.layout.table_files(self.layout.defects(self.run["run_id"], name))
+        parts = read_tables(self.layout.fs, paths, DEFECTS.names)
+        if not parts:
+            return [], []
+        rows = pa.concat_tables(parts)
+        ranks = table["rank"].take(pc.index_in(rows["image_id"], table["image_id"].combine_chunks()))
+        rows = rows.append_column("rank", ranks)
+        rows = rows.take(pc.sort_indices(rows, [("defect_group", "ascending"), ("rank", "ascending")]))
+        found, tasks = [], []
+        h, w = self.run["resolved"]["grid"]
+        for defect in pc.unique(rows["defect_group"]).to_pylist():
+            own = rows.filter(pc.equal(rows["defect_group"], defect))
+            worst = own.slice(0, DEFECT_MEMBERS).to_pylist()
+            shown = worst[:SHEET_COLUMNS]
+            members = [(row["rank"], PurePosixPath(row["uri"]).name) for row in worst]
+            found.append(SharedDefect(defect, len(own), len(shown), members))
+            tasks.append(
+                DefectTask(number, defect, [row["uri"] for row in shown], [row["patches"] for row in shown], (h, w))
+            )
+        return found, tasks
+
+
+def _call(actor: Any, task: SiteTask) -> Any:
+    if isinstance(task, DefectTask):
+        return actor.defect.remote(task)
+    return actor.rows.remote(task) if isinstance(task, RowsTask) else actor.details.remote(task)
+
+
+def _by_rank(parts: Sequence[pa.Table], firsts: Sequence[int]) -> pa.Table:
+    """A group's scores in the order of their ranks, each row with the number of its file of details."""
+    numbers = [first + np.arange(len(part)) // DETAIL_ROWS for part, first in zip(parts, firsts, strict=True)]
+    table = pa.concat_tables(parts).append_column("detail", pa.array(np.concatenate(numbers), pa.int32()))
+    return table.take(pc.sort_indices(table["rank"]))
+
+
+def _run_report(run: Mapping[str, Any], settings: Settings) -> RunReport:
+    return RunReport(
+        run_id=run["run_id"],
+        source=str(run["settings"]["source"]),
+        created_at=datetime.fromisoformat(run["scored_at"]),
+        k_list=run["settings"]["k_list"],
+        pictures=settings.report_images,
+        settings={**run["settings"], "resolved": run["resolved"]},
+        counts=run["counts"],
+        stage_seconds={name: stage["seconds"] for name, stage in run["stages"].items()},
+        versions=run["versions"],
+        error_total=run["counts"]["failed"],
+        notes=run["notes"],
+        metrics=run["metrics"],
+    )

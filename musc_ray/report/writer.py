@@ -1,0 +1,180 @@
+"""The actor of stage 6: writes what the report holds of many images, and brings their pictures down to size."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+from PIL import Image
+
+from musc_ray.errors import ImageError
+from musc_ray.report.pictures import (
+    PICTURE_QUALITY,
+    PICTURE_SIDE,
+    SHEET_IMAGES,
+    THUMBNAIL_QUALITY,
+    THUMBNAIL_SIDE,
+    jpeg,
+    marked,
+    sheet,
+    thumbnail,
+)
+from musc_ray.report.rows import CHUNK_ROWS, DETAIL_ROWS, NO_THUMBNAIL, UNREADABLE, Lookup, details, table_rows
+from musc_ray.report.script import data_script
+from musc_ray.runtime.cluster import ActorPlan
+from musc_ray.settings.limits import ImageLimits
+from musc_ray.sources.decoding import decode_original
+from musc_ray.sources.reading import read_image
+from musc_ray.storage.filesystem import write_bytes, write_text
+from musc_ray.storage.parquet import read_table
+from musc_ray.storage.paths import Layout
+from musc_ray.storage.requests import limit_requests
+from musc_ray.storage.retry import PERMANENT
+
+DEFECT_SCALE = 2
+"""Images of a repeated defect are shown so many times as large as thumbnails."""
+
+PICTURES_AT_ONCE = 4
+"""Originals that are read and decoded at a time: their size is not known before."""
+
+
+@dataclass(frozen=True)
+class RowsTask:
+    """CHUNK_ROWS rows of a group's table, in the order of the ranks, the thumbnails and pictures that go with them.
+
+    Attributes:
+        table: what `table_rows` takes.
+        thumbnails, pictures: how many of the rows, from the first, have one.
+    """
+
+    group: int
+    chunk: int
+    table: pa.Table
+    thumbnails: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class DetailsTask:
+    """The details of one file of a group's scores.
+
+    Attributes:
+        neighbours: the file of neighbours; None where there is none.
+        first: number of its first file of details.
+        high: the upper end of the scale of the group's heat maps.
+        lookup: a Lookup of the whole group, in Ray's object store.
+    """
+
+    group: int
+    scores: str
+    neighbours: str | None
+    first: int
+    high: float
+    lookup: Any
+
+
+@dataclass(frozen=True)
+class DefectTask:
+    """The picture of a repeated defect: up to SHEET_COLUMNS images that have it, side by side, with its patches.
+
+    Images that cannot be read are black.
+
+    Attributes:
+        patches: of each image.
+        grid: (h, w) of the patches.
+    """
+
+    group: int
+    defect: int
+    uris: Sequence[str]
+    patches: Sequence[Sequence[int]]
+    grid: tuple[int, int]
+
+
+class SiteWriter:
+    """An actor: writes rows, thumbnails, pictures and details of a run's images."""
+
+    def __init__(self, out: str, run_id: str, limits: ImageLimits, plan: ActorPlan) -> None:
+        limit_requests(plan.requests)
+        self.layout = Layout.at(out)
+        self.data = f"{self.layout.report(run_id)}/data"
+        self.limits = limits
+        self.threads = ThreadPoolExecutor(PICTURES_AT_ONCE)
+
+    def rows(self, task: RowsTask) -> int:
+        """Write a task's rows and pictures; returns how many pictures could not be read."""
+        folder, first = f"{self.data}/group-{task.group}", task.chunk * CHUNK_ROWS
+        uris = task.table["uri"].to_pylist()
+        sizes = []
+        for start in range(0, task.thumbnails, SHEET_IMAGES):
+            places = range(start, min(start + SHEET_IMAGES, task.thumbnails))
+            pictures = [
+                f"{folder}/picture-{first + place + 1:05d}.jpg" if place < task.pictures else None for place in places
+            ]
+            made = list(self.threads.map(self._thumbnail, [uris[place] for place in places], pictures))
+            sizes += [UNREADABLE if picture is None else picture.size for picture in made]
+            path = f"{folder}/sheet-{(first + start) // SHEET_IMAGES:05d}.jpg"
+            write_bytes(self.layout.fs, path, jpeg(sheet(made), THUMBNAIL_QUALITY))
+        unreadable = sizes.count(UNREADABLE)
+        sizes += [NO_THUMBNAIL] * (len(uris) - task.thumbnails)
+        key = f"group-{task.group}/rows-{task.chunk:05d}"
+        write_text(self.layout.fs, f"{self.data}/{key}.js", data_script(key, table_rows(task.table, sizes)))
+        return unreadable
+
+    def details(self, task: DetailsTask) -> int:
+        """Write the details of a file of scores; returns how many images it holds."""
+        lookup: Lookup = ray.get(task.lookup)
+        scores = read_table(self.layout.fs, task.scores, ["image_id", "rank", "patch_map"])
+        neighbours = None if task.neighbours is None else read_table(self.layout.fs, task.neighbours)
+        for start in range(0, len(scores), DETAIL_ROWS):
+            part = scores.slice(start, DETAIL_ROWS)
+            similar = None if neighbours is None else neighbours.slice(start, DETAIL_ROWS)
+            key = f"group-{task.group}/detail-{task.first + start // DETAIL_ROWS:05d}"
+            content = data_script(key, details(part, similar, lookup, task.high))
+            write_text(self.layout.fs, f"{self.data}/{key}.js", content)
+        return len(scores)
+
+    def defect(self, task: DefectTask) -> int:
+        """Write the picture of a repeated defect; returns how many of its images could not be read."""
+        side = THUMBNAIL_SIDE * DEFECT_SCALE
+        originals = list(self.threads.map(lambda uri: self._original(uri, side), task.uris))
+        shown = [
+            Image.new("RGB", (side, side))
+            if original is None
+            else marked(thumbnail(original, side), patches, task.grid)
+            for original, patches in zip(originals, task.patches, strict=True)
+        ]
+        strip = Image.new("RGB", (len(shown) * side, max(picture.height for picture in shown)))
+        for place, picture in enumerate(shown):
+            strip.paste(picture, (place * side, 0))
+        path = f"{self.data}/group-{task.group}/defect-{task.defect:03d}.jpg"
+        write_bytes(self.layout.fs, path, jpeg(strip, PICTURE_QUALITY))
+        return originals.count(None)
+
+    def _original(self, uri: str, side: int) -> Image.Image | None:
+        """An image as it was; None if it is unreadable."""
+        try:
+            return decode_original(read_image(uri, self.limits.bytes), self.limits.pixels, at_least=side)
+        except (ImageError, MemoryError, *PERMANENT):
+            return None
+
+    def _thumbnail(self, uri: str, picture_path: str | None) -> Image.Image | None:
+        """The thumbnail of an image, whose larger picture is written where it is wanted; None if it is unreadable."""
+        side = THUMBNAIL_SIDE if picture_path is None else PICTURE_SIDE
+        original = self._original(uri, side)
+        if original is None:
+            return None
+        if picture_path is not None:
+            write_bytes(self.layout.fs, picture_path, jpeg(thumbnail(original, side), PICTURE_QUALITY))
+        return thumbnail(original, THUMBNAIL_SIDE)
+
+
+def detail_files(part_sizes: Sequence[int]) -> list[int]:
+    """The number of each score file's first file of details, by how many images the files of scores hold."""
+    first, firsts = 0, []
+    for size in part_sizes:
+        firsts.append(first)
+        first += -(-size // DETAIL_ROWS)
+    return firsts

@@ -1,0 +1,1 @@
+"""Executors, worker pool, progress, telemetry."""

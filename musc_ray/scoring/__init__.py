@@ -1,0 +1,1 @@
+"""Features to scores: mutual scoring of tiles, reduction to patch maps, RsCIN, ranks and thresholds."""

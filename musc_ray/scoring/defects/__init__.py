@@ -1,0 +1,1 @@
+"""Repeated defects: find what many images share, and score these images without it."""

@@ -1,0 +1,148 @@
+"""What scorers do for repeated defects, a shard at a time; `repeats` puts it in order."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from musc_ray.core.bands import CONDENSE_COLUMNS, EXACT_REFERENCES, Part, condense, patch_scores
+from musc_ray.core.mutual import tile_minima
+from musc_ray.core.nearest import Nearest
+from musc_ray.core.operands.base import PreparedShard
+from musc_ray.core.repeated_defects import (
+    NEIGHBOURS,
+    Links,
+    communities,
+    defect_patches,
+    far_histogram,
+    links,
+    with_margin,
+)
+from musc_ray.scoring.ring import GroupImages, RingShard
+from musc_ray.storage.arrays import read_array, write_array
+from musc_ray.storage.paths import Layout
+
+Flags = npt.NDArray[np.bool_]
+
+
+class RepeatsWork:
+    """The steps on one group's shards."""
+
+    def __init__(self, layout: Layout, run_id: str, images: GroupImages, grid: tuple[int, int]) -> None:
+        self.layout, self.run_id, self.images, self.grid = layout, run_id, images, grid
+        self.folder = layout.repeats(run_id, images.group)
+
+    def far_histograms(self, number: int, layers: Sequence[int]) -> npt.NDArray[np.int64]:
+        """How d_far is distributed in a shard, (layers, FAR_BINS)."""
+        return np.stack([far_histogram(self._array(self.layout.far, layer, number)) for layer in layers])
+
+    def link(self, number: int, layers: Sequence[int], thresholds: Sequence[float]) -> None:
+        """Find and store the links of a shard's patches."""
+        of_layers = [
+            (
+                Nearest(self._array(self.layout.nearest, layer, number)),
+                self._array(self.layout.far, layer, number),
+                self._array(self.layout.band, layer, number),
+            )
+            for layer in layers
+        ]
+        found = links(of_layers, thresholds, self.images.shards[number].first)
+        write_array(self.layout, self._path("links", number), np.stack([found.images, found.patches, found.others]))
+
+    def group(self, seed: int) -> int:
+        """Find and store the communities of all images; returns how many there are."""
+        edges = [self._links(shard.number).edges() for shard in self.images.ring]
+        labels = communities(edges, self.images.images, seed)
+        write_array(self.layout, f"{self.folder}/labels.npy", labels)
+        return int(labels.max())
+
+    def mark(self, number: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Find and store the patches of a shard that hold its images' defects.
+
+        Returns:
+            The community of each image (A,), 0 where it has no such patches, and how many patches each community has.
+        """
+        shard, labels = self.images.shards[number], read_array(self.layout, f"{self.folder}/labels.npy")
+        marks = defect_patches(self._links(number), labels, shard.positions, self.grid, NEIGHBOURS)
+        write_array(self.layout, self._path("marks", number), marks)
+        own, counts = labels[shard.slice], marks.sum(axis=1)
+        patches = np.bincount(own, weights=counts, minlength=int(labels.max()) + 1).astype(np.int64)
+        return np.where(counts > 0, own, 0).astype(np.int32), patches
+
+    def defects(self, number: int) -> tuple[npt.NDArray[np.int32], Flags]:
+        """The defect of each of a shard's images (A,), 0 for none, and the patches that hold it (A, L)."""
+        found = self._defects()[self.images.shards[number].slice]
+        marks = read_array(self.layout, self._path("marks", number))
+        return found, marks & (found > 0)[:, None]
+
+    def excluded(self, number: int) -> Flags:
+        """The patches of a shard that are nobody's nearest: defects and what is around them; never a whole image."""
+        wide = with_margin(self.defects(number)[1], self.grid)
+        wide[wide.all(axis=1)] = False
+        return wide
+
+    def scored_again(self, number: int) -> list[int]:
+        """Which of a shard's images have a repeated defect, or are linked to an image that has."""
+        shard, has_one = self.images.shards[number], self._defects() > 0
+        found = self._links(number)
+        linked = found.images[has_one[found.others]] - shard.first
+        return sorted({*np.flatnonzero(has_one[shard.slice]).tolist(), *linked.tolist()})
+
+    def rescore(
+        self,
+        number: int,
+        layer: int,
+        load: Callable[[RingShard, Sequence[str]], PreparedShard],
+        dtype: torch.dtype,
+        interval: tuple[float, float],
+        device: torch.device,
+    ) -> int:
+        """Score some of a shard's images against all their references without the patches of repeated defects.
+
+        Args:
+            number: the shard.
+            layer: of its band.
+            load: reads and prepares some images of a shard.
+            dtype: of distances.
+            interval, device: see `patch_scores`.
+
+        Returns:
+            How many images were scored again; where there are any, the band is stored anew.
+        """
+        shard, window = self.images.shards[number], self.images.window
+        rows = self.scored_again(number)
+        if not rows:
+            return 0
+        own = load(shard, [shard.ids[row] for row in rows])
+        parts: list[Part] = []
+        columns = 0
+        for other in self.images.ring:
+            if not window.touches(shard.positions, other.positions):
+                continue
+            right = load(other, other.ids)
+            right.exclude(torch.from_numpy(self.excluded(other.number)))
+            scored = torch.from_numpy(window.contains(shard.positions, other.positions)[rows])
+            parts.append(tile_minima(own, right, dtype, scored)[0])
+            columns += len(other.ids)
+            if window.references > EXACT_REFERENCES and columns >= CONDENSE_COLUMNS:
+                parts, columns = [condense(parts)], 0
+        scores, _ = patch_scores(parts, window.references, interval, device)
+        band = read_array(self.layout, self.layout.band(self.run_id, self.images.group, layer, number))
+        band[rows] = scores.numpy()
+        write_array(self.layout, self.layout.rescored_band(self.run_id, self.images.group, layer, number), band)
+        return len(rows)
+
+    def _defects(self) -> npt.NDArray[np.int32]:
+        """The number of each image's defect, (N,) along the ring; 0 for none."""
+        return read_array(self.layout, f"{self.folder}/defects.npy")
+
+    def _links(self, number: int) -> Links:
+        return Links(*read_array(self.layout, self._path("links", number)))
+
+    def _path(self, kind: str, number: int) -> str:
+        return f"{self.folder}/{kind}/shard-{number:05d}.npy"
+
+    def _array(self, path: Callable[[str, str, int, int], str], layer: int, number: int) -> Tensor:
+        return torch.from_numpy(read_array(self.layout, path(self.run_id, self.images.group, layer, number)))

@@ -1,0 +1,48 @@
+"""Stage 4, bands -> patch maps: mean over layers, then the raw image score at pixel resolution."""
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from musc_ray.core.pixel import image_scores
+from musc_ray.scoring.ring import RingShard
+from musc_ray.storage.arrays import read_array
+from musc_ray.storage.parquet import write_table
+from musc_ray.storage.paths import Layout
+from musc_ray.storage.schemas import MAPS
+from musc_ray.storage.shards import FeaturesMeta, read_meta
+
+
+def combine_shard(layout: Layout, run_id: str, group: str, shard: RingShard, meta: FeaturesMeta) -> None:
+    """Average a shard's bands over layers and store its images' patch maps and raw scores.
+
+    The mean over degrees is already taken; both means commute (MuSc, eq. 6).
+    """
+    bands = [_band(layout, run_id, group, layer, shard.number) for layer in meta.layers]
+    patch_maps = np.stack(bands).mean(axis=0, dtype=np.float64).astype(np.float32)
+    grids = torch.from_numpy(patch_maps).view(-1, *meta.grid)
+    uri_of = {
+        i.image_id: i.uri for i in read_meta(layout.fs, layout.shard(meta.features_id, group, shard.number)).images
+    }
+    table = pa.table(
+        {
+            "image_id": list(shard.ids),
+            "uri": [uri_of[image_id] for image_id in shard.ids],
+            "score_raw": image_scores(grids, meta.image_size).numpy(),
+            "patch_map": list_rows(patch_maps),
+        },
+        schema=MAPS,
+    )
+    write_table(layout.fs, layout.maps(run_id, group, shard.number), table)
+
+
+def _band(layout: Layout, run_id: str, group: str, layer: int, shard: int) -> np.ndarray:
+    """A band (A, L) float32: as it was scored last, where images of it were scored again without repeated defects."""
+    again = layout.rescored_band(run_id, group, layer, shard)
+    return read_array(layout, again if layout.fs.exists(again) else layout.band(run_id, group, layer, shard))
+
+
+def list_rows(array: np.ndarray) -> pa.Array:
+    """Rows of a (A, L) float32 array as a list<float32> column."""
+    offsets = pa.array(np.arange(len(array) + 1, dtype=np.int32) * array.shape[1])
+    return pa.ListArray.from_arrays(offsets, pa.array(array.reshape(-1)))

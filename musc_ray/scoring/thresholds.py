@@ -1,0 +1,118 @@
+"""Which images of a run are anomalous: the rule that its settings give, and a new rule for a run that is complete.
+
+A threshold changes no score, so it is no part of a run's identity: the same command with another one finds the complete
+run and only writes its column `is_anomalous` anew.
+"""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from musc_ray.core.threshold import contamination_threshold, is_anomalous, suggest_threshold
+from musc_ray.settings.model import Settings
+from musc_ray.storage.filesystem import write_json
+from musc_ray.storage.parquet import read_table, write_table
+from musc_ray.storage.paths import Layout
+from musc_ray.storage.schemas import IS_ANOMALOUS
+from musc_ray.storage.scores import read_scores
+
+SUGGESTED_STEPS = 10_000
+"""Steps of a suggestion in a unit of score: four digits, as scores are printed."""
+
+FILES_AT_ONCE = 8
+"""Files of scores that are rewritten at a time, each held in memory."""
+
+
+@dataclass(frozen=True)
+class ThresholdRule:
+    """The settings of the same names; no rule where both are None."""
+
+    threshold: float | None
+    contamination: float | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The rule of a job."""
+        return cls(settings.threshold, settings.contamination)
+
+    def threshold_of(self, scores: npt.NDArray[np.float32]) -> float | None:
+        """The threshold for a group's scores (N,), None without a rule."""
+        if self.contamination is not None:
+            return contamination_threshold(scores, self.contamination)
+        return self.threshold
+
+
+@dataclass(frozen=True)
+class GroupThreshold:
+    """A group's threshold, given or suggested, and how many of its images have at least this score."""
+
+    group: str
+    threshold: float
+    anomalous: int
+    images: int
+    suggested: bool
+
+
+def group_threshold(group: str, scores: npt.NDArray[np.float32], given: float | None) -> GroupThreshold:
+    """The threshold that was given, or the suggestion for scores (N,), rounded up to what a person would type."""
+    threshold = math.ceil(suggest_threshold(scores) * SUGGESTED_STEPS) / SUGGESTED_STEPS if given is None else given
+    return GroupThreshold(group, threshold, int(is_anomalous(scores, threshold).sum()), len(scores), given is None)
+
+
+def thresholds_of(layout: Layout, run_id: str, groups: Sequence[str], rule: ThresholdRule) -> dict[str, float]:
+    """The threshold of each group whose scores are written; empty without a rule."""
+    thresholds = {}
+    for group in groups:
+        threshold = rule.threshold_of(read_scores(layout, run_id, group, ["score"])["score"].to_numpy())
+        if threshold is not None:
+            thresholds[group] = threshold
+    return thresholds
+
+
+def apply_rule(layout: Layout, run: dict[str, Any], groups: Sequence[str], rule: ThresholdRule) -> dict[str, Any]:
+    """Give a complete run the thresholds of a rule, or none; nothing is written when it has them already.
+
+    While files are rewritten, `thresholds` in run.json is null: when that is cut short, the next command goes on.
+
+    Args:
+        layout: where the run lies.
+        run: the content of run.json.
+        groups: those that are scored.
+        rule: what is asked for now.
+
+    Returns:
+        The new content of run.json.
+    """
+    settings, run_id = run["settings"], run["run_id"]
+    before = ThresholdRule(settings.get("threshold"), settings.get("contamination"))
+    if before == rule and run.get("thresholds", {}) is not None:
+        return run
+    run = {**run, "settings": {**settings, **asdict(rule)}, "thresholds": None}
+    write_json(layout.fs, layout.run_json(run_id), run)
+    thresholds = thresholds_of(layout, run_id, groups, rule)
+    files = [(path, thresholds.get(group)) for group in groups for path in layout.score_files(run_id, group)]
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        for _ in pool.map(lambda file: _mark(layout, *file), files):
+            pass
+    if thresholds:
+        run["thresholds"] = thresholds
+    else:
+        del run["thresholds"]
+    write_json(layout.fs, layout.run_json(run_id), run)
+    return run
+
+
+def _mark(layout: Layout, path: str, threshold: float | None) -> None:
+    """Write a file of scores with the column `is_anomalous`, or without it."""
+    table = read_table(layout.fs, path)
+    if IS_ANOMALOUS.name in table.column_names:
+        table = table.drop_columns([IS_ANOMALOUS.name])
+    if threshold is not None:
+        table = table.append_column(IS_ANOMALOUS, pa.array(is_anomalous(table["score"].to_numpy(), threshold)))
+    write_table(layout.fs, path, table)

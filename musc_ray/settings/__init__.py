@@ -1,0 +1,1 @@
+"""Settings of a job: the model, loading, messages, credentials."""

@@ -1,0 +1,364 @@
+"""Settings of a job: one model, read from defaults, a YAML file, command-line options and `--set key=value`."""
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+from typing import Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from musc_ray.core import LARGEST_DEGREE, vectors_a_patch
+from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.settings.fill import fill_in
+from musc_ray.settings.lake import OptionalLake
+from musc_ray.settings.limits import MAX_IMAGE_MB, MAX_PIXELS, ImageLimits
+from musc_ray.settings.messages import (
+    Aggregation,
+    Count,
+    Counts,
+    Days,
+    Device,
+    Flag,
+    Fraction,
+    Interval,
+    Layers,
+    Natural,
+    OptionalCount,
+    OptionalScore,
+    OptionalShare,
+    OptionalText,
+    Positive,
+    Precision,
+    References,
+    ReportImages,
+    Since,
+    Size,
+    Text,
+    credentials_sentence,
+    first_of,
+    has_credentials,
+    lists_out,
+    shown,
+    unknown_setting,
+    validation_sentences,
+)
+from musc_ray.settings.yaml_text import MOST_BYTES, YAML_FAULTS, parse_settings, parse_value
+from musc_ray.storage.filesystem import open_filesystem
+from musc_ray.storage.requests import MAX_REQUESTS
+
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+
+
+class Settings(BaseModel):
+    """All that a job can be told. Immutable; an unknown key or a wrong type is an error."""
+
+    # strict: true is no number and 2.0 no count; the fields' types turn command-line text into numbers first.
+    # hide_input_in_errors: a refused value may be a secret.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, protected_namespaces=()
+    )
+
+    source: OptionalText = Field(default=None, description="Image folder, URI prefix, glob, or table of uris.")
+    out: OptionalText = Field(default=None, description="Folder or URI prefix of features, scores and reports.")
+    backbone: Text = Field(default="clip-vit-l-14-336", description="An alias, open_clip:MODEL/TAG or timm:MODEL.")
+    weights: OptionalText = Field(
+        default=None, description="Path or URI of a safetensors/pth/pt/bin file; default: the library's hub download."
+    )
+    image_size: Size = Field(
+        default=None, description="Model input in pixels, one side or height,width; default: the backbone's own."
+    )
+    layers: Layers = Field(default=None, description="Blocks used, from 0; default: the ends of the four quarters.")
+    degrees: Counts = Field(default=(1, 3, 5), description="Odd sides, in patches, of the averaged neighbourhoods.")
+    aggregation: Aggregation = Field(
+        default="lnamd",
+        description="Neighbourhoods as plain means, a vector a degree (lnamd), or weighted by similarity, one (snamd).",
+    )
+    interval: Interval = Field(
+        default=(0.0, 0.3), description="Which share of the sorted distances makes a patch score: low,high in 0..1."
+    )
+    references: References = Field(
+        default="all", description="Other images that each image is scored against: all of its group, or this many."
+    )
+    repeated_defects: Flag = Field(
+        default=False, description="Find defects that many images share, and score these images without them."
+    )
+    k_list: Counts = Field(
+        default=(1, 2, 3), description="Neighbours in the rescoring, the image included; 1,8,9 suits varied products."
+    )
+    group_by: OptionalText = Field(
+        default=None, description="Path template such as {group}/** or regular expression with (?P<group>...)."
+    )
+    shard_size: Count = Field(default=64, description="Images in a shard, the unit of extraction, storage and retry.")
+    batch_size: Count = Field(default=8, description="Images that go through the backbone at once.")
+    precision: Precision = Field(default="auto", description="Arithmetic of mutual scoring; float32 is exact.")
+    model_precision: Precision = Field(default="float32", description="Arithmetic of the backbone in extraction.")
+    feature_dtype: Literal["float16"] = Field(default="float16", description="Number format of stored features.")
+    keep_features: Flag = Field(default=True, description="Keep the features after scoring: later runs share them.")
+    max_error_fraction: Fraction = Field(default=0.05, description="Share of broken images that fails a run.")
+    max_pixels: Count = Field(default=MAX_PIXELS, description="Larger images are errors and are not decoded.")
+    max_image_mb: Count = Field(
+        default=MAX_IMAGE_MB,
+        description="Larger image files, and row groups of tables of images, are errors and are not read, in MiB.",
+    )
+    max_requests: Count = Field(
+        default=MAX_REQUESTS,
+        description="Reads of the storage that a process (driver or worker) has under way at once.",
+    )
+    seed: Natural = Field(default=0, description="Seed of the choice of references.")
+    device: Device = Field(default="auto", description="Where to compute; auto is a GPU if there is one.")
+    address: OptionalText = Field(
+        default=None, description="Ray cluster address; default: a local Ray, started and stopped by the command."
+    )
+    workers: OptionalCount = Field(default=None, description="Actors of a stage; default: as many as fit.")
+    threads: OptionalCount = Field(default=None, description="CPU threads of an actor; default: a fair share.")
+    cache_mb: Count = Field(default=1024, description="Prepared shards that a scoring actor keeps at hand, in MiB.")
+    max_worker_gb: OptionalCount = Field(
+        default=None,
+        description="Memory of a CPU worker, in GB; what does not fit is done in smaller parts. Default: Ray's limit.",
+    )
+    max_pending_gb: Count = Field(
+        default=100, description="Unfinished distances that may wait in Ray's object store and its spill space, in GB."
+    )
+    run_id: OptionalText = Field(default=None, description="Name of the run; default: made from settings and images.")
+    overwrite: Flag = Field(default=False, description="Compute again what is already done.")
+    threshold: OptionalScore = Field(
+        default=None, description="Images with at least this score (after RsCIN) are anomalous: column is_anomalous."
+    )
+    contamination: OptionalShare = Field(
+        default=None, description="Share of each group that is anomalous, in place of a threshold: column is_anomalous."
+    )
+    since: Since = Field(
+        default=None, description="Night: score what changed on or after this day; default: what is new."
+    )
+    window: Days = Field(default=None, description="Night: earlier images of so many days, such as 30d; default: all.")
+    rescore_window: Flag = Field(default=False, description="Night: give the window's images their new scores, too.")
+    drift_warning: Positive = Field(
+        default=1.0, description="Night: warn when raw scores moved by so many robust standard deviations."
+    )
+    labels: Text = Field(
+        default="auto", description="Labels to evaluate with: auto, a dataset's layout, or a CSV of uri,label,mask."
+    )
+    pixels: Literal["model", "original"] = Field(
+        default="model", description="Where masks and maps are compared: the model's input size, or the mask's own."
+    )
+    subsets: Count = Field(
+        default=1, description="Parts that jobs/evaluate.py divides each category into; each is scored by itself."
+    )
+    report_images: ReportImages = Field(
+        default=24, description="Worst images of a group that the report shows large, 0 to 1000."
+    )
+    report_thumbnails: Natural = Field(
+        default=100_000, description="Worst images of a group whose originals the report reads for a thumbnail."
+    )
+
+    lake: OptionalLake = Field(
+        default=None,
+        description="Iceberg tables that runs are published to: table, and optionally catalog, warehouse, maps.",
+    )
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """What one image may cost."""
+        return ImageLimits(self.max_pixels, self.max_image_mb * 2**20)
+
+    @property
+    def reference_count(self) -> int | None:
+        """M, or None for all."""
+        return None if self.references == "all" else int(self.references)
+
+    @property
+    def vectors(self) -> int:
+        """Vectors that stand for a patch in a layer."""
+        return vectors_a_patch(self.aggregation, len(self.degrees))
+
+    @property
+    def distance_bytes(self) -> int:
+        """Bytes of a stored distance: float32 where exact arithmetic is asked for, else float16."""
+        return 4 if self.precision == "float32" else 2
+
+    @field_validator("source", "out", "backbone", "weights", "group_by", "address", "run_id", "labels")
+    @classmethod
+    def _plain_text(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """No secrets (run.json stores every setting), nothing empty, nothing that a path cannot hold."""
+        if value is None:
+            return None
+        # group_by is a pattern, not a location: "token=(.*)" is fine there
+        if info.field_name != "group_by" and has_credentials(value):
+            raise ValueError(credentials_sentence(f"Setting '{info.field_name}'"))
+        if not value.strip():
+            raise ValueError(f"Setting '{info.field_name}' is empty: give it a value or leave it out.")
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+            raise ValueError(f"Setting '{info.field_name}' holds control characters, take them out: {shown(value)}.")
+        return value
+
+    @field_validator("out")
+    @classmethod
+    def _writable(cls, value: str | None) -> str | None:
+        if value is not None and value.lower().startswith(("http://", "https://")):
+            raise ValueError(
+                f"Setting 'out' cannot be on a web server ({shown(value)}): use a folder, s3://, gs://, az://."
+            )
+        return value
+
+    @field_validator("weights")
+    @classmethod
+    def _known_suffix(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        suffix = PurePosixPath(value.partition("?")[0]).suffix.lower()
+        if suffix not in WEIGHT_SUFFIXES:
+            near = get_close_matches(suffix, WEIGHT_SUFFIXES, n=1, cutoff=0.5)
+            end = f": did you mean '{near[0]}'?" if near else "."
+            raise ValueError(f"Setting 'weights' must end in {', '.join(WEIGHT_SUFFIXES)}, not {shown(value)}{end}")
+        return value
+
+    @field_validator("run_id")
+    @classmethod
+    def _run_name(cls, value: str | None) -> str | None:
+        if value is None or RUN_ID.fullmatch(value):
+            return value
+        near = re.sub(r"[^A-Za-z0-9._-]+", "-", value).lstrip(".")[:64]
+        end = f": did you mean '{near}'?" if near else "."
+        raise ValueError(
+            f"Setting 'run_id' must be up to 64 letters, digits, '.', '_' or '-', without a leading '.', "
+            f"not {shown(value)}{end}"
+        )
+
+    @field_validator("degrees", "layers", "k_list")
+    @classmethod
+    def _distinct(cls, values: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
+        """Each value once; sorted, since every one of these is averaged over and order must not change any id."""
+        if values is None:
+            return None
+        for value, times in Counter(values).items():
+            if times > 1:
+                raise ValueError(f"Setting '{info.field_name}' repeats {value} in {shown(values)}: give it once.")
+        return tuple(sorted(values))
+
+    @field_validator("degrees")
+    @classmethod
+    def _odd(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        for value in values:
+            if value % 2 == 0:
+                raise ValueError(
+                    f"Setting 'degrees' must be odd, not {value} in {shown(values)}: use {value - 1} or {value + 1}."
+                )
+            if value > LARGEST_DEGREE:
+                raise ValueError(f"Setting 'degrees' holds {value}, larger than {LARGEST_DEGREE}: use smaller ones.")
+        return values
+
+    @field_validator("interval")
+    @classmethod
+    def _upwards(cls, value: tuple[float, float]) -> tuple[float, float]:
+        low, high = value
+        if low >= high:
+            end = f": did you mean {high},{low}?" if low > high else ": for example 0,0.3."
+            raise ValueError(f"Setting 'interval' must go from a lower to a higher number, not {low},{high}{end}")
+        return value
+
+    @model_validator(mode="after")
+    def _possible_together(self) -> Self:
+        if self.device == "cpu" and self.precision == "float16":
+            raise ValueError(
+                "Settings 'precision' float16 and 'device' cpu do not go together, since CPUs have no fast float16 "
+                "products: use bfloat16 or float32."
+            )
+        if self.threshold is not None and self.contamination is not None:
+            raise ValueError(
+                f"Settings 'threshold' {self.threshold:g} and 'contamination' {self.contamination:g} exclude each "
+                "other: give one of them, and set the other to null if a settings file has it."
+            )
+        if self.source is not None and self.out is not None and lists_out(self.source, self.out):
+            raise ValueError(
+                f"Settings 'source' {shown(self.source)} and 'out' {shown(self.out)} overlap, and the run's own files "
+                "would be catalogued as images: choose an out beside the source."
+            )
+        return self
+
+
+TEXTS = frozenset(name for name, field in Settings.model_fields.items() if field.annotation in (str, str | None))
+"""Settings whose value is text as it stands."""
+
+
+def load_settings(
+    config: str | Path | None = None,
+    overrides: Mapping[str, object] | None = None,
+    set_options: Sequence[str] = (),
+) -> Settings:
+    """Read the settings of a job; later sources win: defaults, `config`, `overrides`, `set_options`.
+
+    Args:
+        config: YAML file of `key: value` lines, a local path or a URI. In its values `${DATE}` is today in UTC,
+            `${DATE-1}` yesterday, and `${env:NAME}` an environment variable; a value that is overridden is not filled.
+        overrides: command-line options by setting; None means not given.
+        set_options: `key=value` texts. The value is YAML, or a comma list such as 1,3,5; for settings that are text it
+            is taken as it stands (`*.png`, 2024-11-24), but `null` and nothing mean no value.
+
+    Raises:
+        SettingsError: the first problem as one sentence, with the number of further ones.
+    """
+    later = {key: value for key, value in (overrides or {}).items() if value is not None}
+    later.update(_parse_set_option(option) for option in set_options)
+    given = later if config is None else _from_file(str(config), later) | later
+    known = {key: value for key, value in given.items() if key in Settings.model_fields}
+    problems = [unknown_setting(key, Settings.model_fields) for key in given if key not in known]
+    try:
+        settings = Settings.model_validate(known)
+    except ValidationError as error:
+        problems += validation_sentences(error, known, Settings.model_fields)
+    if problems:
+        raise SettingsError(first_of(problems))
+    return settings
+
+
+def settings_dict(settings: Settings) -> dict[str, object]:
+    """The settings as JSON-ready values, lists for tuples; `load_settings(overrides=...)` reads them back."""
+    return settings.model_dump(mode="json")
+
+
+def _from_file(config: str, later: Mapping[str, object]) -> dict[str, object]:
+    """The values of a settings file with dates and environment variables in place, but for those that `later` has."""
+    given = parse_settings(_read_file(config), config)
+    today = datetime.now(UTC).date()
+    needed = Settings.model_fields.keys() - later.keys()
+    return {
+        key: fill_in(value, f"Settings file {shown(config)}, {key}", today, os.environ) if key in needed else value
+        for key, value in given.items()
+    }
+
+
+def _read_file(config: str) -> bytes:
+    """The file's content, through fsspec; no more of it than a settings file may have, and a byte."""
+    if has_credentials(config):
+        raise SettingsError(credentials_sentence("The path of the settings file"))
+    try:
+        fs, path = open_filesystem(config)
+        with fs.open(path, "rb") as file:
+            return bytes(file.read(MOST_BYTES + 1))
+    except FileNotFoundError:
+        raise SettingsError(f"There is no settings file {shown(config)}.") from None
+    except MuscRayError as error:
+        raise SettingsError(str(error)) from None
+    except Exception as error:  # noqa: BLE001 - drivers of remote stores raise errors of their own
+        raise SettingsError(f"Cannot read settings file {shown(config)}: {' '.join(str(error).split())}.") from None
+
+
+def _parse_set_option(option: str) -> tuple[str, object]:
+    """Key and value of a `--set key=value` option."""
+    key, equals, text = option.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise SettingsError(f"Option --set takes key=value, for example --set shard_size=64, not {shown(option)}.")
+    if key in TEXTS:
+        return key, None if text in ("", "null") else text
+    try:
+        return key, parse_value(text)
+    except (yaml.YAMLError, *YAML_FAULTS):
+        raise SettingsError(f"Option --set {shown(option)} holds no YAML value: put it in quotes.") from None

@@ -1,0 +1,1 @@
+"""Where images come from: list a source, read an image's bytes, decode them; groups."""

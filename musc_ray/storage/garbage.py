@@ -1,0 +1,162 @@
+"""What an OUT holds that no run needs any more: features, shards, intermediate results, runs that were given up."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
+from typing import Any
+
+from musc_ray.errors import MuscRayError
+from musc_ray.features.context import Archive
+from musc_ray.sources.listing import file_time
+from musc_ray.storage.filesystem import PARTIAL, WRITE_CHECK, is_local, read_json, remove_tree
+from musc_ray.storage.lease import check_free, lease
+from musc_ray.storage.parquet import read_table
+from musc_ray.storage.paths import Layout
+from musc_ray.storage.shards import BrokenShardError, read_meta
+
+AT_WORK_MINUTES = 15
+"""A run whose progress was written within this time goes on."""
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A folder or file that nothing needs, why, and its bytes."""
+
+    path: str
+    why: str
+    bytes: int
+
+
+def collect_garbage(out: str, older_than_days: int, delete: bool, now: datetime | None = None) -> list[Garbage]:
+    """Find what no run needs, and delete it if asked to.
+
+    Complete runs are needed, and so are the others until they are too old. Of features those shards are needed that
+    hold an image, in the version of its catalog, of a run that is needed; and those that are not old, since a run on
+    them may be to come.
+
+    Args:
+        out: the OUT of runs.
+        older_than_days: runs that are not complete, and features of no run, are given up when nothing was written of
+            them for so long.
+        delete: delete it; otherwise it is only listed.
+        now: the present time.
+
+    Raises:
+        MuscRayError: no runs there; or a run or a nightly is at work, and something was to be deleted.
+    """
+    layout, now = Layout.at(out), now or datetime.now(UTC)
+    layout.fs.invalidate_cache()
+    if not layout.fs.exists(layout.runs):
+        raise MuscRayError(f"There is no run in {out}: give the OUT of earlier runs.")
+    with _leases(layout) if delete else nullcontext():
+        runs = _runs(layout)
+        unfinished = {run_id: written for run_id, (complete, written) in runs.items() if not complete}
+        at_work = [run_id for run_id, at in unfinished.items() if now - at < timedelta(minutes=AT_WORK_MINUTES)]
+        if at_work and delete:
+            raise MuscRayError(f"Run {at_work[0]} is at work in {out}: wait for its end, or for 15 minutes if it died.")
+        oldest = now - timedelta(days=older_than_days)
+        given_up = {run_id for run_id, at in unfinished.items() if at < oldest}
+        found = [
+            *(_garbage(layout, layout.run(run_id), "run that was given up") for run_id in sorted(given_up)),
+            *_leftovers(layout, [run_id for run_id, (complete, _) in runs.items() if complete]),
+            *_features(layout, [run_id for run_id in runs if run_id not in given_up], oldest),
+            *(_garbage(layout, path, "file of a command that was killed") for path in _unfinished_files(layout, now)),
+        ]
+        for garbage in found if delete else ():
+            remove_tree(layout.fs, garbage.path)
+    return found
+
+
+def check_kept(archive: Archive) -> None:
+    """See that nothing was removed between listing a run's shards and writing down that it needs them.
+
+    From then on `collect_garbage` sees the run; before, it could have taken the shards for garbage.
+
+    Raises:
+        MuscRayError: garbage is being removed, or shards are gone.
+    """
+    layout = archive.layout
+    check_free(layout.fs, layout.gc_lease)
+    for name, group in archive.groups.items():
+        gone = group.done.keys() - layout.written_shards(layout.features(archive.meta.features_id, name)).keys()
+        if gone:
+            raise MuscRayError(
+                f"Features of group '{name}' were removed while the run began: run it again, it extracts them anew."
+            )
+
+
+@contextmanager
+def _leases(layout: Layout) -> Iterator[None]:
+    """No nightly at work, and no run may begin."""
+    what = "Removing what is not needed"
+    with lease(layout.fs, layout.night_lease, what), lease(layout.fs, layout.gc_lease, what):
+        yield
+
+
+def _unfinished_files(layout: Layout, now: datetime) -> Iterator[str]:
+    """Files that a killed command was writing, or with which it tried whether it can write, and not just now."""
+    found = layout.fs.find(layout.root) if is_local(layout.fs) else layout.fs.ls(layout.root, detail=False)
+    for path in sorted(found):
+        name = PurePosixPath(path).name
+        unfinished = name.startswith(WRITE_CHECK) or (name.startswith(".") and name.endswith(PARTIAL))
+        if unfinished and now - layout.fs.modified(path) > timedelta(minutes=AT_WORK_MINUTES):
+            yield path
+
+
+def _runs(layout: Layout) -> dict[str, tuple[bool, datetime]]:
+    """Of every run: whether it is complete, and when something was last written of how far it is."""
+    found = {}
+    for run_id in layout.run_ids():
+        complete = layout.fs.exists(layout.run_json(run_id))
+        progress = read_json(layout.fs, layout.progress_json(run_id)) or {}
+        started = read_json(layout.fs, layout.started_json(run_id)) or {}
+        written = progress.get("updated_at") or started.get("started_at")
+        if complete or written:
+            found[run_id] = (complete, datetime.fromisoformat(written) if written else datetime.max.replace(tzinfo=UTC))
+    return found
+
+
+def _leftovers(layout: Layout, complete: list[str]) -> Iterator[Garbage]:
+    for run_id in complete:
+        if layout.fs.exists(layout.work(run_id)):
+            yield _garbage(layout, layout.work(run_id), "intermediate results of a complete run")
+
+
+def _features(layout: Layout, needed: list[str], oldest: datetime) -> Iterator[Garbage]:
+    """Features and shards that no needed run refers to, written before a time."""
+    images: dict[str, set[tuple[str, str]]] = {}
+    for run_id in needed:
+        run: dict[str, Any] = (
+            read_json(layout.fs, layout.run_json(run_id)) or read_json(layout.fs, layout.started_json(run_id)) or {}
+        )
+        table = read_table(layout.fs, layout.catalog(run_id), ["image_id", "version"])
+        pairs = zip(table["image_id"].to_pylist(), table["version"].to_pylist(), strict=True)
+        images.setdefault(run["features_id"], set()).update(pairs)
+    root = f"{layout.root}/features"
+    for folder in sorted(layout.fs.ls(root, detail=False)) if layout.fs.exists(root) else []:
+        features_id = PurePosixPath(folder).name
+        if features_id not in images:
+            if _is_old(layout, folder, oldest):
+                yield _garbage(layout, folder, "features of no run")
+            continue
+        for group in sorted(layout.fs.ls(folder, detail=False)):
+            for path in layout.written_shards(group).values():
+                try:
+                    held = {(image.image_id, image.version) for image in read_meta(layout.fs, path).images}
+                    why = "shard of no run's images"
+                except BrokenShardError:
+                    held, why = set(), "broken shard"
+                if held.isdisjoint(images[features_id]) and _is_old(layout, path, oldest):
+                    yield _garbage(layout, path, why)
+
+
+def _is_old(layout: Layout, path: str, oldest: datetime) -> bool:
+    """Whether a file, or all below a folder, was written before a time."""
+    times = (file_time(info) for info in layout.fs.find(path, detail=True).values())
+    return all(time is None or time < oldest for time in times)
+
+
+def _garbage(layout: Layout, path: str, why: str) -> Garbage:
+    return Garbage(path, why, int(layout.fs.du(path)))

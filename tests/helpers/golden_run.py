@@ -1,0 +1,102 @@
+"""A small run whose scores were stored before the code was rearranged: they must not move by a bit.
+
+    python -m tests.helpers.golden_run tests/helpers/golden_scores.parquet
+
+computes the runs of VARIANTS with the code at hand and stores their scores. Image ids are hashes of absolute paths and
+decide the order of summation, so the images lie in a fixed folder.
+"""
+
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from tests.pictures import write_pictures
+from tests.weights import write_tiny_weights
+
+FOLDER = Path("/tmp/musc-ray-golden-run")  # noqa: S108
+STORED = Path(__file__).with_name("golden_scores.parquet")
+IMAGES = 18
+COLUMNS = ["variant", "image", "group", "score_raw", "score", "rank", "percentile", "patch_map"]
+
+COMMON = [
+    "--backbone",
+    "timm:vit_tiny_patch16_224",
+    "--image-size",
+    "64,96",
+    "--precision",
+    "float32",
+    "--shard-size",
+    "4",
+]
+COMMON += ["--set", "workers=1", "--set", "threads=1", "--set", "report_thumbnails=0", "--set", "report_images=0"]
+VARIANTS: dict[str, list[str]] = {
+    "default": [],
+    "grouped": ["--group-by", "{group}/**"],
+    "ring of 6, snamd": ["--references", "6", "--aggregation", "snamd"],
+    "repeated defects": ["--repeated-defects", "--degrees", "1,3"],
+}
+
+
+def machine() -> str:
+    """What decides the last bits of a matrix product: processor, its vector instructions, libraries."""
+    cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    fields = dict(line.split(":", 1) for line in cpu.splitlines() if ":" in line)
+    known = {name.strip(): value.strip() for name, value in fields.items()}
+    names = ("vendor_id", "cpu family", "model", "flags", "Features")
+    parts = [known.get(name, "") for name in names]
+    return "; ".join([platform.machine(), torch.__version__, numpy.__version__, *parts])
+
+
+def compute(run: Callable[[list[str]], None], folder: Path = FOLDER) -> pa.Table:
+    """The scores of all variants.
+
+    Args:
+        run: runs the command with these arguments and raises if it fails.
+        folder: for images, weights and results.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    images = folder / "images"
+    for path in write_pictures(images, IMAGES):  # as PNG: JPEG decoders differ between versions
+        Image.open(path).convert("RGB").save(path.with_suffix(".png"))
+        if path.suffix != ".png":
+            path.unlink()
+    weights = write_tiny_weights(folder)
+    parts = []
+    for variant, options in VARIANTS.items():
+        run_id = variant.split(",")[0].replace(" ", "-")
+        arguments = ["run", images, folder / "out", "--weights", weights, *COMMON, *options, "--run-id", run_id]
+        run([str(argument) for argument in arguments])
+        parts.append(_scores(folder / "out" / "runs" / run_id / "scores", images, variant))
+    return pa.concat_tables(parts)
+
+
+def in_a_process(arguments: list[str]) -> None:
+    """Run the command as a user does."""
+    subprocess.run([sys.executable, "-m", "musc_ray.cli", *arguments], check=True, timeout=300)
+
+
+def _scores(scores: Path, images: Path, variant: str) -> pa.Table:
+    """The scores of one run, by group and image."""
+    files = sorted(scores.rglob("*.parquet"))
+    table = pa.concat_tables([pq.ParquetFile(file).read() for file in files])
+    names = [uri.partition(f"{images}/")[2] for uri in table["uri"].to_pylist()]
+    table = table.append_column("image", pa.array(names)).append_column("variant", pa.array([variant] * len(names)))
+    return table.select(COLUMNS).sort_by([("group", "ascending"), ("image", "ascending")])
+
+
+def main() -> None:
+    table = compute(in_a_process)
+    pq.write_table(table.replace_schema_metadata({"machine": machine()}), sys.argv[1])
+
+
+if __name__ == "__main__":
+    main()
