@@ -12,7 +12,8 @@ from musc_ray.features.ids import features_id, run_id
 from musc_ray.features.sharding import GroupShards, assign_shards, existing_shards
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.settings.model import Settings
-from musc_ray.sources.catalog import CatalogImage, list_images
+from musc_ray.sources.catalog import list_images
+from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.filesystem import absolute, check_writable
 from musc_ray.storage.paths import Layout
 from musc_ray.storage.requests import limit_requests

@@ -23,8 +23,8 @@ from musc_ray.runtime.cluster import ActorPlan, take_share, use_threads
 from musc_ray.runtime.pool import Pool
 from musc_ray.settings.model import Settings
 from musc_ray.settings.redact import redacted
-from musc_ray.sources.catalog import CatalogImage
 from musc_ray.sources.decoding import decode_image
+from musc_ray.sources.images import CatalogImage
 from musc_ray.sources.reading import read_image
 from musc_ray.storage.paths import Layout
 from musc_ray.storage.retry import PERMANENT

@@ -11,11 +11,6 @@ SCORES_VERSION = 1
 """Raised when the scoring changes, so that a re-run does not take old bands for its own."""
 
 
-def image_id(uri: str) -> str:
-    """32 hexadecimal digits of the URI's SHA-256."""
-    return hashlib.sha256(uri.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-
-
 def features_id(values: Mapping[str, object]) -> str:
     """16 hexadecimal digits over all that changes feature values (backbone, weights, image size, layers, precision)."""
     return _digest({"version": FEATURES_VERSION, **values})[:16]

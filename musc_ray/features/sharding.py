@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from musc_ray.sources.catalog import CatalogImage
+from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.paths import Layout
 from musc_ray.storage.shards import BrokenShardError, FeaturesMeta, ShardImage, read_meta
 

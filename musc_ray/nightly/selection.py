@@ -9,7 +9,7 @@ from musc_ray.errors import SettingsError
 from musc_ray.features.sharding import existing_shards
 from musc_ray.nightly.history import Known
 from musc_ray.settings.model import Settings
-from musc_ray.sources.catalog import CatalogImage
+from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.paths import Layout
 
 

@@ -14,7 +14,8 @@ from musc_ray.planning.calibration import assumed_rates, measured_rates
 from musc_ray.planning.cost import Job, Plan, plan_job
 from musc_ray.scoring.mutual import block_side
 from musc_ray.settings.model import Settings
-from musc_ray.sources.catalog import CatalogImage, catalog_images
+from musc_ray.sources.catalog import catalog_images
+from musc_ray.sources.images import CatalogImage
 
 SAMPLE_IMAGES = 8
 

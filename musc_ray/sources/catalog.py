@@ -1,32 +1,14 @@
 """Stage 1, images -> catalog: which images there are, in which groups, and which version of each file."""
 
 import re
-from dataclasses import dataclass, field
-from datetime import datetime
 
 import pyarrow as pa
 
 from musc_ray.errors import MuscRayError, SettingsError
-from musc_ray.features.ids import image_id
 from musc_ray.sources.iceberg import SCHEME, between, present_snapshot
+from musc_ray.sources.images import CatalogImage, image_id
 from musc_ray.sources.listing import IMAGE_SUFFIXES, list_source
 from musc_ray.storage.schemas import CATALOG
-
-
-@dataclass(frozen=True, order=True, slots=True)
-class CatalogImage:
-    """One image of the archive; ordered by its id, which is how shards become random samples.
-
-    Attributes:
-        version: what changes when the file does.
-        modified: when the file was last changed, in UTC; None where the source does not say.
-    """
-
-    image_id: str
-    uri: str
-    group: str
-    version: str
-    modified: datetime | None = field(default=None, compare=False)
 
 
 def list_images(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 import fsspec
@@ -17,30 +17,21 @@ from musc_ray.errors import MuscRayError
 from musc_ray.settings.redact import carries_secret, redacted
 from musc_ray.sources.dataset import FILTER, dataset_rows
 from musc_ray.sources.iceberg import SCHEME, rows
+from musc_ray.sources.images import DEFAULT_GROUP, ListedImage
 from musc_ray.sources.reading import image_column, tar_members
+from musc_ray.storage.file_info import file_time, file_version
 from musc_ray.storage.filesystem import open_filesystem, uri_beside
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
-DEFAULT_GROUP = "all"
 HIDDEN = re.compile(r"/[._]")
 """Below a dataset: logs and leftovers of those who write it."""
 UNKNOWN = datetime.min.replace(tzinfo=UTC)
 ROWS_AT_ONCE = 65_536
 
 
-class Listed(NamedTuple):
-    """One image of a source: its URI, its path below the source, its group, its file's version and time, if known."""
-
-    uri: str
-    relative: str
-    group: str
-    version: str
-    modified: datetime | None = None
-
-
-def list_source(source: str) -> Iterator[Listed]:
+def list_source(source: str) -> Iterator[ListedImage]:
     """Every image of a source.
 
     Raises:
@@ -79,7 +70,7 @@ def _below(fs: fsspec.AbstractFileSystem, path: str) -> tuple[str, dict[str, dic
     return path, found
 
 
-def _files(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Listed]:
+def _files(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[ListedImage]:
     """Images among the files of a folder, prefix, glob or single file, and in the containers among them."""
     base, found = _below(fs, path)
     single = list(found) == [path]
@@ -89,40 +80,21 @@ def _files(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Listed]:
         if info.get("type") == "directory":
             continue
         if suffix in IMAGE_SUFFIXES:
-            yield Listed(str(fs.unstrip_protocol(name)), relative, DEFAULT_GROUP, file_version(info), file_time(info))
+            yield ListedImage(
+                str(fs.unstrip_protocol(name)), relative, DEFAULT_GROUP, file_version(info), file_time(info)
+            )
         elif suffix == ".tar":
             yield from _tar_images(fs, name, relative, info)
         elif suffix == ".parquet":
             yield from _parquet_images(fs, name, relative, info, single)
 
 
-def file_version(info: dict[str, Any]) -> str:
-    """What changes when a file's content does: its ETag where the store has one, else size and time."""
-    etag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
-    if etag:
-        return str(etag).strip('"')
-    changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or ""
-    return f"{info.get('size', '')}-{changed}"
-
-
-def file_time(info: dict[str, Any]) -> datetime | None:
-    """When a file was last changed, in UTC; None where the filesystem does not say."""
-    changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("created")
-    if isinstance(changed, int | float):
-        return datetime.fromtimestamp(changed, UTC)
-    if isinstance(changed, str):
-        changed = datetime.fromisoformat(changed)
-    if isinstance(changed, datetime):
-        return changed.astimezone(UTC) if changed.tzinfo else changed.replace(tzinfo=UTC)
-    return None
-
-
-def _tar_images(fs: fsspec.AbstractFileSystem, path: str, relative: str, info: dict[str, Any]) -> Iterator[Listed]:
+def _tar_images(fs: fsspec.AbstractFileSystem, path: str, relative: str, info: dict[str, Any]) -> Iterator[ListedImage]:
     """The image members of a WebDataset shard or any other uncompressed tar."""
     container, version = str(fs.unstrip_protocol(path)), file_version(info)
     for member, (offset, size) in tar_members(fs, path).items():
         if PurePosixPath(member).suffix.lower() in IMAGE_SUFFIXES:
-            yield Listed(
+            yield ListedImage(
                 f"{container}#{member}",
                 f"{relative}/{member}",
                 DEFAULT_GROUP,
@@ -133,7 +105,7 @@ def _tar_images(fs: fsspec.AbstractFileSystem, path: str, relative: str, info: d
 
 def _parquet_images(
     fs: fsspec.AbstractFileSystem, path: str, relative: str, info: dict[str, Any], single: bool
-) -> Iterator[Listed]:
+) -> Iterator[ListedImage]:
     """A Parquet file as a table of image bytes or, given as the source itself, of URIs."""
     with fs.open(path, "rb") as file:
         try:
@@ -153,30 +125,30 @@ def _parquet_images(
 
 def _row_image(
     fs: fsspec.AbstractFileSystem, path: str, relative: str, info: dict[str, Any], number: int, row: dict[str, Any]
-) -> Listed:
+) -> ListedImage:
     """The image in a row of a Parquet file."""
     uri, version = f"{fs.unstrip_protocol(path)}#row={number}", f"{file_version(info)}-{number}"
-    return Listed(uri, f"{relative}/{number}", _group(row), version, file_time(info))
+    return ListedImage(uri, f"{relative}/{number}", _group(row), version, file_time(info))
 
 
 def _group(row: dict[str, Any]) -> str:
     return sys.intern(str(row.get("group") or DEFAULT_GROUP))  # one object for a million rows
 
 
-def _table_of_uris(fs: fsspec.AbstractFileSystem, path: str, found: Iterator[dict[str, Any]]) -> Iterator[Listed]:
+def _table_of_uris(fs: fsspec.AbstractFileSystem, path: str, found: Iterator[dict[str, Any]]) -> Iterator[ListedImage]:
     """Every row of a table with a `uri` column (optional `group`, `version`); relative URIs lie beside the table."""
     for row in found:
         yield _named_image(fs, path, row)
 
 
-def _named_image(fs: fsspec.AbstractFileSystem, path: str, row: dict[str, Any]) -> Listed:
+def _named_image(fs: fsspec.AbstractFileSystem, path: str, row: dict[str, Any]) -> ListedImage:
     """The image that a row names."""
     given = str(row["uri"])
     _check_secrets(path, given)
-    return Listed(uri_beside(fs, path, given), given, _group(row), str(row.get("version") or ""))
+    return ListedImage(uri_beside(fs, path, given), given, _group(row), str(row.get("version") or ""))
 
 
-def _dataset_images(fs: fsspec.AbstractFileSystem, path: str, row_filter: str) -> Iterator[Listed]:
+def _dataset_images(fs: fsspec.AbstractFileSystem, path: str, row_filter: str) -> Iterator[ListedImage]:
     """The rows of Parquet files that a filter leaves: URIs, relative ones to the folder, or image bytes."""
     base, found = _below(fs, path)
     base = base.rstrip("/")
@@ -202,7 +174,7 @@ def _check_secrets(table: str, uri: str) -> None:
         )
 
 
-def _lake_images(source: str) -> Iterator[Listed]:
+def _lake_images(source: str) -> Iterator[ListedImage]:
     """Every row of an Iceberg table; its URIs must be whole, since they lie beside nothing."""
     for row in rows(source):
         given = str(row["uri"])
@@ -210,7 +182,7 @@ def _lake_images(source: str) -> Iterator[Listed]:
         if "://" not in given and not given.startswith("/"):
             raise MuscRayError(f"The table of {source} has the uri {given!r}: store whole URIs, or absolute paths.")
         uri = given if "://" in given else f"file://{given}"  # as fsspec has it: nothing is encoded
-        yield Listed(uri, given, _group(row), str(row.get("version") or ""))
+        yield ListedImage(uri, given, _group(row), str(row.get("version") or ""))
 
 
 def _parquet_rows(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:

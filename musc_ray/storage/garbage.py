@@ -9,7 +9,7 @@ from typing import Any
 
 from musc_ray.errors import MuscRayError
 from musc_ray.features.context import Archive
-from musc_ray.sources.listing import file_time
+from musc_ray.storage.file_info import file_time
 from musc_ray.storage.filesystem import PARTIAL, WRITE_CHECK, is_local, read_json, remove_tree
 from musc_ray.storage.lease import check_free, lease
 from musc_ray.storage.parquet import read_table

@@ -8,7 +8,7 @@ import pytest
 
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.sources.catalog import catalog_images
-from musc_ray.sources.listing import file_version
+from musc_ray.storage.file_info import file_version
 
 
 @pytest.fixture

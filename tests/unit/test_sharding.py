@@ -5,9 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musc_ray.features.ids import image_id
 from musc_ray.features.sharding import GroupShards, assign_shards
-from musc_ray.sources.catalog import CatalogImage
+from musc_ray.sources.images import CatalogImage, image_id
 from musc_ray.storage.shards import FeaturesMeta, ShardImage
 
 META = FeaturesMeta((2, 2), (0,), 4, 4, (28, 28), "timm:x", "0" * 64, "f" * 16)
