@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+"""The one place for the version: pyproject.toml and the command line read it here."""
+
 __all__ = ["score_features", "rescore", "__version__"]
 
 if TYPE_CHECKING:
