@@ -24,18 +24,14 @@ from ray._private.runtime_env.packaging import create_package
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.runtime.telemetry import COUNTERS, GAUGES, metric_name
 from tests import brute_force
+from tests.helpers.documents import Document, documents
 from tests.pictures import write_pictures
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "cluster" / "README.md").read_text(encoding="utf-8")
+README = Document(ROOT / "cluster" / "README.md")
 GOOD = 10
 TOLERANCE = {"patch_map": 1e-2, "score_raw": 1e-2, "score": 1e-2}  # precision auto may be bfloat16
 STEP = {"RAY_metrics_report_interval_ms": "1000", "OMP_NUM_THREADS": "1"}
-
-
-def fences() -> list[tuple[str, str]]:
-    """Language and text of every block of commands in cluster/README.md."""
-    return re.findall(r"```(\S[^\n]*)\n(.*?)```", README, flags=re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -89,8 +85,8 @@ def place(tmp_path_factory) -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def commands() -> dict[str, str]:
-    """The commands of cluster/README.md that need no cloud, by what they do."""
-    lines = [line for language, text in fences() if language == "sh" for line in text.splitlines()]
+    """The commands of cluster/README.md that need a cluster on this machine, by what they do."""
+    lines = [line for block in README.blocks if block.need == "cluster" for line in block.lines]
     names = ["start", "env", "put images", "put weights", "submit", "status", "nightly", "stop"]
     return dict(zip(names, lines, strict=True))
 
@@ -265,8 +261,11 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_every_command_is_run_here_or_marked(commands):
-    assert {language for language, _ in fences()} == {"sh", "sh needs-a-cloud"}
-    main = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"`(ray [^`]+)`", main) == [commands["submit"]]
+def test_the_command_that_submits_is_the_same_everywhere(commands):
+    """What the documents and the jobs show; options may follow."""
+    assert {block.need for block in README.blocks} == {"cluster", "cloud"}
     assert commands["submit"] in (ROOT / "jobs" / "archive.py").read_text(encoding="utf-8")
+    shown = [command for document in documents() for command in document.commands("ray job submit")]
+    archive = [command for command in shown if "jobs/archive.py" in command and "--address" not in command]
+    assert len(archive) >= 2
+    assert all(command.startswith(commands["submit"]) for command in archive)
