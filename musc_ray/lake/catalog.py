@@ -1,4 +1,4 @@
-"""Opens an Iceberg catalog by what the settings name it; secrets come from the environment or pyiceberg's own files."""
+"""Open the Iceberg catalog that the settings name; secrets come from the environment or pyiceberg's own files."""
 
 import os
 import time
@@ -18,13 +18,13 @@ NAME = "lake"
 SQLITE = "sqlite:///"
 
 PAUSES = (0.3, 1.0)
-"""Seconds before looking again."""
+"""Seconds before each further attempt."""
 
 Made = TypeVar("Made")
 
 
 def open_catalog(catalog: str, warehouse: str | None = None) -> "Catalog":
-    """A catalog that pyiceberg knows.
+    """Open a catalog that pyiceberg knows.
 
     Args:
         catalog: a URI (`sqlite:///lake/catalog.db`, `https://...` for REST, `postgresql://...`, `thrift://...`),
@@ -32,7 +32,7 @@ def open_catalog(catalog: str, warehouse: str | None = None) -> "Catalog":
         warehouse: where tables lie; default: what the catalog says, and beside the file for SQLite.
 
     Raises:
-        SettingsError: the extra is not installed, or there is no such catalog.
+        SettingsError: the extra is not installed, or no such catalog.
         MuscRayError: the catalog does not answer.
     """
     try:
@@ -54,7 +54,7 @@ def open_catalog(catalog: str, warehouse: str | None = None) -> "Catalog":
     if endpoint:
         properties["s3.endpoint"] = endpoint
     try:
-        return look_again(lambda: load_catalog(name, **properties))
+        return retry_creation(lambda: load_catalog(name, **properties))
     except ValueError as error:
         raise SettingsError(
             f"There is no Iceberg catalog '{catalog}' ({error}): give a URI, or describe it in .pyiceberg.yaml."
@@ -63,23 +63,26 @@ def open_catalog(catalog: str, warehouse: str | None = None) -> "Catalog":
         raise MuscRayError(f"The Iceberg catalog '{catalog}' cannot be opened: {one_line(error)}") from error
 
 
-def look_again(make: Callable[[], Made]) -> Made:
-    """Make something unless it is there; where another command makes the same at that moment, find it a moment later.
+def retry_creation(make: Callable[[], Made]) -> Made:
+    """Create something unless it exists; retry when another process creates the same at that moment.
 
-    Catalogs look first and create then: of two that begin at once, the later one fails with what its database, or the
-    server, makes of that.
+    Catalogs look first and create then: of two that begin at once, the later one fails with whatever its database or
+    server raises. The next attempt finds what the other one created.
+
+    Args:
+        make: creates it, or returns it where it exists.
     """
     for pause in PAUSES:
         try:
             return make()
         except Exception as error:
-            if not _may_pass(error):
+            if not _is_transient(error):
                 raise
             time.sleep(pause)
     return make()
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     from pyiceberg.exceptions import ServerError
 
     try:
@@ -90,10 +93,10 @@ def _may_pass(error: Exception) -> bool:
 
 
 def open_table(catalog: "Catalog", name: str) -> "Table":
-    """A table of a catalog.
+    """Load a table of a catalog.
 
     Raises:
-        MuscRayError: there is none of this name.
+        MuscRayError: the catalog has no table of this name.
     """
     from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 
@@ -104,5 +107,5 @@ def open_table(catalog: "Catalog", name: str) -> "Table":
 
 
 def one_line(error: Exception) -> str:
-    """An error of a library as the end of a sentence."""
+    """Format a library's error as the end of a sentence."""
     return (" ".join(str(error).split()) or type(error).__name__).rstrip(".") + "."

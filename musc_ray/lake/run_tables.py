@@ -1,7 +1,7 @@
-"""A complete run into the lake: its history, the latest row of each image, and what the run was made of.
+"""Write a complete run into the three tables of the lake: its history, the latest row of each image, the run itself.
 
-Each of the three tables takes the run in one commit. They follow each other in this order, so that a row of the table
-of runs says that all is there; what a crash leaves out is made up by publishing again.
+Each table takes the run in one commit, in this order: a row in the table of runs says that the other two are complete.
+What a crash leaves out, publishing again adds.
 """
 
 import hashlib
@@ -18,8 +18,9 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
 from pyiceberg.table import Table
 
-from musc_ray.lake.catalog import look_again
-from musc_ray.lake.commit import Changes, commit_run, read_file
+from musc_ray.lake.catalog import retry_creation
+from musc_ray.lake.commit import Changes, RunCommit, commit_run
+from musc_ray.lake.data_files import read_file
 from musc_ray.lake.schema import RUNS, by_day_and_group, iceberg_schema, scores_schema
 
 KEYS = ("image_id", "run_id", "scored_at")
@@ -45,12 +46,12 @@ class LakeRun:
 
     @property
     def run_id(self) -> str:
-        """Its name."""
+        """The run's id."""
         return str(self.record["run_id"])
 
     @property
     def scored_at(self) -> datetime:
-        """The time in all of its rows."""
+        """The time that stands in all of its rows."""
         return datetime.fromisoformat(self.record["scored_at"])
 
     @property
@@ -60,24 +61,27 @@ class LakeRun:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def columns(self, maps: bool) -> pa.Schema:
-        """Of its scores in the lake."""
+        """Return the columns of its scores in the lake, with or without patch maps."""
         defects = bool(self.record["settings"].get("repeated_defects"))
         return scores_schema(maps, bool(self.record.get("thresholds")), defects)
 
     def rows(self, columns: pa.Schema) -> Iterator[pa.Table]:
-        """Its scores in these columns, file by file."""
+        """Yield its scores in these columns, file by file."""
         return (table.select(columns.names).cast(columns) for table in self.scores(columns.names))
 
 
 def publish_run(catalog: Catalog, name: str, run: LakeRun) -> bool:
-    """Publish a run, or what is missing of it; whether there was anything to do.
+    """Publish a run, or what the lake lacks of it.
 
     Args:
-        catalog: where the tables are; they are made when they are missing.
+        catalog: where the tables are; missing ones are created.
         name: of the table of scores, with its namespace.
         run: what to publish.
+
+    Returns:
+        Whether there was anything to do.
     """
-    look_again(lambda: catalog.create_namespace_if_not_exists(name.rpartition(".")[0]))
+    retry_creation(lambda: catalog.create_namespace_if_not_exists(name.rpartition(".")[0]))
     history, current = run.columns(run.maps), run.columns(maps=False)
     steps: list[tuple[str, pa.Schema, Callable[[Table, bool], Changes]]] = [
         ("", history, lambda table, again: _of_run(table, run.run_id, run.rows(history), again)),
@@ -85,14 +89,14 @@ def publish_run(catalog: Catalog, name: str, run: LakeRun) -> bool:
         ("_runs", RUNS, lambda table, again: _of_run(table, run.run_id, [_lineage(run)], again)),
     ]
     done = [
-        commit_run(partial(_table, catalog, name, suffix, columns), run.run_id, run.digest, columns, changes)
+        commit_run(partial(_table, catalog, name, suffix, columns), RunCommit(run.run_id, run.digest, columns), changes)
         for suffix, columns, changes in steps
     ]
     return any(done)
 
 
 def _table(catalog: Catalog, name: str, suffix: str, columns: pa.Schema) -> Table:
-    """A table of the lake in its present state, made when it is missing."""
+    """Load a table of the lake in its present state; create it where it is missing."""
     schema = iceberg_schema(columns)
     spec = UNPARTITIONED_PARTITION_SPEC if suffix == "_runs" else by_day_and_group(schema)
     properties = {"comment": COMMENT + TABLES[suffix], "musc-ray.tables": name}
@@ -100,35 +104,35 @@ def _table(catalog: Catalog, name: str, suffix: str, columns: pa.Schema) -> Tabl
 
 
 def _of_run(table: Table, run_id: str, rows: Iterable[pa.Table], again: bool) -> Changes:
-    """The rows of a run in place of an earlier content of it, if there is one."""
+    """Add the rows of a run, in place of an earlier content of it if the table holds one."""
     earlier = list(table.scan(row_filter=f"run_id = '{run_id}'").plan_files()) if again else []
     return Changes(rows, earlier, lambda found: pc.equal(found["run_id"], run_id))
 
 
 def _latest(table: Table, run: LakeRun, columns: pa.Schema) -> Changes:
-    """Rows of the run that no later run has replaced, in place of earlier ones of the same images.
+    """Add the rows of the run that no later run has replaced, in place of earlier rows of the same images.
 
-    Ids are hashes: no file can be left out by its statistics, so the keys of all are read, a file at a time.
+    Ids are hashes: no file can be skipped by its statistics, so the keys of all are read, one file at a time.
     """
     ids = pa.concat_tables(run.scores(["image_id"]))["image_id"].combine_chunks()
     this = pa.scalar(run.scored_at, columns.field("scored_at").type)
 
     def masks(keys: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-        """Which rows go, and which stay in place of the run's row of the same image."""
+        """Masks of the rows to remove, and of those that stay in place of the run's row of the same image."""
         same_run, same_image = pc.equal(keys["run_id"], run.run_id), pc.is_in(keys["image_id"], value_set=ids)
         same_time = pc.and_(pc.equal(keys["scored_at"], this), pc.greater(keys["run_id"], run.run_id))
         later = pc.and_not(pc.or_(pc.greater(keys["scored_at"], this), same_time), same_run)
         return pc.or_(same_run, pc.and_not(same_image, later)), pc.and_(same_image, later)
 
-    replaced, newer = [], []
+    rewritten, newer = [], []
     for task in table.scan().plan_files():
         keys = read_file(table, task, KEYS)
-        goes, stays = masks(keys)
+        removed, stays = masks(keys)
         newer += keys.filter(stays)["image_id"].chunks
-        if pc.any(goes).as_py():
-            replaced.append(task)
+        if pc.any(removed).as_py():
+            rewritten.append(task)
     not_ours = pa.chunked_array(newer, ids.type)
-    return Changes(_without(run.rows(columns), not_ours), replaced, lambda rows: masks(rows)[0])
+    return Changes(_without(run.rows(columns), not_ours), rewritten, lambda rows: masks(rows)[0])
 
 
 def _without(tables: Iterable[pa.Table], ids: pa.ChunkedArray) -> Iterator[pa.Table]:
@@ -137,7 +141,7 @@ def _without(tables: Iterable[pa.Table], ids: pa.ChunkedArray) -> Iterator[pa.Ta
 
 
 def _lineage(run: LakeRun) -> pa.Table:
-    """A run's row in the table of runs."""
+    """Build a run's row of the table of runs."""
     record, resolved, counts = run.record, run.record["resolved"], run.record["counts"]
     row = {
         "run_id": run.run_id,

@@ -1,4 +1,4 @@
-"""The tables of the lake: columns with comments, and partitions; the scores are those of storage/schemas."""
+"""Define the tables of the lake: columns with comments, partitions; the score columns are those of storage/schemas."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ from musc_ray.storage.schemas import DEFECT_GROUP, IS_ANOMALOUS, SCORES
 
 COMMENTS = {
     "image_id": "32 hexadecimal digits: a hash of the uri",
-    "uri": "where the image lies",
+    "uri": "location of the image",
     "group": "product and view whose images score each other",
     "run_id": "the run that gave the scores; its settings, versions and weights are in the table of runs",
     "scored_at": "when the run scored, UTC; one time a run",
@@ -34,7 +34,7 @@ COMMENTS = {
     "grid_w": "columns of the patch map",
     "patch_map": "anomaly score of each patch, row-major",
     "is_anomalous": "whether score reaches the run's threshold; null where the run has none",
-    "defect_group": "repeated defect of its group that the image has, from 1; null where none is known",
+    "defect_group": "repeated defect of its group that the image has, from 1; null where unknown",
     "features_id": "folder of the features below out",
     "backbone": "model that made the features",
     "weights_sha256": "hash of the model's weights",
@@ -81,7 +81,7 @@ TYPES: Mapping[pa.DataType, IcebergType] = {
 
 
 def scores_schema(maps: bool, thresholds: bool, defects: bool = False) -> pa.Schema:
-    """The columns of a run's scores in the lake: with or without patch maps, `is_anomalous` and `defect_group`."""
+    """Return the columns of a run's scores in the lake: with or without patch maps, `is_anomalous`, `defect_group`."""
     fields = [field for field in SCORES if maps or field.name != "patch_map"]
     fields += [DEFECT_GROUP] if defects else []
     fields += [IS_ANOMALOUS] if thresholds else []
@@ -98,7 +98,7 @@ def scores_schema(maps: bool, thresholds: bool, defects: bool = False) -> pa.Sch
 
 
 def iceberg_schema(columns: pa.Schema) -> Schema:
-    """Iceberg's form of some columns, with comments; field ids in order, those of list items after them."""
+    """Convert columns to Iceberg's form, with comments; field ids in order, those of list items after them."""
     fields = []
     for number, field in enumerate(columns, 1):
         kind = (
@@ -111,7 +111,7 @@ def iceberg_schema(columns: pa.Schema) -> Schema:
 
 
 def by_day_and_group(schema: Schema) -> PartitionSpec:
-    """Partitions of the tables of scores."""
+    """Partition a table of scores by the day of `scored_at` and by `group`."""
     day, group = schema.find_field("scored_at").field_id, schema.find_field("group").field_id
     return PartitionSpec(
         PartitionField(source_id=day, field_id=1000, transform=DayTransform(), name="scored_at_day"),

@@ -374,8 +374,8 @@ def test_a_table_that_others_change_all_the_time_is_given_up_without_data_files(
         raise CommitFailedException("someone was faster")
 
     monkeypatch.setattr(Table, "_do_commit", refuse)
-    monkeypatch.setattr("musc_ray.lake.commit.TRIES", 3)
-    with pytest.raises(MuscRayError, match="in each of 3 tries to publish run run-1"):
+    monkeypatch.setattr("musc_ray.lake.commit.MAX_ATTEMPTS", 3)
+    with pytest.raises(MuscRayError, match="in each of 3 attempts to publish run run-1"):
         publish_run(open_catalog(f"sqlite:///{tmp_path}/catalog.db"), "a.scores", lake_run("run-1", BOTH, NIGHT))
     assert not list(tmp_path.rglob("*.parquet"))
 
