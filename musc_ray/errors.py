@@ -11,3 +11,8 @@ class ImageError(MuscRayError):
 
 class SettingsError(MuscRayError):
     """The settings or the command line cannot be used (exit code 2)."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error's message on one line without its final period; its class where the message is empty."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

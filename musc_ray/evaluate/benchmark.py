@@ -17,7 +17,7 @@ from musc_ray.evaluate.layouts import LAYOUTS, recognize
 from musc_ray.pipeline import RunResult, run_archive
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.model import Settings
-from musc_ray.sources.listing import list_source
+from musc_ray.sources.registry import list_source, open_source
 from musc_ray.storage.filesystem import absolute, open_filesystem, write_text
 from musc_ray.storage.paths import Layout
 
@@ -48,7 +48,7 @@ def evaluate_dataset(settings: Settings, progress: Progress) -> tuple[RunResult,
     """
     if settings.source is None or settings.out is None:
         raise SettingsError("The protocol needs a source, the folder of a dataset, and an out.")
-    uris = sorted(listed.uri for listed in list_source(settings.source))
+    uris = sorted(listed.uri for listed in list_source(open_source(settings.source)))
     name = recognize(uris) if settings.labels == "auto" else settings.labels
     if name not in LAYOUTS:
         raise SettingsError(

@@ -11,17 +11,18 @@ import ray
 from ray.exceptions import RayTaskError
 
 from musc_ray.errors import MuscRayError, SettingsError
-from musc_ray.report.heatmap_files import Format, Scale, encode, upsample
+from musc_ray.report.heatmap_files import Format, Scale, encode, heatmap_name, upsample
 from musc_ray.runtime.cluster import ray_cluster, use_threads
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.limits import MAX_IMAGE_MB, ImageLimits
-from musc_ray.settings.messages import credentials_sentence, has_credentials, lists_out, shown
+from musc_ray.settings.messages import credentials_sentence, has_credentials, shown
 from musc_ray.settings.model import Settings
 from musc_ray.sources.decoding import decode_original
+from musc_ray.sources.overlap import lists_out
 from musc_ray.sources.reading import read_image
 from musc_ray.storage.filesystem import absolute, atomic_file, check_writable, open_filesystem, read_json
 from musc_ray.storage.parquet import read_table
-from musc_ray.storage.paths import Layout, escape_group, heatmap_name
+from musc_ray.storage.paths import Layout, escape_group
 from musc_ray.storage.runs import complete_run
 from musc_ray.storage.scores import map_scale, read_tables
 

@@ -14,6 +14,8 @@ from PIL import Image
 
 from musc_ray.core.pixel import pixel_map
 from musc_ray.report.colormap import colormap
+from musc_ray.sources.containers import image_name
+from musc_ray.storage.paths import escape_group
 
 Format = Literal["png", "npy", "tiff"]
 Scale = tuple[float, float]
@@ -22,6 +24,11 @@ Scale = tuple[float, float]
 LEVELS = 256
 ALPHA_EXPONENT = 1.5
 """Of an overlay, by eye on real tiles: 1 tints the normal regions, 2 hides the weaker defects."""
+
+
+def heatmap_name(uri: str, image_id: str, extension: str) -> str:
+    """Return the file name of an image's heat map: what people know the image by, escaped, and what makes it unique."""
+    return f"{escape_group(image_name(uri))}-{image_id}.{extension}"
 
 
 def upsample(patch_map: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:

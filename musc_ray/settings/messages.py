@@ -1,12 +1,10 @@
 """What the value of a setting must be, and one sentence, never repeating a secret, for what is wrong with it."""
 
 import datetime
-import posixpath
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import unquote
 
@@ -14,7 +12,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 LARGEST = 2**63 - 1
-TABLE_SUFFIXES = (".parquet", ".csv")
 
 CREDENTIALS = re.compile(
     r"""
@@ -220,25 +217,3 @@ def first_of(sentences: list[str]) -> str:
     if more == 0:
         return sentences[0]
     return f"{sentences[0]} ({more} more {'problem' if more == 1 else 'problems'} after this one)"
-
-
-def lists_out(source: str, out: str) -> bool:
-    """Whether listing `source` can come upon what is written to `out`."""
-    if PurePosixPath(source).suffix.lower() in TABLE_SUFFIXES:
-        return False  # a table lists its rows and nothing else
-    (source_store, pattern), (out_store, target) = _location(source), _location(out)
-    wild = [place for place, part in enumerate(pattern.parts) if re.search(r"[*?\[]", part)]
-    folder = PurePosixPath(*pattern.parts[: wild[0]]) if wild else pattern
-    reaches_below = not wild or "**" in pattern.parts
-    return source_store == out_store and (
-        folder.is_relative_to(target) or (reaches_below and target.is_relative_to(folder))
-    )
-
-
-def _location(uri: str) -> tuple[str, PurePosixPath]:
-    """Store and normal path of a local path or URI, by its text alone (no file system is asked)."""
-    store, separator, path = uri.partition("://")
-    store = {"s3a": "s3", "gcs": "gs", "abfs": "az", "local": "file"}.get(store, store)
-    if not separator or store == "file":
-        return "file", PurePosixPath(posixpath.abspath(posixpath.expanduser(path if separator else uri)))
-    return store, PurePosixPath(posixpath.normpath(f"/{path}"))

@@ -43,7 +43,6 @@ from musc_ray.settings.messages import (
     credentials_sentence,
     first_of,
     has_credentials,
-    lists_out,
     shown,
     unknown_setting,
     validation_sentences,
@@ -275,11 +274,14 @@ class Settings(BaseModel):
                 f"Settings 'threshold' {self.threshold:g} and 'contamination' {self.contamination:g} exclude each "
                 "other: give one of them, and set the other to null if a settings file has it."
             )
-        if self.source is not None and self.out is not None and lists_out(self.source, self.out):
-            raise ValueError(
-                f"Settings 'source' {shown(self.source)} and 'out' {shown(self.out)} overlap, and the run's own files "
-                "would be catalogued as images: choose an out beside the source."
-            )
+        if self.source is not None and self.out is not None:
+            from musc_ray.sources.overlap import lists_out  # here: it imports the readers of all kinds of sources
+
+            if lists_out(self.source, self.out):
+                raise ValueError(
+                    f"Settings 'source' {shown(self.source)} and 'out' {shown(self.out)} overlap, and the run's own "
+                    "files would be catalogued as images: choose an out beside the source."
+                )
         return self
 
 

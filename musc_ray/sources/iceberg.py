@@ -1,25 +1,38 @@
-"""Images from an Iceberg table: `iceberg://CATALOG/NAMESPACE.TABLE?filter=...`, a row an image."""
+"""Iceberg tables: `iceberg://CATALOG/NAMESPACE.TABLE?filter=...`, a row an image."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from musc_ray.errors import MuscRayError, SettingsError
-from musc_ray.lake.catalog import one_line, open_catalog, open_table
+from musc_ray.lake.catalog import open_catalog, open_table
+from musc_ray.sources.images import ListedImage
+from musc_ray.sources.row_filter import filter_errors, filter_sentence
+from musc_ray.sources.rows import COLUMNS, Row, check_secrets, row_group
+from musc_ray.sources.source import Source
 
 if TYPE_CHECKING:
-    from pyiceberg.table import DataScan, IncrementalAppendScan, Table
+    import pyarrow as pa
+    from pyiceberg.table import Table
 
 SCHEME = "iceberg://"
-COLUMNS = ("uri", "group", "version")
-"""What is read of each row, where the table has it; `uri` it must have."""
 
-LEAVE_OLD_ROWS = ("append", "replace")
-"""Operations of snapshots after which old rows are as they were: rows came in, or files were compacted."""
+OPTIONS = frozenset(("filter", "snapshot", "after"))
+
+KEEP_OLD_ROWS = ("append", "replace")
+"""Operations of snapshots that leave old rows as they were: rows were added, or files were compacted."""
 
 
-class LakeSource(NamedTuple):
-    """Which rows of which table: those of a snapshot (default: the present one) that came in after another."""
+class TableRows(NamedTuple):
+    """The rows of an Iceberg table that a SOURCE names.
+
+    Attributes:
+        catalog: of the table.
+        table: its name with its namespace.
+        row_filter: a condition that rows must meet; None keeps all.
+        snapshot: the rows of this snapshot; None for the present one.
+        after: without the rows of this earlier snapshot; None keeps all.
+    """
 
     catalog: str
     table: str
@@ -28,98 +41,107 @@ class LakeSource(NamedTuple):
     after: int | None
 
 
-def parse_source(source: str) -> LakeSource:
-    """The parts of an `iceberg://` URI.
+class IcebergSource(Source):
+    """The rows of an Iceberg table; their URIs must be whole, since they are relative to nothing."""
+
+    @classmethod
+    def recognises(cls, text: str) -> bool:
+        """Return whether a SOURCE begins with iceberg://."""
+        return text.startswith(SCHEME)
+
+    def snapshot(self) -> int | None:
+        """Return the snapshot that the source stands for now; None where its table is empty."""
+        wanted = parse_source(self.text)
+        found = _open(wanted).current_snapshot()
+        return wanted.snapshot or (found.snapshot_id if found else None)
+
+    def between(self, snapshot: int, after: int | None) -> "IcebergSource":
+        """Return the source as of a snapshot, without the rows of an earlier one."""
+        text = self.text
+        if parse_source(text).snapshot is None:
+            text += f"{'&' if '?' in text else '?'}snapshot={snapshot}"
+        return IcebergSource(text if after is None else f"{text}&after={after}")
+
+    def images(self) -> Iterator[ListedImage]:
+        """List the images of the rows; files and row groups that the filter excludes are not read.
+
+        Raises:
+            SettingsError: no such catalog or snapshot, or a filter that does not fit the table.
+            MuscRayError: no such table, one without a column `uri`, or URIs that are relative or carry credentials.
+        """
+        wanted = parse_source(self.text)
+        table = _open(wanted)
+        names = table.schema().column_names
+        if "uri" not in names:
+            raise MuscRayError(f"The Iceberg table {wanted.table} has no column 'uri': name the column of paths 'uri'.")
+        if wanted.snapshot is not None and table.snapshot_by_id(wanted.snapshot) is None:
+            raise SettingsError(
+                f"The Iceberg table {wanted.table} has no snapshot {wanted.snapshot}: it may have expired; take one of "
+                f"the table's history."
+            )
+        for batch in _scan(table, wanted, tuple(name for name in COLUMNS if name in names)):
+            for row in batch.to_pylist():
+                yield self._image(row)
+
+    def _image(self, row: Row) -> ListedImage:
+        given = str(row["uri"])
+        check_secrets(self.text, given)
+        if "://" not in given and not given.startswith("/"):
+            raise MuscRayError(f"The table of {self.text} has the uri {given!r}: store whole URIs, or absolute paths.")
+        uri = given if "://" in given else f"file://{given}"  # as fsspec has it: nothing is encoded
+        return ListedImage(uri, given, row_group(row), str(row.get("version") or ""))
+
+
+def parse_source(source: str) -> TableRows:
+    """Parse an `iceberg://` URI.
 
     Raises:
-        SettingsError: it has others, or lacks some.
+        SettingsError: a part is missing or unknown.
     """
     path, _, query = source.removeprefix(SCHEME).partition("?")
     catalog, _, table = unquote(path).partition("/")
     options = dict(option.partition("=")[::2] for option in query.split("&") if option)
-    if not catalog or "." not in table or options.keys() - {"filter", "snapshot", "after"}:
+    if not catalog or "." not in table or options.keys() - OPTIONS:
         raise SettingsError(
-            f"The source {source} is no table: write iceberg://CATALOG/NAMESPACE.TABLE, perhaps with "
+            f"The source {source} is not a table: write iceberg://CATALOG/NAMESPACE.TABLE, perhaps with "
             f"?filter=day >= '2026-11-23' or ?snapshot=ID."
         )
     numbers = {name: options[name] for name in ("snapshot", "after") if name in options}
     for name, text in numbers.items():
         if not text.isdecimal():
-            raise SettingsError(f"The source {source} has a {name} that is no number: take one of the table's history.")
+            raise SettingsError(f"The {name} of source {source} is not a number: take one of the table's history.")
     row_filter = unquote(options["filter"]) if "filter" in options else None
     snapshot, after = (int(numbers[name]) if name in numbers else None for name in ("snapshot", "after"))
-    return LakeSource(catalog, table, row_filter, snapshot, after)
+    return TableRows(catalog, table, row_filter, snapshot, after)
 
 
-def present_snapshot(source: str) -> int | None:
-    """The snapshot that a source stands for now; None where its table is empty."""
-    wanted = parse_source(source)
-    found = _table(wanted).current_snapshot()
-    return wanted.snapshot or (found.snapshot_id if found else None)
+def _open(wanted: TableRows) -> "Table":
+    return open_table(open_catalog(wanted.catalog), wanted.table)
 
 
-def between(source: str, snapshot: int, after: int | None) -> str:
-    """A source as of a snapshot, without the rows that were there at an earlier one."""
-    if parse_source(source).snapshot is None:
-        source += f"{'&' if '?' in source else '?'}snapshot={snapshot}"
-    return source if after is None else f"{source}&after={after}"
-
-
-def rows(source: str) -> Iterator[dict[str, Any]]:
-    """The rows of a source, only the columns that matter; files and row groups that its filter rules out are not read.
-
-    Raises:
-        SettingsError: no such catalog or snapshot, or a filter that does not fit the table.
-        MuscRayError: no such table, or one without a column `uri`.
-    """
-    wanted = parse_source(source)
-    table = _table(wanted)
-    names = table.schema().column_names
-    if "uri" not in names:
-        raise MuscRayError(f"The Iceberg table {wanted.table} has no column 'uri': name the column with the paths so.")
-    if wanted.snapshot is not None and table.snapshot_by_id(wanted.snapshot) is None:
-        raise SettingsError(f"The Iceberg table {wanted.table} has no snapshot {wanted.snapshot}: was it expired?")
-    columns, row_filter = tuple(name for name in COLUMNS if name in names), wanted.row_filter or "true"
-    scan: DataScan | IncrementalAppendScan
+def _scan(table: "Table", wanted: TableRows, columns: tuple[str, ...]) -> "Iterator[pa.RecordBatch]":
+    """Read some columns of the rows; only what was appended since `after` where nothing else happened since."""
+    row_filter = wanted.row_filter or "true"
     try:
         if wanted.after is not None and _only_appended(table, wanted.after, wanted.snapshot):
-            scan = table.incremental_append_scan(
+            appended = table.incremental_append_scan(
                 from_snapshot_id_exclusive=wanted.after,
                 to_snapshot_id_inclusive=wanted.snapshot,
                 row_filter=row_filter,
                 selected_fields=columns,
             )
-        else:
-            scan = table.scan(row_filter=row_filter, selected_fields=columns, snapshot_id=wanted.snapshot)
-        batches = scan.to_arrow_batch_reader()
+            return iter(appended.to_arrow_batch_reader())
+        whole = table.scan(row_filter=row_filter, selected_fields=columns, snapshot_id=wanted.snapshot)
+        return iter(whole.to_arrow_batch_reader())
     except filter_errors() as error:
         raise SettingsError(filter_sentence(row_filter, wanted.table, error)) from error
-    for batch in batches:
-        yield from batch.to_pylist()
-
-
-def _table(wanted: LakeSource) -> "Table":
-    return open_table(open_catalog(wanted.catalog), wanted.table)
 
 
 def _only_appended(table: "Table", after: int, snapshot: int | None) -> bool:
-    """Whether all snapshots since `after` left old rows alone; not if some of them are gone."""
+    """Return whether all snapshots since `after` kept old rows as they were; False if some of them expired."""
     found = table.current_snapshot() if snapshot is None else table.snapshot_by_id(snapshot)
     while found is not None and found.snapshot_id != after:
-        if found.summary is None or found.summary.operation.value not in LEAVE_OLD_ROWS:
+        if found.summary is None or found.summary.operation.value not in KEEP_OLD_ROWS:
             return False
         found = None if found.parent_snapshot_id is None else table.snapshot_by_id(found.parent_snapshot_id)
     return found is not None
-
-
-def filter_sentence(row_filter: str, where: str, error: Exception) -> str:
-    """Why a filter cannot be used."""
-    reason = one_line(error).partition("Expected {")[0].strip() or "it is no condition."
-    return f"The filter {row_filter!r} does not fit {where}: {reason}"
-
-
-def filter_errors() -> tuple[type[Exception], ...]:
-    """What pyiceberg raises for a filter that it cannot parse, or that names columns or values that do not fit."""
-    from pyparsing import ParseException
-
-    return (ValueError, TypeError, ParseException)

@@ -3,8 +3,12 @@
 import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
+IMAGE_SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
 DEFAULT_GROUP = "all"
 """The group of images whose source names none."""
 
@@ -47,3 +51,8 @@ class CatalogImage:
 def image_id(uri: str) -> str:
     """Return the stable id of an image: 32 hexadecimal digits of its URI's SHA-256."""
     return hashlib.sha256(uri.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def is_image_name(path: str) -> bool:
+    """Return whether a file is an image by the suffix of its name."""
+    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES

@@ -24,13 +24,6 @@ def escape_group(group: str) -> str:
     return escaped
 
 
-def heatmap_name(uri: str, image_id: str, extension: str) -> str:
-    """File name of an image's heat map: what people know the image by, escaped, and what makes it unique."""
-    name = uri.rsplit("/", 1)[-1]
-    stem = name if "#row=" in name else PurePosixPath(name).stem
-    return f"{escape_group(stem)}-{image_id}.{extension}"
-
-
 @dataclass(frozen=True)
 class Layout:
     """Paths below an OUT folder or prefix on its filesystem."""

@@ -17,12 +17,13 @@ from PIL import Image
 from musc_ray.core.pixel import image_scores, pixel_map
 from musc_ray.report.colormap import colormap
 from musc_ray.report.export import HeatmapsOptions, HeatmapsTask, write_heatmaps
+from musc_ray.report.heatmap_files import heatmap_name
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.sources.decoding import decode_original
 from musc_ray.sources.images import image_id
 from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.parquet import write_table
-from musc_ray.storage.paths import Layout, heatmap_name
+from musc_ray.storage.paths import Layout
 from musc_ray.storage.schemas import SCORES
 from tests.integration.seaweed import s3_server
 from tests.pictures import write_odd_pictures, write_pictures

@@ -132,7 +132,7 @@ def test_a_night_lists_only_rows_that_came_after_the_snapshot_it_remembers(plant
             listed.append(image.uri)
             yield image
 
-    from musc_ray.sources.listing import list_source
+    from musc_ray.sources.registry import list_source
 
     monkeypatch.setattr("musc_ray.sources.catalog.list_source", watched)
     plant.command("rescore", plant.out, "--new")

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from musc_ray.report.colormap import colormap
-from musc_ray.report.heatmap_files import coloured, encode, levels, overlaid, upsample
+from musc_ray.report.heatmap_files import coloured, encode, heatmap_name, levels, overlaid, upsample
 from musc_ray.sources.images import image_id
-from musc_ray.storage.paths import heatmap_name
 
 MAP = np.random.default_rng(0).random((4, 6), dtype=np.float32)
 SCALE = (0.25, 0.75)

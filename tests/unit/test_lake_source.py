@@ -6,9 +6,8 @@ from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.utils.config import Config
 
 from musc_ray.lake.catalog import open_catalog
-from musc_ray.sources import iceberg as source
 from musc_ray.sources.catalog import list_images
-from musc_ray.sources.iceberg import between, parse_source, present_snapshot
+from musc_ray.sources.iceberg import IcebergSource, TableRows, parse_source
 
 IMAGES = pa.schema([("uri", pa.string()), ("group", pa.string()), ("line", pa.int32()), ("bytes", pa.binary())])
 SOURCE = "iceberg://plant/db.images"
@@ -51,7 +50,7 @@ def test_a_filter_reads_its_rows_and_only_the_columns_that_matter(images, monkey
 
 def test_after_a_snapshot_only_what_was_appended_since(images):
     deliver(images, 1, 2)
-    seen = present_snapshot(SOURCE)
+    seen = IcebergSource(SOURCE).snapshot()
     assert list_images(SOURCE, None, seen) == ({}, seen)
     deliver(images, 3)
     deliver(images, 4)
@@ -64,7 +63,7 @@ def test_after_a_snapshot_only_what_was_appended_since(images):
 @pytest.mark.parametrize("change", ["delete", "overwrite"])
 def test_when_rows_were_changed_since_all_are_listed(images, change):
     deliver(images, 1, 2)
-    seen = present_snapshot(SOURCE)
+    seen = IcebergSource(SOURCE).snapshot()
     if change == "delete":
         images.delete("line = 1")
     else:
@@ -79,5 +78,5 @@ def test_a_snapshot_that_is_gone_lists_all(images):
 
 
 def test_parts_of_a_source():
-    found = parse_source(between(f"{SOURCE}?filter=at >= '2026-11-23T00:00:00+00:00'", 7, 5))
-    assert found == source.LakeSource("plant", "db.images", "at >= '2026-11-23T00:00:00+00:00'", 7, 5)
+    source = IcebergSource(f"{SOURCE}?filter=at >= '2026-11-23T00:00:00+00:00'").between(7, 5)
+    assert parse_source(source.text) == TableRows("plant", "db.images", "at >= '2026-11-23T00:00:00+00:00'", 7, 5)

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from types import SimpleNamespace
 
 import fsspec
 import pyarrow as pa
@@ -9,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from musc_ray.errors import MuscRayError
-from musc_ray.sources import reading as image_bytes
+from musc_ray.sources import image_table, tar
 from musc_ray.sources.catalog import catalog_images
+from musc_ray.sources.overlap import lists_out
 from musc_ray.sources.reading import read_image
+from musc_ray.sources.registry import open_source
 
 CONTENT = {f"{n:03d}/cell 'ü' {n}.png": bytes([n]) * (700 + n) for n in range(7)}
 
@@ -19,7 +22,7 @@ CONTENT = {f"{n:03d}/cell 'ü' {n}.png": bytes([n]) * (700 + n) for n in range(7
 @pytest.fixture(autouse=True)
 def fresh_caches(monkeypatch):
     monkeypatch.setattr("musc_ray.storage.retry.FIRST_PAUSE_SECONDS", 0.0)
-    for cached in (image_bytes._cached_members, image_bytes._row_groups, image_bytes._row_group):
+    for cached in (tar._cached_members, image_table._row_group_starts, image_table._images_of):
         cached.cache_clear()
 
 
@@ -118,3 +121,62 @@ def test_what_is_not_there_is_not_found_at_once(folder, missing):
     write(f"{folder}/t.parquet", parquet_of({"image": [b"a", None]}))
     with pytest.raises(FileNotFoundError):
         read_image(f"{folder}/{missing}")
+
+
+def test_every_row_of_a_table_with_many_row_groups_is_found_with_one_addition_a_row_group(monkeypatch):
+    class Count(int):
+        additions = 0
+
+        def __add__(self, other):
+            Count.additions += 1
+            return Count(int(self) + int(other))
+
+        __radd__ = __add__
+
+    class Footer:
+        num_row_groups = 2000
+
+        def row_group(self, number):
+            return SimpleNamespace(num_rows=Count(number % 3))
+
+    fsspec.filesystem("memory").pipe_file("/many.parquet", b"")
+    monkeypatch.setattr(image_table.pq, "read_metadata", lambda file: Footer())
+    read = lambda container, group, max_bytes: pa.chunked_array(  # noqa: E731
+        [pa.array([f"{group}-{row}".encode() for row in range(group % 3)], pa.binary())]
+    )
+    monkeypatch.setattr(image_table, "_images_of", read)
+    expected = [f"{group}-{row}".encode() for group in range(2000) for row in range(group % 3)]
+    assert [read_image(f"memory://many.parquet#row={row}") for row in range(len(expected))] == expected
+    with pytest.raises(FileNotFoundError):
+        read_image(f"memory://many.parquet#row={len(expected)}")
+    assert Count.additions <= 2000
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "walked"),
+    [
+        ("iceberg://plant/db.images?filter=day = 1", "IcebergSource", None),
+        ("/data/day?filter=line = 3", "DatasetSource", "/data/day"),
+        ("s3://plant/list.csv", "TableSource", None),
+        ("/data/list.PARQUET", "TableSource", None),
+        ("/data/*.tar", "FilesSource", "/data/*.tar"),
+        ("s3://plant/photos/", "FilesSource", "s3://plant/photos/"),
+        ("photo.png", "FilesSource", "photo.png"),
+    ],
+)
+def test_each_source_is_of_the_first_kind_that_recognises_it(source, kind, walked):
+    found = open_source(source)
+    assert (type(found).__name__, found.walked(), found.text) == (kind, walked, source)
+
+
+def test_a_folder_with_a_filter_lists_what_is_written_below_it():
+    assert lists_out("/data/day?filter=line = 3", "/data/day/out")
+    assert not lists_out("/data/day?filter=line = 3", "/data/out")
+    assert not lists_out("iceberg://plant/db.images", "/data/out")
+
+
+def test_a_folder_called_like_a_table_is_a_folder(folder):
+    write(f"{folder}/photos.parquet/a.png", b"a")
+    write(f"{folder}/photos.csv/b.png", b"b")
+    assert contents(f"{folder}/photos.parquet") == {"all": [b"a"]}
+    assert contents(f"{folder}/photos.csv") == {"all": [b"b"]}

@@ -1,0 +1,43 @@
+"""All kinds of containers, and which of them holds an image."""
+
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from musc_ray.sources.image_table import ImageTable
+from musc_ray.sources.source import Container
+from musc_ray.sources.tar import TarShard
+
+CONTAINERS: tuple[Container, ...] = (ImageTable(), TarShard())
+"""In the order in which they are asked for a URI."""
+
+
+class ImageInContainer(NamedTuple):
+    """A URI taken apart: the kind of container, the container's URI, the image's name in it."""
+
+    kind: Container
+    container: str
+    name: str
+
+    def read(self, max_bytes: int) -> bytes:
+        """Read the encoded image; see `Container.read`."""
+        return self.kind.read(self.container, self.name, max_bytes)
+
+
+def container_kind(path: str) -> Container | None:
+    """Return the kind of container that a file is; None for any other file."""
+    return next((kind for kind in CONTAINERS if kind.recognises(path)), None)
+
+
+def split_uri(uri: str) -> ImageInContainer | None:
+    """Take a URI apart by the first kind of container that it may name an image of; None for plain files."""
+    for kind in CONTAINERS:
+        found = kind.split(uri)
+        if found is not None:
+            return ImageInContainer(kind, *found)
+    return None
+
+
+def image_name(uri: str) -> str:
+    """Return what people know an image by: its file's name without suffix; of a table's row the table and the row."""
+    name = PurePosixPath(uri.rpartition("/")[2])
+    return name.name if "#" in name.suffix else name.stem

@@ -1,0 +1,116 @@
+"""The interfaces of sources: `Source`, a kind of SOURCE that lists images, and `Container`, a file that holds many."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import fsspec
+
+from musc_ray.sources.images import ListedImage
+from musc_ray.storage.file_info import file_time, file_version
+
+
+class Source(ABC):
+    """A SOURCE of one kind.
+
+    Attributes:
+        text: the SOURCE as the user gave it.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, text: str) -> bool:
+        """Return whether a SOURCE is of this kind, from its text alone; all earlier kinds of the registry declined."""
+
+    @abstractmethod
+    def images(self) -> Iterator[ListedImage]:
+        """List all images.
+
+        Raises:
+            FileNotFoundError: there is nothing at this SOURCE.
+            MuscRayError: it cannot be listed.
+        """
+
+    def walked(self) -> str | None:
+        """Return the path, prefix or glob whose files are listed; None if only rows of a table are.
+
+        Whatever a run writes below it would be listed, too.
+        """
+        return None
+
+    def snapshot(self) -> int | None:
+        """Return the snapshot that this source stands for now; None if its kind has no snapshots, or it is empty."""
+        return None
+
+    def between(self, snapshot: int, after: int | None) -> "Source":
+        """Return this source as of a snapshot, without the images that an earlier one had already.
+
+        Args:
+            snapshot: what `snapshot` returned.
+            after: the earlier one; None keeps all images.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no snapshots.")
+
+
+class ListedFile(NamedTuple):
+    """A file that a source lists: an image or a container.
+
+    Attributes:
+        fs, path: where it is.
+        relative: its path below the source.
+        version, modified: as in `ListedImage`.
+    """
+
+    fs: fsspec.AbstractFileSystem
+    path: str
+    relative: str
+    version: str
+    modified: datetime | None
+
+    @classmethod
+    def of(cls, fs: fsspec.AbstractFileSystem, path: str, base: str, info: Mapping[str, Any]) -> "ListedFile":
+        """Describe a file below the folder `base`; `info` is what its filesystem says of it."""
+        relative = path[len(base) :].lstrip("/") if path.startswith(base) else path
+        return cls(fs, path, relative, file_version(info), file_time(info))
+
+    @property
+    def uri(self) -> str:
+        """The file's URI."""
+        return str(self.fs.unstrip_protocol(self.path))
+
+
+class Container(ABC):
+    """A kind of file that holds many images, each with the URI `<container>#<name>`."""
+
+    @abstractmethod
+    def recognises(self, path: str) -> bool:
+        """Return whether a file is of this kind, from its path alone."""
+
+    @abstractmethod
+    def images(self, file: ListedFile) -> Iterator[ListedImage]:
+        """List the images of a file; none if it holds none.
+
+        Raises:
+            MuscRayError: the file is broken.
+        """
+
+    @abstractmethod
+    def split(self, uri: str) -> tuple[str, str] | None:
+        """Return the container's URI and the image's name in it; None if a URI names no image of this kind."""
+
+    @abstractmethod
+    def read(self, container: str, name: str, max_bytes: int) -> bytes:
+        """Read an encoded image.
+
+        Args:
+            container, name: what `split` returned.
+            max_bytes: larger images are refused before they are read.
+
+        Raises:
+            ImageError: it is too large, or its container is broken.
+            FileNotFoundError: there is no such container, or no such image in it.
+        """
