@@ -36,11 +36,11 @@ from musc_ray.scoring.score import CALLS_AT_ONCE
 from musc_ray.settings.model import Settings, load_settings
 from musc_ray.sources.decoding import decode_image
 from tests.chaos.faulty_store import faulty_store
-from tests.generated import generated_archive
-from tests.integration.seaweed import s3_server
-from tests.pictures import solar_cells
-from tests.slow_actors import PAUSE, SlowModel, SlowReducer
-from tests.weights import write_tiny_weights
+from tests.helpers.generated import generated_archive
+from tests.helpers.pictures import solar_cells
+from tests.helpers.seaweed import s3_server
+from tests.helpers.slow_actors import PAUSE, SlowModel, SlowReducer
+from tests.helpers.weights import write_tiny_weights
 
 TIMES = 10
 SIZE = 224

@@ -21,7 +21,7 @@ def generate(folder: Path, images: int, defects: int) -> None:
     """A run of smooth maps, 60 % of them good, with masks of one to three discs for the others."""
     from scipy import ndimage
 
-    from tests.evaluated import Scored, write_image, write_run
+    from tests.helpers.evaluated import Scored, write_image, write_run
 
     generator = np.random.default_rng(0)
     y, x = np.mgrid[:MASK_SIDE, :MASK_SIDE]

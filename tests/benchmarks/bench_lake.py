@@ -33,7 +33,7 @@ from musc_ray.storage.filesystem import read_json, write_json
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import Layout
 from musc_ray.storage.schemas import SCORES
-from tests.integration.seaweed import lake_server
+from tests.helpers.seaweed import lake_server
 
 GROUPS, ROWS_A_FILE = 4, 65_536
 NIGHT = datetime(2026, 11, 23, 2, tzinfo=UTC)

@@ -23,7 +23,7 @@ from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.model import load_settings
 from musc_ray.storage.paths import Layout
-from tests.scored_run import RUN, write_run
+from tests.helpers.scored_run import RUN, write_run
 
 LOOKS = 50
 

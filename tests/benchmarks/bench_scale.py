@@ -27,7 +27,7 @@ from musc_ray.runtime.pool import Pool
 from musc_ray.scoring.mutual import Mutual, block_side
 from musc_ray.scoring.score import CALLS_AT_ONCE
 from musc_ray.scoring.scorer import Scorer
-from tests.generated import generated_archive, group_features
+from tests.helpers.generated import generated_archive, group_features
 
 SHAPE = {"grid": [16, 16], "channels": 384, "layers": 1, "shard_size": 64}
 REFERENCES = 64

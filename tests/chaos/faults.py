@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.chaos.plant import Attempt, Plant
-from tests.processes import kill, named
+from tests.helpers.processes import kill, named
 
 STAGES = ("catalog", "extract", "mutual", "reduce", "publish", "report")
 SCORING = ("mutual", "reduce", "publish")

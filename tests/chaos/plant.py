@@ -26,9 +26,9 @@ from ray.cluster_utils import Cluster
 from musc_ray.storage.filesystem import read_json
 from musc_ray.storage.garbage import collect_garbage
 from tests.chaos.faulty_store import FaultyStore, faulty_store
-from tests.integration.seaweed import s3_server
-from tests.pictures import write_pictures
-from tests.weights import write_tiny_weights
+from tests.helpers.pictures import write_pictures
+from tests.helpers.seaweed import s3_server
+from tests.helpers.weights import write_tiny_weights
 
 BUCKET = "plant"
 ARCHIVE, NEW = 40, 8

@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 
 from musc_ray.cli.verbs import app
 from musc_ray.storage.shards import read_class_tokens, read_layer, read_meta, write_shard
-from tests.pictures import solar_cells, write_broken_pictures, write_odd_pictures
+from tests.helpers.pictures import solar_cells, write_broken_pictures, write_odd_pictures
 
 LAYERS = (2, 5, 8, 11)
 LOCAL = fsspec.filesystem("file")

@@ -18,7 +18,7 @@ from musc_ray.sources.reading import read_image
 from musc_ray.storage.retry import StorageError
 from tests.fuzz.conftest import examples
 from tests.fuzz.mutation import mutated
-from tests.pictures import solar_cells
+from tests.helpers.pictures import solar_cells
 
 CELLS = [path.read_bytes() for path in solar_cells(3)]
 

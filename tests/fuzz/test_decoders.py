@@ -15,7 +15,7 @@ from musc_ray.errors import ImageError
 from musc_ray.sources.decoding import FORMATS, decode_image, decode_original, upright_size
 from tests.fuzz.conftest import examples
 from tests.fuzz.mutation import mutated
-from tests.pictures import solar_cells
+from tests.helpers.pictures import solar_cells
 
 MAX_PIXELS = 400_000
 CELL = Image.open(solar_cells(1)[0]).convert("L").resize((60, 45))

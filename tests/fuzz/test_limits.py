@@ -22,7 +22,7 @@ from musc_ray.sources.catalog import catalog_images
 from musc_ray.runtime.cluster import ActorPlan, limit_memory
 from musc_ray.features.extraction import Extractor, ShardTask, features_meta
 from musc_ray.storage.shards import read_layer
-from tests.pictures import write_pictures
+from tests.helpers.pictures import write_pictures
 from tests.fuzz.test_limits import tiny_weights
 
 folder = Path(sys.argv[1])

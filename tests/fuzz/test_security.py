@@ -266,7 +266,7 @@ def test_nothing_turns_token_authentication_off():
 
 
 def test_containers_are_not_root():
-    """The image, and every pod's (see also tests/unit/test_cluster_files.py)."""
+    """The image, and every pod's (see also tests/unit/cluster/test_cluster_files.py)."""
     users = re.findall(r"^USER (.+)$", (ROOT / "cluster/Dockerfile").read_text(), flags=re.MULTILINE)
     assert users[-1].split(":")[0] not in ("root", "0")
     for path in sorted((ROOT / "cluster/kuberay/base").glob("*.yaml")):

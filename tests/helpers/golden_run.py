@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from tests.pictures import write_pictures
-from tests.weights import write_tiny_weights
+from tests.helpers.pictures import write_pictures
+from tests.helpers.weights import write_tiny_weights
 
 FOLDER = Path("/tmp/musc-ray-golden-run")  # noqa: S108
 STORED = Path(__file__).with_name("golden_scores.parquet")

@@ -23,9 +23,9 @@ from ray._private.runtime_env.packaging import create_package
 
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.runtime.telemetry import COUNTERS, GAUGES, metric_name
-from tests import brute_force
+from tests.helpers import brute_force
 from tests.helpers.documents import Document, documents
-from tests.pictures import write_pictures
+from tests.helpers.pictures import write_pictures
 
 ROOT = Path(__file__).parents[2]
 README = Document(ROOT / "cluster" / "README.md")

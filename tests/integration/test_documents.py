@@ -19,7 +19,7 @@ from musc_ray.cli.verbs import app
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.settings.model import Settings, load_settings
 from tests.helpers.documents import LANGUAGES, NEEDS, ROOT, Document, documents
-from tests.pictures import solar_cells
+from tests.helpers.pictures import solar_cells
 
 DOCUMENTS = documents()
 README = DOCUMENTS[0]

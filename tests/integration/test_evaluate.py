@@ -20,8 +20,8 @@ from sklearn import metrics
 import musc_ray
 from musc_ray.evaluate import pixel_metrics
 from musc_ray.evaluate.benchmark import divide
-from tests import evaluated
-from tests.evaluated import Scored
+from tests.helpers import evaluated
+from tests.helpers.evaluated import Scored
 
 SIZE, GRID = (60, 90), (6, 9)
 TILES = Path(__file__).parents[3] / "shared" / "data" / "magnetic_tile"

@@ -25,8 +25,8 @@ from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import Layout
 from musc_ray.storage.schemas import SCORES
-from tests.integration.seaweed import s3_server
-from tests.pictures import write_odd_pictures, write_pictures
+from tests.helpers.pictures import write_odd_pictures, write_pictures
+from tests.helpers.seaweed import s3_server
 
 GRID = (4, 6)
 SHARD = 4

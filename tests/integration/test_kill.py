@@ -13,9 +13,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from tests.pictures import write_pictures
-from tests.processes import kill, named
-from tests.weights import write_tiny_weights
+from tests.helpers.pictures import write_pictures
+from tests.helpers.processes import kill, named
+from tests.helpers.weights import write_tiny_weights
 
 KILLS = 20
 SEED = 0

@@ -27,8 +27,8 @@ from musc_ray.settings.model import load_settings
 from musc_ray.sources.catalog import catalog_images
 from musc_ray.storage.filesystem import open_filesystem
 from musc_ray.storage.parquet import write_table
-from tests.integration.seaweed import LakeServer, lake_server
-from tests.lake_runs import lake_run
+from tests.helpers.lake_runs import lake_run
+from tests.helpers.seaweed import LakeServer, lake_server
 
 NIGHT = datetime(2026, 11, 23, 2, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -292,7 +292,7 @@ from datetime import datetime
 from pyiceberg.table import Table
 from musc_ray.lake.catalog import open_catalog
 from musc_ray.lake.run_tables import publish_run
-from tests.lake_runs import lake_run
+from tests.helpers.lake_runs import lake_run
 from tests.integration.test_lake import BOTH, NIGHT
 
 catalog, warehouse, name, table = sys.argv[1:]

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from musc_ray.lake.catalog import open_catalog
 from musc_ray.storage.garbage import check_kept, collect_garbage
-from tests.pictures import solar_cells
+from tests.helpers.pictures import solar_cells
 
 RECIPES = Path(__file__).parents[2] / "musc_ray" / "lake" / "README.md"
 IMAGES = pa.schema([("uri", pa.string()), ("group", pa.string()), ("day", pa.string()), ("bytes", pa.binary())])

@@ -16,8 +16,8 @@ from PIL import Image
 
 from musc_ray.storage.lease import lease
 from musc_ray.storage.paths import Layout
-from tests.pictures import solar_cells
-from tests.weights import write_tiny_weights
+from tests.helpers.pictures import solar_cells
+from tests.helpers.weights import write_tiny_weights
 
 EQUAL = 1e-5
 DAY = timedelta(days=1)

@@ -18,9 +18,9 @@ from musc_ray.core.references import reference_window
 from musc_ray.runtime.pool import TASKS_PER_ACTOR
 from musc_ray.scoring import score as scoring
 from musc_ray.storage.retry import StorageError
-from tests import brute_force
-from tests.generated import DEFAULTS, CrampedScorer, FullScorer, group_features, score_generated
-from tests.processes import kill, named
+from tests.helpers import brute_force
+from tests.helpers.generated import DEFAULTS, CrampedScorer, FullScorer, group_features, score_generated
+from tests.helpers.processes import kill, named
 
 EXACT = {"precision": "float32"}
 LONG = {"images": 300, "grid": [8, 8], "channels": 64, "layers": 3, "shard_size": 6, "settings": EXACT}
@@ -29,7 +29,7 @@ LONG = {"images": 300, "grid": [8, 8], "channels": 64, "layers": 3, "shard_size"
 
 def start(out: Path, spec: dict, address: str | None = None) -> subprocess.Popen:
     settings = {**spec.get("settings", {}), **({"address": address} if address else {})}
-    command = [sys.executable, "-m", "tests.generated", str(out), json.dumps({**spec, "settings": settings})]
+    command = [sys.executable, "-m", "tests.helpers.generated", str(out), json.dumps({**spec, "settings": settings})]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -15,8 +15,8 @@ from musc_ray.settings.model import load_settings
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import Layout
 from musc_ray.storage.schemas import DEFECTS
-from tests import brute_force, scored_run
-from tests.generated import DEFAULTS, PLANTED_SIDE, generated_archive, group_features, score_generated
+from tests.helpers import brute_force, scored_run
+from tests.helpers.generated import DEFAULTS, PLANTED_SIDE, generated_archive, group_features, score_generated
 
 SPEC = {
     "images": 40,

@@ -26,7 +26,7 @@ from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.thresholds import group_threshold
 from musc_ray.settings.model import load_settings
 from musc_ray.storage.paths import Layout, escape_group
-from tests.scored_run import RUN, write_run
+from tests.helpers.scored_run import RUN, write_run
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (PyPI)")
 from selenium.webdriver.common.by import By  # noqa: E402 - only after the check above

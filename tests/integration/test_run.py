@@ -17,8 +17,8 @@ import torch
 from click.testing import Result
 from safetensors.torch import save_file
 
-from tests import brute_force
-from tests.pictures import write_broken_pictures, write_odd_pictures, write_pictures
+from tests.helpers import brute_force
+from tests.helpers.pictures import write_broken_pictures, write_odd_pictures, write_pictures
 
 MODEL = "timm:vit_tiny_patch16_224"
 TOLERANCE = {"patch_map": 1e-4, "score_raw": 1e-4, "score": 1e-3}

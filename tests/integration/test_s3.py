@@ -20,8 +20,8 @@ from musc_ray.errors import MuscRayError
 from musc_ray.storage import lease as lease_module
 from musc_ray.storage.filesystem import write_text
 from musc_ray.storage.lease import lease
-from tests.integration.seaweed import S3Server, s3_server
-from tests.pictures import write_pictures
+from tests.helpers.pictures import write_pictures
+from tests.helpers.seaweed import S3Server, s3_server
 
 OPTIONS = ["--backbone", "timm:vit_tiny_patch16_224", "--image-size", "64", "--precision", "float32"]
 OPTIONS += ["--shard-size", "64", "--set", "workers=1"]

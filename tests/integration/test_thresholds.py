@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from musc_ray.core.threshold import suggest_threshold
 from musc_ray.scoring import thresholds
-from tests.pictures import write_pictures
+from tests.helpers.pictures import write_pictures
 
 
 @pytest.fixture(scope="module")

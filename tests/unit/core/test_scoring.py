@@ -18,7 +18,7 @@ from musc_ray.core.operands.cpu import GramShard
 from musc_ray.core.operands.gpu import ProductShard
 from musc_ray.core.pixel import image_scores, pixel_map
 from musc_ray.core.rscin import nearest_images
-from tests import brute_force
+from tests.helpers import brute_force
 
 GRIDS = [(1, 1), (1, 7), (3, 5), (4, 4), (6, 2)]
 LONG_GRIDS = [(2, 17), (3, 35), (18, 1)]

@@ -1,6 +1,6 @@
 """An archive of generated features, and a command that scores it: stages 3 to 5 alone, at any size.
 
-    python -m tests.generated OUT '{"images": 400, ...}'
+    python -m tests.helpers.generated OUT '{"images": 400, ...}'
 
 prints the stages' figures as JSON.
 """

@@ -12,7 +12,7 @@ from musc_ray.settings.model import load_settings
 from musc_ray.sources.images import CatalogImage, image_id
 from musc_ray.storage.paths import Layout
 
-STORED = json.loads((Path(__file__).parents[1] / "helpers" / "golden_ids.json").read_text())
+STORED = json.loads((Path(__file__).parents[2] / "helpers" / "golden_ids.json").read_text())
 
 
 @pytest.mark.parametrize("name", STORED)

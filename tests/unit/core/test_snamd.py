@@ -18,7 +18,7 @@ from musc_ray.core.mutual import tile_minima
 from musc_ray.core.operands.base import prepare
 from musc_ray.core.operands.cpu import GramShard
 from musc_ray.core.operands.gpu import ProductShard
-from tests import brute_force
+from tests.helpers import brute_force
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 GRIDS = [(1, 1), (1, 7), (3, 5), (4, 4), (6, 2), (2, 17)]

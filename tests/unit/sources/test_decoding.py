@@ -10,7 +10,7 @@ from PIL import Image, features
 
 from musc_ray.errors import ImageError
 from musc_ray.sources.decoding import decode_image, decode_original
-from tests.pictures import write_broken_pictures, write_odd_pictures
+from tests.helpers.pictures import write_broken_pictures, write_odd_pictures
 
 GRADIENT = Image.linear_gradient("L").resize((40, 30))
 

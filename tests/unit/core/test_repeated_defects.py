@@ -12,7 +12,7 @@ from musc_ray.core.mutual import tile_minima
 from musc_ray.core.nearest import Nearest, distance_at
 from musc_ray.core.operands.cpu import GramShard
 from musc_ray.core.operands.gpu import ProductShard
-from tests import brute_force
+from tests.helpers import brute_force
 
 
 def minima_of(degrees: int, images: int, length: int, others: int, seed: int) -> torch.Tensor:

@@ -22,7 +22,7 @@ import musc_ray
 from musc_ray.runtime.telemetry import COUNTERS, GAUGES, metric_name
 from musc_ray.settings.model import load_settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "cluster"
 CRDS = ROOT.parent / "shared" / "kuberay-crds"
 BASE = sorted((CLUSTER / "kuberay" / "base").glob("*.yaml"))

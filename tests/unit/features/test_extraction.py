@@ -18,7 +18,7 @@ from musc_ray.runtime.cluster import ActorPlan
 from musc_ray.settings.model import load_settings
 from musc_ray.sources.catalog import catalog_images
 from musc_ray.storage.shards import read_class_tokens, read_layer, read_meta, write_shard
-from tests.pictures import write_pictures
+from tests.helpers.pictures import write_pictures
 
 MODEL = "timm:vit_tiny_patch16_224"
 

@@ -12,7 +12,7 @@ from musc_ray.core.metrics.aupimo import NO_TAIL, Credits, lowest_tail_bin, norm
 from musc_ray.core.metrics.counting import EMPTY, BinCounter, PlaceCounter, keys_of, values_of
 from musc_ray.core.metrics.pixel_curve import PixelMetrics, plan_windows, totals_of, window_metrics
 from musc_ray.evaluate.masks import regions_of
-from tests import evaluated
+from tests.helpers import evaluated
 
 
 def streamed(maps, masks, window_bins=2, files=2):

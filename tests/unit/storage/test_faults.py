@@ -25,7 +25,7 @@ from musc_ray.storage.paths import Layout
 from musc_ray.storage.retry import StorageError, is_storage_fault, with_retries
 from musc_ray.storage.runs import time_after_all
 from musc_ray.storage.s3 import may_pass, wait_for_s3
-from tests.scored_run import RUN, SCORED_AT, write_run
+from tests.helpers.scored_run import RUN, SCORED_AT, write_run
 
 ENDPOINT = "http://store:9000"
 
