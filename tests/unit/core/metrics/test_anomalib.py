@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from tests.unit.test_pixel_metrics import image_overlaps, streamed
+from tests.unit.core.metrics.test_pixel_curve import image_overlaps, streamed
 
 anomalib = pytest.importorskip("anomalib.metrics", reason="anomalib comes with the test extra")
 
