@@ -91,7 +91,11 @@ def test_commands_have_the_verbs_options_and_settings_that_are_shown(document):
 @each_document
 def test_jobs_and_scripts_that_are_shown_exist(document):
     """`ray job submit ... -- python jobs/x.py --config jobs/x.yaml`, `python tests/...`, `pytest tests/...`."""
-    commands = [command for word in ("ray", "python", ".venv/bin/python", "sbatch", "kubectl") for command in document.commands(word)]
+    commands = [
+        command
+        for word in ("ray", "python", ".venv/bin/python", "sbatch", "kubectl")
+        for command in document.commands(word)
+    ]
     for path in re.findall(r"(?:jobs|cluster|tests)/[\w./-]+", "\n".join(commands)):
         assert (ROOT / path).exists(), f"{document.name}: {path}"
 
