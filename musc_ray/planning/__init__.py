@@ -1,1 +1,1 @@
-"""What a job will cost: cost model, calibration."""
+"""Plan a job: the cost model, and the rates that it rests on."""

@@ -1,8 +1,9 @@
-"""The rates that a plan rests on: measured on this machine within some seconds, or assumed for a kind of GPU."""
+"""Determine the rates that a plan rests on: measured on this machine in some seconds, or assumed for a GPU type."""
 
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import faiss
 import numpy as np
@@ -27,36 +28,46 @@ GPU_RATES = {
     "h200": 989e12,
     "b200": 2250e12,
 }
-"""Dense bfloat16 operations a second by the makers' data sheets."""
+"""Dense bfloat16 operations per second from the vendors' data sheets."""
 
 MODEL_SHARE, MUTUAL_SHARE = 0.4, 0.35
-"""Of the data sheet's rate, assumed: what ViTs usually reach, and products with two maxima behind them."""
+"""Assumed shares of the data sheet's rate: of a ViT's forward pass, and of products followed by two maxima."""
 
 
-def measured_rates(
-    backbone: Backbone,
-    degrees: Sequence[int],
-    aggregation: str,
-    dtype: torch.dtype,
-    batch_size: int,
-    workers: int,
-    threads: int,
-    sample: Sequence[str],
-) -> Rates:
-    """Rates of one of so many workers, all busy, on this machine.
+@dataclass(frozen=True)
+class Workload:
+    """What each worker of this machine does while it is measured.
+
+    Attributes:
+        degrees, aggregation: of the neighbourhoods.
+        dtype: of the operands of the tile product.
+        batch_size: images per forward pass.
+        workers: how many work at the same time.
+        threads: of each worker.
+    """
+
+    degrees: Sequence[int]
+    aggregation: str
+    dtype: torch.dtype
+    batch_size: int
+    workers: int
+    threads: int
+
+
+def measured_rates(backbone: Backbone, workload: Workload, sample: Sequence[str]) -> Rates:
+    """Measure the rates of one worker on this machine while all of them are busy.
 
     Args:
         backbone: of the job's shape, on the device to measure; its weights do not matter.
-        degrees, aggregation: of the neighbourhoods; dtype: what the tile product reads.
-        batch_size: images that go through the backbone at once.
-        workers: how many this machine would have; threads: of each.
-        sample: URIs of images to read; those that cannot be read are left out.
+        workload: what to measure, and on how many workers.
+        sample: URIs of images to read; if one cannot be read, reading is not counted.
     """
+    workers, threads = workload.workers, workload.threads
     device = backbone.device
     image_seconds, image_bytes, reading = _reading(sample, backbone.info.image_size)
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        model = _rate(pool, workers, device, lambda: _forward(backbone, batch_size))
-        mutual = _rate(pool, workers, device, lambda: _tile(backbone.info, degrees, aggregation, dtype, device))
+        model = _rate(pool, workers, device, lambda: _forward(backbone, workload.batch_size))
+        mutual = _rate(pool, workers, device, lambda: _tile(backbone.info, workload, device))
         search = _rate(pool, workers, torch.device("cpu"), lambda: _search(backbone.info.class_channels))
     torch.set_num_threads(threads)
     cpu = f"{threads} CPU thread{'' if threads == 1 else 's'} of this machine"
@@ -65,10 +76,10 @@ def measured_rates(
 
 
 def assumed_rates(kind: str, info: BackboneInfo, sample: Sequence[str]) -> Rates:
-    """Rates of a kind of GPU that is not at hand.
+    """Return assumed rates of a GPU type that this machine lacks.
 
     Raises:
-        SettingsError: an unknown kind.
+        SettingsError: an unknown GPU type.
     """
     if kind not in GPU_RATES:
         raise SettingsError(f"--gpu must be one of {', '.join(GPU_RATES)}, not '{kind}'.")
@@ -84,7 +95,7 @@ def assumed_rates(kind: str, info: BackboneInfo, sample: Sequence[str]) -> Rates
 
 
 Work = tuple[float, Callable[[], object]]
-"""Operations of some work, and the work."""
+"""Number of operations of some work, and the work itself."""
 
 
 def _forward(backbone: Backbone, batch_size: int) -> Work:
@@ -95,15 +106,19 @@ def _forward(backbone: Backbone, batch_size: int) -> Work:
     ]
 
 
-def _tile(
-    info: BackboneInfo, degrees: Sequence[int], aggregation: str, dtype: torch.dtype, device: torch.device
-) -> Work:
-    """A tile of noise around a common image, since images of one product are alike."""
+def _tile(info: BackboneInfo, workload: Workload, device: torch.device) -> Work:
+    """Multiply a tile of noise around a common image, since images of one product are alike."""
     length = info.grid[0] * info.grid[1]
     side = max(2, min(16, 4096 // length)) if device.type == "cpu" else max(8, min(64, 2**16 // length))
     common = torch.randn(1, length, info.channels)
     a, b = (
-        prepare((common + torch.randn(side, length, info.channels)).to(device), info.grid, degrees, dtype, aggregation)
+        prepare(
+            (common + torch.randn(side, length, info.channels)).to(device),
+            info.grid,
+            workload.degrees,
+            workload.dtype,
+            workload.aggregation,
+        )
         for _ in range(2)
     )
     products = products_a_tile(device.type == "cuda", len(a.degrees))
@@ -116,7 +131,7 @@ def _search(channels: int) -> Work:
 
 
 def _rate(pool: ThreadPoolExecutor, workers: int, device: torch.device, make: Callable[[], Work]) -> float:
-    """Median operations a second of one worker while all of them work, each on data of its own."""
+    """Measure the median operations per second of one worker while all work, each on its own data."""
 
     def measure(_: int) -> float:
         operations, work = make()
@@ -135,7 +150,7 @@ def _rate(pool: ThreadPoolExecutor, workers: int, device: torch.device, make: Ca
 
 
 def _reading(sample: Sequence[str], image_size: tuple[int, int]) -> tuple[float, float, str]:
-    """Mean seconds to read and decode an image of the sample, its mean bytes, and how that was found."""
+    """Measure reading and decoding: mean seconds per image, mean bytes per file, and a sentence on the measurement."""
     if not sample:
         return 0.0, 0.0, "reading and decoding not counted"
     seconds, sizes = [], []

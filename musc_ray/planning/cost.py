@@ -1,4 +1,4 @@
-"""What a job will cost: counts, arithmetic, bytes, memory and time, from shapes and a few rates. Pure arithmetic."""
+"""Estimate what a job will cost: counts, operations, bytes, memory and time, from shapes and a few measured rates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,33 +10,32 @@ from musc_ray.core.operands.base import products_a_tile
 from musc_ray.core.references import Window, blocks, reference_window
 
 PROCESS_BYTES = 0.6e9
-"""A worker's libraries (measured: torch, Ray, numba and timm, resident)."""
+"""Resident memory of a worker's libraries: torch, Ray, numba, timm (measured)."""
 
 PREPARING_BYTES = 16
-"""A feature value while its shard is being prepared: float16, float32 after LayerNorm, operands, sums (measured)."""
+"""Bytes per feature value while its shard is prepared: float16, float32 after LayerNorm, operands, sums (measured)."""
 
 START_SECONDS = 8.0
-"""Starting a stage's workers: Python, imports, compiled kernels from their cache (measured)."""
-
+"""Time to start a stage's workers: Python, imports, compiled kernels from their cache (measured)."""
 
 STORAGE_RATE = 1e9
-"""Bytes a second between a worker and its storage, assumed: a share of a fast network, or a local disk."""
+"""Bytes per second between a worker and its storage (assumed): a share of a fast network, or a local disk."""
 
 SUGGESTED_REFERENCES = 256
-"""What to use where all do not fit: scores as well as with all (README, measured)."""
+"""References to suggest where all do not fit; scores are as good as with all (measured, DESIGN section 8)."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What one worker does in a second while all are at work.
+    """What one worker does per second while all are busy.
 
     Attributes:
         model_operations: floating-point operations of the ViT's forward pass.
-        mutual_operations: operations of the tile kernel's products, filters and maxima included.
+        mutual_operations: operations of the tile kernel: products, filters and maxima.
         search_operations: operations of the search for similar class tokens.
-        image_seconds: reading and decoding one image; lies behind the model where cores are left.
+        image_seconds: seconds to read and decode one image; overlaps with the model where cores are idle.
         image_bytes: mean size of an image file, 0 where unknown.
-        source: where the rates are from.
+        source: how the rates were obtained.
         storage_bytes: bytes of features that a worker reads or writes; assumed.
     """
 
@@ -51,18 +50,19 @@ class Rates:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done, as far as it decides the cost.
+    """A job's shapes, as far as they decide its cost.
 
     Attributes:
-        group_sizes: images of each group.
+        group_sizes: number of images of each group.
         info: the backbone's shape.
-        vectors: that stand for a patch in a layer: one a degree, or one in all (see core/snamd.py).
-        references: M, or None for all; seed: which ones.
+        vectors: vectors per patch and layer: one per degree, or one in all (see core/snamd.py).
+        references: M, or None for all.
+        seed: chooses the references.
         itemsize: bytes of a number in products and of a stored distance.
-        on_gpu: whether each vector has a product of its own (see core/prepared.py).
+        on_gpu: whether each vector has its own product (see core/operands).
         side: shards along a side of a block of tiles.
         cache_bytes: prepared shards that a worker keeps.
-        workers: actors of a stage.
+        workers: workers of a stage.
     """
 
     group_sizes: Sequence[int]
@@ -80,18 +80,18 @@ class Job:
 
     @property
     def patches(self) -> int:
-        """L."""
+        """Patches of an image, L."""
         return self.info.grid[0] * self.info.grid[1]
 
     @property
     def windows(self) -> list[Window]:
-        """Who scores whom in each group that can be scored."""
+        """Which images score each other, for each group that can be scored."""
         return [reference_window(size, self.references, self.seed) for size in self.group_sizes if size >= 2]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a job. Operations, bytes and seconds; memory is of one worker, the rest of the whole job."""
+    """The estimated cost of a job in operations, bytes and seconds; memory is per worker, the rest of the whole job."""
 
     job: Job
     rates: Rates
@@ -113,7 +113,7 @@ class Plan:
 
     @property
     def extract_parts(self) -> dict[str, float]:
-        """Seconds that stage 2 takes for its parts, which go on at the same time; on a CPU the model decodes, too."""
+        """Seconds of the parts of the extract stage, which overlap; on a CPU, decoding takes time from the model."""
         model = self.extract_operations / self.rates.model_operations
         reading = self.images * self.rates.image_seconds
         return self._shared(
@@ -126,7 +126,7 @@ class Plan:
 
     @property
     def mutual_parts(self) -> dict[str, float]:
-        """Seconds that stages 3 and 4 take for their parts, which go on at the same time."""
+        """Seconds of the parts of the mutual and reduce stages, which overlap."""
         return self._shared(
             {
                 "arithmetic": self.mutual_operations / self.rates.mutual_operations,
@@ -139,32 +139,32 @@ class Plan:
 
     @property
     def extract_seconds(self) -> float:
-        """Estimated time of stage 2."""
+        """Estimated time of the extract stage."""
         return START_SECONDS + max(self.extract_parts.values())
 
     @property
     def extract_bound(self) -> str:
-        """The part that decides it."""
+        """The part that takes longest."""
         return max(self.extract_parts, key=self.extract_parts.__getitem__)
 
     @property
     def mutual_seconds(self) -> float:
-        """Estimated time of stages 3 and 4."""
+        """Estimated time of the mutual and reduce stages."""
         return START_SECONDS + max(self.mutual_parts.values())
 
     @property
     def mutual_bound(self) -> str:
-        """The part that decides it."""
+        """The part that takes longest."""
         return max(self.mutual_parts, key=self.mutual_parts.__getitem__)
 
     @property
     def search_seconds(self) -> float:
-        """Estimated time of stage 5's search for similar images."""
+        """Estimated time of the search for similar images."""
         return self.search_operations / self.rates.search_operations / self.job.workers
 
 
 def plan_job(job: Job, rates: Rates) -> Plan:
-    """Count a job's work."""
+    """Estimate a job's cost at the given rates."""
     info, length, layers = job.info, job.patches, len(job.info.layers)
     images, windows = sum(job.group_sizes), job.windows
     products = products_a_tile(job.on_gpu, job.vectors)
@@ -192,18 +192,18 @@ def plan_job(job: Job, rates: Rates) -> Plan:
 
 
 def forward_operations(info: BackboneInfo) -> float:
-    """Operations of a ViT's forward pass: 12 C^2 weights a block (MLP ratio 4) and two attention products."""
+    """Count the operations of a ViT's forward pass: 12 C^2 weights per block (MLP ratio 4), two attention products."""
     tokens, channels = info.grid[0] * info.grid[1] + 1, info.channels
     return float(info.depth) * (24.0 * tokens * channels**2 + 4.0 * tokens**2 * channels)
 
 
 def pending_bytes(window: Window, patches: int, vectors: int, itemsize: int) -> int:
-    """Distances of a group that wait in the object store at most: one layer's, which is what is worked on at a time."""
+    """Bound the bytes of a group's unfinished distances: one layer's, as layers are scored in turn."""
     return waiting_bytes(window, itemsize) * patches * vectors
 
 
 def _block_count(window: Window, images: int) -> int:
-    """Pairs of chunks of so many images, on the ring, that hold pairs of the window."""
+    """Count the pairs of chunks of `images` images on the ring that hold pairs of the window."""
     chunks = -(-window.images // images)
     if window.is_all:
         return chunks * (chunks + 1) // 2
@@ -212,7 +212,7 @@ def _block_count(window: Window, images: int) -> int:
 
 
 def _shards_read(window: Window, job: Job) -> int:
-    """About how many shards of a layer workers read: a block brings one side that its worker does not hold, if any."""
+    """Estimate the shards of a layer that workers read: for each block, one side that its worker has not cached."""
     shards = -(-window.images // job.shard_size)
     read = min(job.side, shards) * _block_count(window, job.side * job.shard_size)
     fits = shards * _prepared_bytes(job) <= job.cache_bytes
@@ -220,13 +220,13 @@ def _shards_read(window: Window, job: Job) -> int:
 
 
 def _prepared_bytes(job: Job) -> float:
-    """Bytes of a shard's layer ready to multiply (see core/prepared.py)."""
+    """Bytes of one layer of a shard as operands (see core/operands)."""
     copies = job.vectors if job.on_gpu else 4 // job.itemsize
     return float(job.shard_size * job.patches * job.info.channels * job.itemsize * copies)
 
 
 def _extract_memory(job: Job) -> float:
-    """Weights, activations of a batch, and two shards on their way: one in the model, one being written."""
+    """Memory of an extraction worker: weights, activations of a batch, a shard in the model and one being written."""
     info = job.info
     weights = 12.0 * info.depth * info.channels**2 * 4
     activations = job.batch_size * (job.patches + 1) * info.channels * 4 * (len(info.layers) + 8)
@@ -235,13 +235,13 @@ def _extract_memory(job: Job) -> float:
 
 
 def _mutual_memory(job: Job) -> float:
-    """Prepared shards, one being prepared, the distances of a block, and those of the band being reduced."""
+    """Memory of a scoring worker: cached shards, one being prepared, distances of a block or a band."""
     values = job.shard_size * job.patches * job.info.channels
     largest = max(job.group_sizes, default=0)
     prepared = _prepared_bytes(job)
     on_ring = not all(window.is_all for window in job.windows)
     shards = -(-largest // job.shard_size)
-    kept = min(3 * job.side, shards) if on_ring else shards  # see stages/mutual.py
+    kept = min(3 * job.side, shards) if on_ring else shards  # see scoring/mutual.py
     held = min(kept * prepared, max(job.cache_bytes, 2 * job.side * prepared))
     distances = job.patches * job.vectors * job.itemsize
     block = 2 * min(job.side * job.shard_size, largest) ** 2 * distances

@@ -1,6 +1,4 @@
-"""Planning an archive: lists it as stage 1 does, measures this machine, and hands both to the cost model."""
-
-import os
+"""Plan a job: list the archive as a run does, measure this machine, and pass both to the cost model."""
 
 import torch
 
@@ -10,8 +8,9 @@ from musc_ray.core.scoring import default_device
 from musc_ray.errors import SettingsError
 from musc_ray.features.context import image_size_pair
 from musc_ray.features.extraction import model_precision
-from musc_ray.planning.calibration import assumed_rates, measured_rates
+from musc_ray.planning.calibration import Workload, assumed_rates, measured_rates
 from musc_ray.planning.cost import Job, Plan, plan_job
+from musc_ray.runtime.cluster import usable_cpus
 from musc_ray.scoring.mutual import block_side
 from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import catalog_images
@@ -21,14 +20,14 @@ SAMPLE_IMAGES = 8
 
 
 def plan_archive(settings: Settings, gpu: str | None = None) -> Plan:
-    """The cost of a run with these settings; some images are read, nothing is written.
+    """Estimate the cost of a run with these settings; some images are read, nothing is written.
 
     Args:
         settings: with source.
-        gpu: kind of the workers' GPUs; None plans workers like this machine, which is measured.
+        gpu: GPU type of the workers; None plans workers like this machine, which is measured.
 
     Raises:
-        SettingsError: no source, or an unknown kind of GPU.
+        SettingsError: no source, or an unknown GPU type.
         MuscRayError: the source cannot be listed.
     """
     if settings.source is None:
@@ -42,20 +41,18 @@ def plan_archive(settings: Settings, gpu: str | None = None) -> Plan:
         return plan_job(job, assumed_rates(gpu.lower(), info, sample))
     device = torch.device(settings.device) if settings.device != "auto" else default_device()
     threads = settings.threads or 1
-    here = torch.cuda.device_count() if device.type == "cuda" else max(1, (os.cpu_count() or 1) // threads)
+    here = torch.cuda.device_count() if device.type == "cuda" else max(1, usable_cpus() // threads)
     workers = settings.workers or here
     job = _job(settings, info, sizes, device, workers)
     dtype = resolve_precision(settings.precision, device, max(sizes))
     backbone = untrained_backbone(info, device=device.type, precision=model_precision(settings, device.type))
-    at_once = min(workers, here) if device.type == "cpu" else 1
-    rates = measured_rates(
-        backbone, settings.degrees, settings.aggregation, dtype, settings.batch_size, at_once, threads, sample
-    )
-    return plan_job(job, rates)
+    concurrent = min(workers, here) if device.type == "cpu" else 1
+    workload = Workload(settings.degrees, settings.aggregation, dtype, settings.batch_size, concurrent, threads)
+    return plan_job(job, measured_rates(backbone, workload, sample))
 
 
 def _sample(groups: list[list[CatalogImage]]) -> list[str]:
-    """Some images of the largest group; they stand in the order of their hashed ids, so these are random ones."""
+    """Choose images of the largest group; they are in the order of their hashed ids, so these are random ones."""
     return [image.uri for image in max(groups, key=len)[:SAMPLE_IMAGES]]
 
 

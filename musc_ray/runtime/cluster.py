@@ -55,7 +55,7 @@ def ray_cluster(settings: Settings) -> Iterator[None]:
         logger.warning("RAY_AUTH_MODE turns token authentication off: who reaches this machine can run code as you.")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        cpus = settings.workers * (settings.threads or 1) if settings.workers else _usable_cpus()
+        cpus = settings.workers * (settings.threads or 1) if settings.workers else usable_cpus()
         options |= {
             "address": "local",
             "num_cpus": cpus,
@@ -85,7 +85,8 @@ def _address(settings: Settings) -> str | None:
     return settings.address or os.environ.get("RAY_ADDRESS")
 
 
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
+    """Count the CPUs that this process may use, which can be fewer than the host has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

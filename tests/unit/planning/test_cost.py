@@ -1,6 +1,7 @@
 """The cost model against direct counts, and the sentences of a plan."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -16,7 +17,10 @@ from musc_ray.core.references import blocks, reference_window
 from musc_ray.errors import SettingsError
 from musc_ray.planning.calibration import assumed_rates
 from musc_ray.planning.cost import Job, Rates, forward_operations, pending_bytes, plan_job
+from musc_ray.planning.plan import plan_archive
 from musc_ray.scoring.ring import GroupImages, tiles_of
+from musc_ray.settings.model import load_settings
+from tests.pictures import write_pictures
 
 INFO = BackboneInfo("timm:test", (64, 96), 16, (4, 6), 12, (2, 5, 8, 11), 192, 192)
 RATES = Rates(1e12, 2e12, 1e11, 0.01, 1e5, "made up")
@@ -119,6 +123,20 @@ def test_assumed_rates_say_so_and_unknown_kinds_are_refused():
     assert rates.model_operations == pytest.approx(0.4 * 989e12)
     with pytest.raises(SettingsError, match=r"--gpu must be one of .*h100.*not 'h1000'"):
         assumed_rates("h1000", INFO, [])
+
+
+@pytest.mark.parametrize(("cpus", "threads", "workers"), [(1, 1, 1), (6, 1, 6), (6, 4, 1)])
+def test_workers_are_planned_on_the_cpus_that_this_process_may_use(monkeypatch, tmp_path, cpus, threads, workers):
+    """A container or a batch system may leave a process fewer CPUs than its host has."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
+    measured = []
+    monkeypatch.setattr("musc_ray.planning.plan.measured_rates", lambda *given: measured.append(given) or RATES)
+    write_pictures(tmp_path, 3)
+    given = {"source": str(tmp_path), "backbone": "dinov2-vit-s-14", "image_size": 56, "device": "cpu"}
+    plan = plan_archive(load_settings(None, {**given, "threads": threads}))
+    assert plan.job.workers == workers
+    assert [(workload.workers, workload.threads) for _, workload, _ in measured] == [(workers, threads)]
 
 
 def test_forward_operations_are_close_to_a_count_of_the_matrix_products():
