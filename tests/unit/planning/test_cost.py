@@ -20,7 +20,7 @@ from musc_ray.planning.cost import Job, Rates, forward_operations, pending_bytes
 from musc_ray.planning.plan import plan_archive
 from musc_ray.scoring.ring import GroupImages, tiles_of
 from musc_ray.settings.model import load_settings
-from tests.pictures import write_pictures
+from tests.helpers.pictures import write_pictures
 
 INFO = BackboneInfo("timm:test", (64, 96), 16, (4, 6), 12, (2, 5, 8, 11), 192, 192)
 RATES = Rates(1e12, 2e12, 1e11, 0.01, 1e5, "made up")
