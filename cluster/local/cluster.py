@@ -63,9 +63,7 @@ def start(folder: Path, workers: int, cpus: int) -> None:
     (folder / "weed").mkdir()
     (folder / ".gitignore").write_text("*\n")  # neither git nor `ray job submit --working-dir` takes keys along
     sockets = Path(tempfile.mkdtemp(prefix="musc-ray-"))  # short: a socket's path has at most 107 bytes
-    token = folder / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
+    token = _write_token(folder / "token")
     weed, s3 = weed_command(folder / "weed")
     gcs, dashboard, *metrics = free_ports(3 + workers)
     client = {
@@ -108,6 +106,13 @@ def start(folder: Path, workers: int, cpus: int) -> None:
     print(f"S3: {s3.endpoint}, bucket s3://{BUCKET}")
     print(f"\n. {shlex.quote(str(folder / 'env.sh'))}")
     print("ray job submit --working-dir . -- python jobs/archive.py --config jobs/archive.yaml")
+
+
+def _write_token(path: Path) -> Path:
+    """Write a random token that only this user can read; returns its path."""
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32))
+    return path
 
 
 def put(folder: Path, path: Path, key: str) -> None:
