@@ -11,16 +11,13 @@ from musc_ray.features.extraction import features_meta
 from musc_ray.features.ids import features_id, run_id
 from musc_ray.features.sharding import GroupShards, assign_shards, existing_shards
 from musc_ray.scoring.ring import GroupImages
-from musc_ray.settings.model import Settings
+from musc_ray.settings.model import Settings, identity_values
 from musc_ray.sources.catalog import list_images
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.filesystem import absolute, check_writable
 from musc_ray.storage.paths import Layout
 from musc_ray.storage.requests import limit_requests
 from musc_ray.storage.shards import FeaturesMeta
-
-SCORE_SETTINGS = ("degrees", "interval", "references", "k_list", "precision", "seed")
-"""Settings that change scores without changing features."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +91,7 @@ def archive_of(
     earlier: Mapping[str, frozenset[str]] | None = None,
 ) -> Archive:
     """What a run on some images works on; see `Archive` for `earlier`."""
-    values = {name: getattr(settings, name) for name in SCORE_SETTINGS} | {"features_id": meta.features_id}
-    if settings.aggregation != "lnamd":  # only then, so that other runs keep their names
-        values["aggregation"] = settings.aggregation
-    if settings.repeated_defects:
-        values["repeated_defects"] = True  # likewise
+    values = identity_values(settings, "scores") | {"features_id": meta.features_id}
     if earlier is not None:
         ids = {group: sorted(images) for group, images in earlier.items()}
         values |= {"earlier": ids, "rescore_window": settings.rescore_window}
@@ -124,16 +117,12 @@ def image_size_pair(settings: Settings) -> tuple[int, int] | None:
 
 
 def _features_id(settings: Settings, info: BackboneInfo, weights_sha256: str) -> str:
-    return features_id(
-        {
-            "backbone": info.name,
-            "weights_sha256": weights_sha256,
-            "image_size": info.image_size,
-            "layers": info.layers,
-            "dtype": settings.feature_dtype,
-            "model_precision": settings.model_precision,
-        }
-    )
+    """Hash what affects features: settings as they are, but for those that the backbone resolves."""
+    values = identity_values(settings, "features")
+    values |= {"backbone": info.name, "image_size": info.image_size, "layers": info.layers}
+    values["dtype"] = values.pop("feature_dtype")  # the names that ids were made with
+    del values["weights"]
+    return features_id({**values, "weights_sha256": weights_sha256})
 
 
 def forget_features(layout: Layout, features_id: str, group: str, image_ids: set[str]) -> None:

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from musc_ray.core import LARGEST_DEGREE, vectors_a_patch
 from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.settings.affects import Effect, affects, affects_of
 from musc_ray.settings.fill import fill_in
 from musc_ray.settings.lake import OptionalLake
 from musc_ray.settings.limits import MAX_IMAGE_MB, MAX_PIXELS, ImageLimits
@@ -64,100 +65,141 @@ class Settings(BaseModel):
         extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, protected_namespaces=()
     )
 
-    source: OptionalText = Field(default=None, description="Image folder, URI prefix, glob, or table of uris.")
-    out: OptionalText = Field(default=None, description="Folder or URI prefix of features, scores and reports.")
-    backbone: Text = Field(default="clip-vit-l-14-336", description="An alias, open_clip:MODEL/TAG or timm:MODEL.")
-    weights: OptionalText = Field(
+    source: Annotated[OptionalText, affects("source")] = Field(
+        default=None, description="Image folder, URI prefix, glob, tar file, or table of URIs."
+    )
+    out: Annotated[OptionalText, affects("output", "run")] = Field(
+        default=None, description="Folder or URI prefix of features, scores and reports."
+    )
+    backbone: Annotated[Text, affects("features")] = Field(
+        default="clip-vit-l-14-336", description="An alias, open_clip:MODEL/TAG or timm:MODEL."
+    )
+    weights: Annotated[OptionalText, affects("features")] = Field(
         default=None, description="Path or URI of a safetensors/pth/pt/bin file; default: the library's hub download."
     )
-    image_size: Size = Field(
+    image_size: Annotated[Size, affects("features")] = Field(
         default=None, description="Model input in pixels, one side or height,width; default: the backbone's own."
     )
-    layers: Layers = Field(default=None, description="Blocks used, from 0; default: the ends of the four quarters.")
-    degrees: Counts = Field(default=(1, 3, 5), description="Odd sides, in patches, of the averaged neighbourhoods.")
-    aggregation: Aggregation = Field(
+    layers: Annotated[Layers, affects("features")] = Field(
+        default=None,
+        description="Blocks of the network, from 0, such as 5,11,17,23; default: the last block of each quarter.",
+    )
+    degrees: Annotated[Counts, affects("scores")] = Field(
+        default=(1, 3, 5), description="Odd sides, in patches, of the averaged neighbourhoods."
+    )
+    aggregation: Annotated[Aggregation, affects("scores", omit_default=True)] = Field(
         default="lnamd",
-        description="Neighbourhoods as plain means, a vector a degree (lnamd), or weighted by similarity, one (snamd).",
+        description="Neighbourhoods as plain means, one vector per degree (lnamd), or weighted by similarity, one "
+        "vector for all degrees (snamd).",
     )
-    interval: Interval = Field(
-        default=(0.0, 0.3), description="Which share of the sorted distances makes a patch score: low,high in 0..1."
+    interval: Annotated[Interval, affects("scores")] = Field(
+        default=(0.0, 0.3), description="Share of the sorted distances whose mean is a patch score: low,high in 0..1."
     )
-    references: References = Field(
+    references: Annotated[References, affects("scores")] = Field(
         default="all", description="Other images that each image is scored against: all of its group, or this many."
     )
-    repeated_defects: Flag = Field(
+    repeated_defects: Annotated[Flag, affects("scores", omit_default=True)] = Field(
         default=False, description="Find defects that many images share, and score these images without them."
     )
-    k_list: Counts = Field(
-        default=(1, 2, 3), description="Neighbours in the rescoring, the image included; 1,8,9 suits varied products."
+    k_list: Annotated[Counts, affects("scores")] = Field(
+        default=(1, 2, 3), description="Neighbours in RsCIN, the image included; 1,8,9 suits varied products."
     )
-    group_by: OptionalText = Field(
+    group_by: Annotated[OptionalText, affects("source")] = Field(
         default=None, description="Path template such as {group}/** or regular expression with (?P<group>...)."
     )
-    shard_size: Count = Field(default=64, description="Images in a shard, the unit of extraction, storage and retry.")
-    batch_size: Count = Field(default=8, description="Images that go through the backbone at once.")
-    precision: Precision = Field(default="auto", description="Arithmetic of mutual scoring; float32 is exact.")
-    model_precision: Precision = Field(default="float32", description="Arithmetic of the backbone in extraction.")
-    feature_dtype: Literal["float16"] = Field(default="float16", description="Number format of stored features.")
-    keep_features: Flag = Field(default=True, description="Keep the features after scoring: later runs share them.")
-    max_error_fraction: Fraction = Field(default=0.05, description="Share of broken images that fails a run.")
-    max_pixels: Count = Field(default=MAX_PIXELS, description="Larger images are errors and are not decoded.")
-    max_image_mb: Count = Field(
+    shard_size: Annotated[Count, affects("extraction")] = Field(
+        default=64, description="Images in a shard, the unit of extraction, storage and retry."
+    )
+    batch_size: Annotated[Count, affects("extraction")] = Field(
+        default=8, description="Images that go through the backbone at once."
+    )
+    precision: Annotated[Precision, affects("scores")] = Field(
+        default="auto", description="Arithmetic of mutual scoring; float32 is exact."
+    )
+    model_precision: Annotated[Precision, affects("features")] = Field(
+        default="float32", description="Arithmetic of the backbone in extraction."
+    )
+    feature_dtype: Annotated[Literal["float16"], affects("features")] = Field(
+        default="float16", description="Number format of stored features."
+    )
+    keep_features: Annotated[Flag, affects("output")] = Field(
+        default=True, description="Keep the features after scoring: later runs share them."
+    )
+    max_error_fraction: Annotated[Fraction, affects("source")] = Field(
+        default=0.05, description="Share of broken images above which a run fails."
+    )
+    max_pixels: Annotated[Count, affects("source", "report", "evaluate")] = Field(
+        default=MAX_PIXELS, description="Larger images are errors and are not decoded."
+    )
+    max_image_mb: Annotated[Count, affects("source", "report", "evaluate")] = Field(
         default=MAX_IMAGE_MB,
         description="Larger image files, and row groups of tables of images, are errors and are not read, in MiB.",
     )
-    max_requests: Count = Field(
+    max_requests: Annotated[Count, affects("runtime")] = Field(
         default=MAX_REQUESTS,
-        description="Reads of the storage that a process (driver or worker) has under way at once.",
+        description="Concurrent reads of the storage by each process (driver or worker).",
     )
-    seed: Natural = Field(default=0, description="Seed of the choice of references.")
-    device: Device = Field(default="auto", description="Where to compute; auto is a GPU if there is one.")
-    address: OptionalText = Field(
+    seed: Annotated[Natural, affects("scores")] = Field(default=0, description="Seed of the choice of references.")
+    device: Annotated[Device, affects("runtime")] = Field(
+        default="auto", description="Where to compute; auto is a GPU if there is one."
+    )
+    address: Annotated[OptionalText, affects("runtime")] = Field(
         default=None, description="Ray cluster address; default: a local Ray, started and stopped by the command."
     )
-    workers: OptionalCount = Field(default=None, description="Actors of a stage; default: as many as fit.")
-    threads: OptionalCount = Field(default=None, description="CPU threads of an actor; default: a fair share.")
-    cache_mb: Count = Field(default=1024, description="Prepared shards that a scoring actor keeps at hand, in MiB.")
-    max_worker_gb: OptionalCount = Field(
+    workers: Annotated[OptionalCount, affects("runtime")] = Field(
+        default=None, description="Workers of a stage; default: as many as fit."
+    )
+    threads: Annotated[OptionalCount, affects("runtime")] = Field(
+        default=None, description="CPU threads of a worker; default: a fair share."
+    )
+    cache_mb: Annotated[Count, affects("scoring")] = Field(
+        default=1024, description="Prepared shards that a scoring worker caches, in MiB."
+    )
+    max_worker_gb: Annotated[OptionalCount, affects("runtime")] = Field(
         default=None,
         description="Memory of a CPU worker, in GB; what does not fit is done in smaller parts. Default: Ray's limit.",
     )
-    max_pending_gb: Count = Field(
+    max_pending_gb: Annotated[Count, affects("scoring")] = Field(
         default=100, description="Unfinished distances that may wait in Ray's object store and its spill space, in GB."
     )
-    run_id: OptionalText = Field(default=None, description="Name of the run; default: made from settings and images.")
-    overwrite: Flag = Field(default=False, description="Compute again what is already done.")
-    threshold: OptionalScore = Field(
+    run_id: Annotated[OptionalText, affects("run")] = Field(
+        default=None, description="Name of the run; default: made from settings and images."
+    )
+    overwrite: Annotated[Flag, affects("run")] = Field(default=False, description="Compute again what is already done.")
+    threshold: Annotated[OptionalScore, affects("report")] = Field(
         default=None, description="Images with at least this score (after RsCIN) are anomalous: column is_anomalous."
     )
-    contamination: OptionalShare = Field(
+    contamination: Annotated[OptionalShare, affects("report")] = Field(
         default=None, description="Share of each group that is anomalous, in place of a threshold: column is_anomalous."
     )
-    since: Since = Field(
+    since: Annotated[Since, affects("night", "run")] = Field(
         default=None, description="Night: score what changed on or after this day; default: what is new."
     )
-    window: Days = Field(default=None, description="Night: earlier images of so many days, such as 30d; default: all.")
-    rescore_window: Flag = Field(default=False, description="Night: give the window's images their new scores, too.")
-    drift_warning: Positive = Field(
-        default=1.0, description="Night: warn when raw scores moved by so many robust standard deviations."
+    window: Annotated[Days, affects("night")] = Field(
+        default=None, description="Night: earlier images of this many days, such as 30d; default: all."
     )
-    labels: Text = Field(
+    rescore_window: Annotated[Flag, affects("night")] = Field(
+        default=False, description="Night: give the window's images new scores, too."
+    )
+    drift_warning: Annotated[Positive, affects("night")] = Field(
+        default=1.0, description="Night: warn when raw scores moved by this many robust standard deviations."
+    )
+    labels: Annotated[Text, affects("evaluate")] = Field(
         default="auto", description="Labels to evaluate with: auto, a dataset's layout, or a CSV of uri,label,mask."
     )
-    pixels: Literal["model", "original"] = Field(
+    pixels: Annotated[Literal["model", "original"], affects("evaluate")] = Field(
         default="model", description="Where masks and maps are compared: the model's input size, or the mask's own."
     )
-    subsets: Count = Field(
-        default=1, description="Parts that jobs/evaluate.py divides each category into; each is scored by itself."
+    subsets: Annotated[Count, affects("benchmark")] = Field(
+        default=1, description="Parts of each category in a benchmark; each part is scored by itself."
     )
-    report_images: ReportImages = Field(
+    report_images: Annotated[ReportImages, affects("report")] = Field(
         default=24, description="Worst images of a group that the report shows large, 0 to 1000."
     )
-    report_thumbnails: Natural = Field(
+    report_thumbnails: Annotated[Natural, affects("report")] = Field(
         default=100_000, description="Worst images of a group whose originals the report reads for a thumbnail."
     )
-
-    lake: OptionalLake = Field(
+    lake: Annotated[OptionalLake, affects("publish")] = Field(
         default=None,
         description="Iceberg tables that runs are published to: table, and optionally catalog, warehouse, maps.",
     )
@@ -283,6 +325,21 @@ class Settings(BaseModel):
                     "files would be catalogued as images: choose an out beside the source."
                 )
         return self
+
+
+def settings_affecting(*effects: Effect) -> tuple[str, ...]:
+    """Return the names of the settings that affect any of `effects`, in the order of the model."""
+    return tuple(name for name, field in Settings.model_fields.items() if set(effects) & set(affects_of(field).effects))
+
+
+def identity_values(settings: Settings, effect: Effect) -> dict[str, object]:
+    """Return the values of the settings that affect `effect` by name, as they enter an id; see `Affects`."""
+    fields = ((name, Settings.model_fields[name]) for name in settings_affecting(effect))
+    return {
+        name: getattr(settings, name)
+        for name, field in fields
+        if not (affects_of(field).omit_default and getattr(settings, name) == field.default)
+    }
 
 
 TEXTS = frozenset(name for name, field in Settings.model_fields.items() if field.annotation in (str, str | None))

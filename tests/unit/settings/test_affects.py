@@ -1,0 +1,42 @@
+from typing import get_args
+
+import pytest
+
+from musc_ray.settings.affects import EFFECTS, Effect, affects_of
+from musc_ray.settings.model import Settings, identity_values, load_settings, settings_affecting
+
+
+def test_every_setting_declares_what_it_affects():
+    for name, field in Settings.model_fields.items():
+        effects = affects_of(field).effects
+        assert effects, name
+        assert len(set(effects)) == len(effects), name
+        assert set(effects) <= set(EFFECTS), name
+
+
+def test_effects_are_those_of_the_type():
+    assert tuple(EFFECTS) == get_args(Effect)
+    assert all(settings_affecting(effect) for effect in EFFECTS)
+
+
+def test_settings_are_found_by_what_they_affect():
+    assert settings_affecting("source") == ("source", "group_by", "max_error_fraction", "max_pixels", "max_image_mb")
+    assert set(settings_affecting("night", "publish")) == {
+        "since",
+        "window",
+        "rescore_window",
+        "drift_warning",
+        "lake",
+    }
+
+
+def test_what_enters_an_id_never_concerns_machines():
+    machines = {*settings_affecting("extraction", "scoring", "runtime", "run", "output")}
+    assert not machines & {*settings_affecting("features", "scores")}
+
+
+@pytest.mark.parametrize("name", ["aggregation", "repeated_defects"])
+def test_settings_added_later_enter_ids_only_when_changed(name):
+    changed = {"aggregation": "snamd", "repeated_defects": True}[name]
+    assert name not in identity_values(Settings(), "scores")
+    assert identity_values(load_settings(None, {name: changed}), "scores")[name] == changed
