@@ -1,9 +1,14 @@
-"""Find defects in large archives of unlabeled industrial images: images of one product score each other (MuSc)."""
+"""Find defects in large archives of unlabeled product images: images of one product score each other (MuSc).
+
+The public Python API is `__all__`: `score_features` and `rescore` work on arrays, without Ray and without files. Whole
+archives are scored by the command `musc-ray`. Everything else in this package may change in any release; see
+`.github/CONTRIBUTING.md`, "Public API".
+"""
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-"""The one place for the version: pyproject.toml and the command line read it here."""
+"""The version; pyproject.toml and the command line read it from here."""
 
 __all__ = ["score_features", "rescore", "__version__"]
 
@@ -13,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch and faiss only when a function that needs them is used: `musc-ray --help` stays quick."""
+    """Import torch and faiss only when a function that needs them is used, so that `musc-ray --help` stays fast."""
     if name == "score_features":
         from musc_ray.core.scoring import score_features
 
