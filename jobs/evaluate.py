@@ -14,7 +14,7 @@ from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.evaluate.benchmark import evaluate_dataset
 from musc_ray.evaluate.show import print_metrics
 from musc_ray.runtime.progress import Progress
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 
 
 def main() -> int:

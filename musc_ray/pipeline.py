@@ -28,8 +28,8 @@ from musc_ray.scoring.record import run_record, started_record
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.scoring.score import score_groups
 from musc_ray.scoring.thresholds import GroupThreshold, ThresholdRule, apply_rule, group_threshold
+from musc_ray.settings.credentials import redacted
 from musc_ray.settings.model import Settings
-from musc_ray.settings.redact import redacted
 from musc_ray.sources.catalog import to_table
 from musc_ray.storage.filesystem import read_json, remove_tree, write_json
 from musc_ray.storage.garbage import check_kept

@@ -10,8 +10,9 @@ import click
 import typer
 
 from musc_ray.errors import MuscRayError, SettingsError
-from musc_ray.settings.model import Settings, load_settings
-from musc_ray.settings.redact import redacted
+from musc_ray.settings.credentials import redacted
+from musc_ray.settings.loading import load_settings
+from musc_ray.settings.model import Settings
 from musc_ray.storage.retry import as_storage_error, is_storage_fault
 
 Source = Annotated[

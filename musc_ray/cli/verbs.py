@@ -40,7 +40,7 @@ from musc_ray.cli.options import (
 )
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.runtime.progress import Progress
-from musc_ray.settings.redact import log_to_stderr
+from musc_ray.settings.credentials import log_to_stderr
 
 app = typer.Typer(
     name="musc-ray",

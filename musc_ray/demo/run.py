@@ -12,7 +12,7 @@ from musc_ray.demo.elpv import SolarCell, mono_cells
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.pipeline import RunResult, run_archive
 from musc_ray.runtime.progress import Progress
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 
 BACKBONE = "dinov2-vit-s-14"
 IMAGE_SIZE = 224

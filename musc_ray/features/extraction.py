@@ -21,8 +21,8 @@ from musc_ray.core.precision import FEW_IMAGES, resolve_precision
 from musc_ray.errors import ImageError
 from musc_ray.runtime.cluster import ActorPlan, take_share, use_threads
 from musc_ray.runtime.pool import Pool
+from musc_ray.settings.credentials import redacted
 from musc_ray.settings.model import Settings
-from musc_ray.settings.redact import redacted
 from musc_ray.sources.decoding import decode_image
 from musc_ray.sources.images import CatalogImage
 from musc_ray.sources.reading import read_image

@@ -10,7 +10,8 @@ from musc_ray.nightly.history import known_images, seen_snapshot
 from musc_ray.nightly.selection import select_night
 from musc_ray.pipeline import RunResult, score_archive
 from musc_ray.runtime.progress import Progress
-from musc_ray.settings.model import Settings, load_settings
+from musc_ray.settings.loading import load_settings
+from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import list_images
 from musc_ray.storage.lease import lease
 from musc_ray.storage.paths import Layout

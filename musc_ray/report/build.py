@@ -24,7 +24,8 @@ from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress, Stage
 from musc_ray.scoring.thresholds import group_threshold
-from musc_ray.settings.model import Settings, load_settings
+from musc_ray.settings.loading import load_settings
+from musc_ray.settings.model import Settings
 from musc_ray.storage.filesystem import read_json, remove_tree, write_text
 from musc_ray.storage.paths import Layout
 from musc_ray.storage.runs import complete_run

@@ -14,8 +14,9 @@ from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.report.heatmap_files import Format, Scale, encode, heatmap_name, upsample
 from musc_ray.runtime.cluster import ray_cluster, use_threads
 from musc_ray.runtime.progress import Progress
+from musc_ray.settings.credentials import credentials_sentence, has_credentials
 from musc_ray.settings.limits import MAX_IMAGE_MB, ImageLimits
-from musc_ray.settings.messages import credentials_sentence, has_credentials, shown
+from musc_ray.settings.messages import shown
 from musc_ray.settings.model import Settings
 from musc_ray.sources.decoding import decode_original
 from musc_ray.sources.overlap import lists_out

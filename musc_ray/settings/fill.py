@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from datetime import date, timedelta
 
 from musc_ray.errors import SettingsError
-from musc_ray.settings.messages import credentials_sentence, has_credentials, shown
+from musc_ray.settings.credentials import credentials_sentence, has_credentials
+from musc_ray.settings.messages import shown
 
 OPEN = re.compile(r"\$\{([^}]*)\}?")
 DATE = re.compile(r"DATE(?:-(\d{1,4}))?")

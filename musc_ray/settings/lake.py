@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from musc_ray.settings.messages import expects, has_credentials
+from musc_ray.settings.credentials import has_credentials
+from musc_ray.settings.types import expects
 
 TABLE = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
 

@@ -1,25 +1,21 @@
-"""Settings of a job: one model, read from defaults, a YAML file, command-line options and `--set key=value`."""
+"""Settings of a job: one model, from which ids, options of the command line and documents follow."""
 
-import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from difflib import get_close_matches
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from musc_ray.core import LARGEST_DEGREE, vectors_a_patch
-from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.settings.affects import Effect, affects, affects_of
-from musc_ray.settings.fill import fill_in
+from musc_ray.settings.credentials import credentials_sentence, has_credentials
 from musc_ray.settings.lake import OptionalLake
 from musc_ray.settings.limits import MAX_IMAGE_MB, MAX_PIXELS, ImageLimits
-from musc_ray.settings.messages import (
+from musc_ray.settings.messages import shown
+from musc_ray.settings.types import (
     Aggregation,
     Count,
     Counts,
@@ -41,15 +37,7 @@ from musc_ray.settings.messages import (
     Since,
     Size,
     Text,
-    credentials_sentence,
-    first_of,
-    has_credentials,
-    shown,
-    unknown_setting,
-    validation_sentences,
 )
-from musc_ray.settings.yaml_text import MOST_BYTES, YAML_FAULTS, parse_settings, parse_value
-from musc_ray.storage.filesystem import open_filesystem
 from musc_ray.storage.requests import MAX_REQUESTS
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -342,82 +330,6 @@ def identity_values(settings: Settings, effect: Effect) -> dict[str, object]:
     }
 
 
-TEXTS = frozenset(name for name, field in Settings.model_fields.items() if field.annotation in (str, str | None))
-"""Settings whose value is text as it stands."""
-
-
-def load_settings(
-    config: str | Path | None = None,
-    overrides: Mapping[str, object] | None = None,
-    set_options: Sequence[str] = (),
-) -> Settings:
-    """Read the settings of a job; later sources win: defaults, `config`, `overrides`, `set_options`.
-
-    Args:
-        config: YAML file of `key: value` lines, a local path or a URI. In its values `${DATE}` is today in UTC,
-            `${DATE-1}` yesterday, and `${env:NAME}` an environment variable; a value that is overridden is not filled.
-        overrides: command-line options by setting; None means not given.
-        set_options: `key=value` texts. The value is YAML, or a comma list such as 1,3,5; for settings that are text it
-            is taken as it stands (`*.png`, 2024-11-24), but `null` and nothing mean no value.
-
-    Raises:
-        SettingsError: the first problem as one sentence, with the number of further ones.
-    """
-    later = {key: value for key, value in (overrides or {}).items() if value is not None}
-    later.update(_parse_set_option(option) for option in set_options)
-    given = later if config is None else _from_file(str(config), later) | later
-    known = {key: value for key, value in given.items() if key in Settings.model_fields}
-    problems = [unknown_setting(key, Settings.model_fields) for key in given if key not in known]
-    try:
-        settings = Settings.model_validate(known)
-    except ValidationError as error:
-        problems += validation_sentences(error, known, Settings.model_fields)
-    if problems:
-        raise SettingsError(first_of(problems))
-    return settings
-
-
 def settings_dict(settings: Settings) -> dict[str, object]:
     """The settings as JSON-ready values, lists for tuples; `load_settings(overrides=...)` reads them back."""
     return settings.model_dump(mode="json")
-
-
-def _from_file(config: str, later: Mapping[str, object]) -> dict[str, object]:
-    """The values of a settings file with dates and environment variables in place, but for those that `later` has."""
-    given = parse_settings(_read_file(config), config)
-    today = datetime.now(UTC).date()
-    needed = Settings.model_fields.keys() - later.keys()
-    return {
-        key: fill_in(value, f"Settings file {shown(config)}, {key}", today, os.environ) if key in needed else value
-        for key, value in given.items()
-    }
-
-
-def _read_file(config: str) -> bytes:
-    """The file's content, through fsspec; no more of it than a settings file may have, and a byte."""
-    if has_credentials(config):
-        raise SettingsError(credentials_sentence("The path of the settings file"))
-    try:
-        fs, path = open_filesystem(config)
-        with fs.open(path, "rb") as file:
-            return bytes(file.read(MOST_BYTES + 1))
-    except FileNotFoundError:
-        raise SettingsError(f"There is no settings file {shown(config)}.") from None
-    except MuscRayError as error:
-        raise SettingsError(str(error)) from None
-    except Exception as error:  # noqa: BLE001 - drivers of remote stores raise errors of their own
-        raise SettingsError(f"Cannot read settings file {shown(config)}: {' '.join(str(error).split())}.") from None
-
-
-def _parse_set_option(option: str) -> tuple[str, object]:
-    """Key and value of a `--set key=value` option."""
-    key, equals, text = option.partition("=")
-    key = key.strip()
-    if not equals or not key:
-        raise SettingsError(f"Option --set takes key=value, for example --set shard_size=64, not {shown(option)}.")
-    if key in TEXTS:
-        return key, None if text in ("", "null") else text
-    try:
-        return key, parse_value(text)
-    except (yaml.YAMLError, *YAML_FAULTS):
-        raise SettingsError(f"Option --set {shown(option)} holds no YAML value: put it in quotes.") from None

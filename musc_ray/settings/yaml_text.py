@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 
 from musc_ray.errors import SettingsError
-from musc_ray.settings.messages import has_credentials, shown
+from musc_ray.settings.credentials import has_credentials
+from musc_ray.settings.messages import shown
 
-MOST_BYTES = 2**18
+MAX_SETTINGS_BYTES = 2**18
 """Of a settings file; all settings with their descriptions are a twentieth of it."""
 
 YAML_FAULTS = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
@@ -62,8 +63,8 @@ def parse_settings(content: bytes, config: str) -> dict[str, object]:
     Raises:
         SettingsError: too large, not UTF-8, not YAML, or not `key: value` lines; with the line where there is one.
     """
-    if len(content) > MOST_BYTES:
-        raise SettingsError(f"Settings file {shown(config)} has more than {MOST_BYTES // 1024} KiB: is it one?")
+    if len(content) > MAX_SETTINGS_BYTES:
+        raise SettingsError(f"Settings file {shown(config)} has more than {MAX_SETTINGS_BYTES // 1024} KiB: is it one?")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:

@@ -7,7 +7,7 @@ from typing import Any
 import fsspec
 
 from musc_ray.errors import MuscRayError
-from musc_ray.settings.redact import carries_secret, redacted
+from musc_ray.settings.credentials import carries_secret, redacted
 from musc_ray.sources.images import DEFAULT_GROUP, ListedImage
 from musc_ray.storage.filesystem import uri_beside
 

@@ -33,7 +33,8 @@ from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.pool import Pool
 from musc_ray.scoring.mutual import Mutual, block_side
 from musc_ray.scoring.score import CALLS_AT_ONCE
-from musc_ray.settings.model import Settings, load_settings
+from musc_ray.settings.loading import load_settings
+from musc_ray.settings.model import Settings
 from musc_ray.sources.decoding import decode_image
 from tests.chaos.faulty_store import faulty_store
 from tests.helpers.generated import generated_archive

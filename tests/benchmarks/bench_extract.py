@@ -29,7 +29,8 @@ from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
 from musc_ray.features.extraction import CALLS_AT_ONCE, Extractor, ExtractStats, ShardTask, features_meta
 from musc_ray.runtime.pool import Pool, Worker
-from musc_ray.settings.model import Settings, load_settings
+from musc_ray.settings.loading import load_settings
+from musc_ray.settings.model import Settings
 from musc_ray.sources.decoding import decode_image
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage import shards as features

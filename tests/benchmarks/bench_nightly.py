@@ -24,7 +24,7 @@ from musc_ray.demo.elpv import SolarCell, mono_cells
 from musc_ray.nightly.run import rescore_new
 from musc_ray.pipeline import RunResult, run_archive
 from musc_ray.runtime.progress import Progress
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 
 ARCHIVE, NIGHTS, NIGHT, REFERENCES = 120, 3, 40, 64
 QUIET = Progress(quiet=True)

@@ -19,7 +19,7 @@ from musc_ray.demo.elpv import mono_cells
 from musc_ray.pipeline import run_archive
 from musc_ray.planning.plan import plan_archive
 from musc_ray.runtime.progress import Progress
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 
 CASES = ({"references": "all"}, {"references": 64}, {"references": "all", "precision": "float32"})
 

@@ -27,7 +27,7 @@ from musc_ray.demo.elpv import mono_cells
 from musc_ray.pipeline import run_archive
 from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.progress import Progress
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 
 SIDE, SEED, JITTER = 224, 0, 6
 SHARES = (0.05, 0.1, 0.2, 0.4)

@@ -21,7 +21,7 @@ from PIL import Image
 from musc_ray.report.build import write_report
 from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.progress import Progress
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 from musc_ray.storage.paths import Layout
 from tests.helpers.scored_run import RUN, write_run
 

@@ -32,7 +32,7 @@ from musc_ray.evaluate.evaluation import evaluate_run
 from musc_ray.pipeline import run_archive
 from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.progress import Progress
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 
 TILES = Path(__file__).parents[3] / "shared" / "data" / "magnetic_tile"
 CASES = {"lnamd": ("lnamd", (1, 3, 5)), "snamd": ("snamd", (1, 3, 5)), "lnamd, degree 1": ("lnamd", (1,))}

@@ -28,7 +28,7 @@ from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
 from musc_ray.pipeline import run_archive
 from musc_ray.runtime.progress import Progress
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 
 IMAGE_SIZE = (224, 224)
 GRID = (16, 16)

@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["PIL", "musc_ray", "yaml"], enable_load
     from PIL import Image  # noqa: F401
 
     from musc_ray.errors import ImageError, SettingsError
-    from musc_ray.settings.model import load_settings
+    from musc_ray.settings.loading import load_settings
     from musc_ray.sources import decoding as images
     from musc_ray.storage.filesystem import open_filesystem
 

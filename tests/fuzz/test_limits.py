@@ -8,7 +8,7 @@ import time
 import fsspec
 import pytest
 
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 from musc_ray.sources.reading import read_image
 from musc_ray.storage import requests as in_flight
 
@@ -17,7 +17,7 @@ import re, sys
 from pathlib import Path
 import numpy as np
 from musc_ray.backbones import describe_backbone
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 from musc_ray.sources.catalog import catalog_images
 from musc_ray.runtime.cluster import ActorPlan, limit_memory
 from musc_ray.features.extraction import Extractor, ShardTask, features_meta

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from musc_ray.backbones.weights import load_state_dict
 from musc_ray.errors import MuscRayError
-from musc_ray.settings.redact import HIDDEN, RedactingFormatter, carries_secret, redacted
+from musc_ray.settings.credentials import HIDDEN, RedactingFormatter, carries_secret, redacted
 from musc_ray.storage.arrays import read_array
 from musc_ray.storage.paths import Layout
 from tests.fuzz.conftest import examples
@@ -276,7 +276,7 @@ def test_containers_are_not_root():
 
 OWN_RAY = """
 import json, os, psutil, ray
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 from musc_ray.runtime.cluster import ray_cluster
 with ray_cluster(load_settings(None, {"workers": 1})):
     node = ray._private.worker.global_worker.node

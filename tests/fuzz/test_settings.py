@@ -7,8 +7,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from musc_ray.errors import SettingsError
-from musc_ray.settings.model import Settings, load_settings
-from musc_ray.settings.yaml_text import MOST_BYTES
+from musc_ray.settings.loading import load_settings
+from musc_ray.settings.model import Settings
+from musc_ray.settings.yaml_text import MAX_SETTINGS_BYTES
 from tests.fuzz.conftest import examples
 from tests.fuzz.mutation import mutated
 
@@ -36,7 +37,7 @@ HOSTILE = {
     "keys twice, deeper": "lake: {table: a.b, table: c.d}\n",
     "keys twice, as numbers": "lake: {1: a, 1.0: b}\n",
     "lists as keys": "? [1, 2]\n: 3\n",
-    "huge": "source: " + "x" * (MOST_BYTES + 1),
+    "huge": "source: " + "x" * (MAX_SETTINGS_BYTES + 1),
     "deep lists": "degrees: " + "[" * 20_000,
     "deep mappings": "degrees: " + "{a: " * 5_000,
     "deep blocks": "".join(f"{' ' * n}a:\n" for n in range(600)),

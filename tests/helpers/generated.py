@@ -23,7 +23,7 @@ from musc_ray.runtime.progress import Progress
 from musc_ray.scoring import mutual, score
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.scoring.scorer import Scorer
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.paths import Layout
 from musc_ray.storage.shards import FeaturesMeta, ShardImage, write_shard

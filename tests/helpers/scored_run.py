@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from musc_ray.core.ranking import percentiles, ranks
 from musc_ray.core.rscin import weighted_scores
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import image_id
 from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.parquet import write_table

@@ -17,7 +17,8 @@ from click.testing import Result
 
 from musc_ray.cli.verbs import app
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
-from musc_ray.settings.model import Settings, load_settings
+from musc_ray.settings.loading import load_settings
+from musc_ray.settings.model import Settings
 from tests.helpers.documents import LANGUAGES, NEEDS, ROOT, Document, documents
 from tests.helpers.pictures import solar_cells
 

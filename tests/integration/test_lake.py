@@ -23,7 +23,7 @@ from pyiceberg.utils.config import Config
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.lake.catalog import open_catalog
 from musc_ray.lake.run_tables import LakeRun, publish_run
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 from musc_ray.sources.catalog import catalog_images
 from musc_ray.storage.filesystem import open_filesystem
 from musc_ray.storage.parquet import write_table

@@ -11,7 +11,7 @@ from PIL import Image
 from musc_ray.report.build import write_report
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.defects.work import RepeatsWork
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import Layout
 from musc_ray.storage.schemas import DEFECTS

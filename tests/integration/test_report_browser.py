@@ -24,7 +24,7 @@ from musc_ray.report.build import write_report
 from musc_ray.report.colormap import colormap
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.thresholds import group_threshold
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 from musc_ray.storage.paths import Layout, escape_group
 from tests.helpers.scored_run import RUN, write_run
 

@@ -10,7 +10,7 @@ import ray
 
 from musc_ray.cli import verbs as cli
 from musc_ray.runtime.cluster import ray_cluster
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 from tests.integration.test_kill import command as killable  # noqa: F401, a job of many small shards, as a fixture
 
 SENTENCE = "Error: Stopped: what is written stays, and the same command goes on from there."

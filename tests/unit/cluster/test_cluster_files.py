@@ -20,7 +20,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 import musc_ray
 from musc_ray.runtime.telemetry import COUNTERS, GAUGES, metric_name
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 
 ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "cluster"

@@ -15,7 +15,7 @@ from musc_ray.backbones import Tokens, describe_backbone
 from musc_ray.features import extraction as extract
 from musc_ray.features.extraction import Extractor, ExtractStats, ShardTask, features_meta
 from musc_ray.runtime.cluster import ActorPlan
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 from musc_ray.sources.catalog import catalog_images
 from musc_ray.storage.shards import read_class_tokens, read_layer, read_meta, write_shard
 from tests.helpers.pictures import write_pictures

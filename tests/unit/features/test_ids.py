@@ -8,7 +8,7 @@ import pytest
 from musc_ray.backbones import describe_backbone
 from musc_ray.features.context import _features_id, archive_of, image_size_pair
 from musc_ray.features.extraction import features_meta
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import CatalogImage, image_id
 from musc_ray.storage.paths import Layout
 

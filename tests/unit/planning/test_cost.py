@@ -19,7 +19,7 @@ from musc_ray.planning.calibration import assumed_rates
 from musc_ray.planning.cost import Job, Rates, forward_operations, pending_bytes, plan_job
 from musc_ray.planning.plan import plan_archive
 from musc_ray.scoring.ring import GroupImages, tiles_of
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 from tests.helpers.pictures import write_pictures
 
 INFO = BackboneInfo("timm:test", (64, 96), 16, (4, 6), 12, (2, 5, 8, 11), 192, 192)

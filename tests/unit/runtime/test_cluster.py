@@ -5,7 +5,7 @@ import pytest
 from musc_ray.errors import MuscRayError
 from musc_ray.runtime import cluster
 from musc_ray.runtime.cluster import ActorPlan, plan_actors
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@ from typing import get_args
 import pytest
 
 from musc_ray.settings.affects import EFFECTS, Effect, affects_of
-from musc_ray.settings.model import Settings, identity_values, load_settings, settings_affecting
+from musc_ray.settings.loading import load_settings
+from musc_ray.settings.model import Settings, identity_values, settings_affecting
 
 
 def test_every_setting_declares_what_it_affects():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from musc_ray.errors import SettingsError
 from musc_ray.settings.fill import fill_in
-from musc_ray.settings.model import load_settings
+from musc_ray.settings.loading import load_settings
 
 LEAP = date(2024, 3, 1)
 

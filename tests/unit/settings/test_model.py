@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from musc_ray.errors import SettingsError
 from musc_ray.settings.lake import Lake
-from musc_ray.settings.model import Settings, load_settings, settings_dict
+from musc_ray.settings.loading import load_settings
+from musc_ray.settings.model import Settings, settings_dict
 
 Write = Callable[[str | bytes], Path]
 
