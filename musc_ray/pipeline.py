@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from musc_ray.core.metrics.image import image_auroc
 from musc_ray.errors import MuscRayError, SettingsError
-from musc_ray.features.context import Archive, forget_features, open_archive
+from musc_ray.features.context import RunContext, forget_features, open_context
 from musc_ray.features.extraction import ExtractStats, ShardTask, extract
 from musc_ray.features.repair import MOST_REPAIRS, added, error_rows, repair_features
 from musc_ray.lake.publish import check_lake, publish_complete
@@ -64,10 +64,10 @@ def extract_archive(settings: Settings, progress: Progress) -> dict[str, Any]:
     Raises:
         MuscRayError: the job cannot go on; what is done stays, and the same command takes it up.
     """
-    archive, stages = _listed_archive(settings, progress)
-    with ray_cluster(settings), progress.watched(RunMetrics(archive.run_id)):
-        errors = _extract(archive, progress, stages)
-    _check_errors(archive, errors, "A run lists them all")
+    context, stages = _listed_archive(settings, progress)
+    with ray_cluster(settings), progress.watched(RunMetrics(context.run_id)):
+        errors = _extract(context, progress, stages)
+    _check_errors(context, errors, "A run lists them all")
     return {**stages["extract"], "failed": len(errors)}
 
 
@@ -85,113 +85,113 @@ def run_archive(
     Raises:
         MuscRayError: the job cannot go on; what is done stays, and the same command takes it up.
     """
-    archive, stages = _listed_archive(settings, progress)
-    missing = sum(len(images) for group in archive.groups.values() for images in group.missing.values())
+    context, stages = _listed_archive(settings, progress)
+    missing = sum(len(images) for group in context.groups.values() for images in group.missing.values())
     if extracted and missing:
         raise MuscRayError(
-            f"{missing:,} of {archive.images:,} images have no features of this backbone, image size and layers yet: "
+            f"{missing:,} of {context.images:,} images have no features of this backbone, image size and layers yet: "
             f"extract them with `musc-ray extract`, or use `musc-ray run`."
         )
-    return score_archive(archive, stages, progress, labels)
+    return score_archive(context, stages, progress, labels)
 
 
-def _listed_archive(settings: Settings, progress: Progress) -> tuple[Archive, Stages]:
+def _listed_archive(settings: Settings, progress: Progress) -> tuple[RunContext, Stages]:
     """The catalog stage, and its figures."""
     for name in ("since", "window", "rescore_window"):
         if getattr(settings, name):
             raise SettingsError(f"{name} is for images that come later: use `musc-ray rescore OUT`.")
     with progress.stage("catalog", total=None, unit="images") as stage:
-        archive = open_archive(settings)
-        stage.advance(archive.images)
-    return archive, {"catalog": {"seconds": stage.seconds, "images": archive.images}}
+        context = open_context(settings)
+        stage.advance(context.images)
+    return context, {"catalog": {"seconds": stage.seconds, "images": context.images}}
 
 
 def score_archive(
-    archive: Archive, stages: Stages, progress: Progress, labels: Mapping[str, int] | None = None
+    context: RunContext, stages: Stages, progress: Progress, labels: Mapping[str, int] | None = None
 ) -> RunResult:
     """The stages after the catalog, whose figures are given; `run_archive` tells the rest."""
-    settings, layout, run_id = archive.settings, archive.layout, archive.run_id
+    settings, layout, run_id = context.settings, context.layout, context.run_id
     complete = read_json(layout.fs, layout.run_json(run_id))
     if complete is not None and not settings.overwrite:
-        scored = [name for name in archive.groups if name not in complete["failed_groups"]]
-        complete = _with_rule(archive, complete, scored)
+        scored = [name for name in context.groups if name not in complete["failed_groups"]]
+        complete = _with_rule(context, complete, scored)
         publish_complete(layout, settings.lake, run_id)
-        return _result(archive, complete, computed=False)
-    groups, _ = _scorable_groups(archive, errors=())  # a hopeless job ends before its work
-    _check_pending(archive, groups)
+        return _result(context, complete, computed=False)
+    groups, _ = _scorable_groups(context, errors=())  # a hopeless job ends before its work
+    _check_pending(context, groups)
     check_lake(layout, settings.lake)
     if settings.overwrite:
         remove_tree(layout.fs, layout.run(run_id))
-    write_table(layout.fs, layout.catalog(run_id), to_table({name: g.listed for name, g in archive.groups.items()}))
-    write_json(layout.fs, layout.started_json(run_id), started_record(archive))
-    check_kept(archive)
+    write_table(layout.fs, layout.catalog(run_id), to_table({name: g.listed for name, g in context.groups.items()}))
+    write_json(layout.fs, layout.started_json(run_id), started_record(context))
+    check_kept(context)
     progress.record(lambda stages: write_json(layout.fs, layout.progress_json(run_id), stages))
     with ray_cluster(settings), progress.watched(RunMetrics(run_id)):
-        errors = _extract(archive, progress, stages)
-        _write_errors(archive, errors)
+        errors = _extract(context, progress, stages)
+        _write_errors(context, errors)
         scored_at = time_after_all(layout, datetime.now(UTC))
-        groups, failed_groups, figures, failures = _score(archive, errors, scored_at, progress, stages)
+        groups, failed_groups, figures, failures = _score(context, errors, scored_at, progress, stages)
         failed_groups |= {name: redacted(f"Group '{name}' failed: {error}") for name, error in failures.items()}
         groups = [group for group in groups if group.group not in failures]
         if not groups:
             raise MuscRayError(next(iter(failed_groups.values()))) from next(iter(failures.values()))
-        metrics = _metrics(archive, groups, labels or {})
+        metrics = _metrics(context, groups, labels or {})
         notes = _notes(failed_groups, stages)
-        run = run_record(archive, groups, scored_at, stages, failed_groups, len(errors), metrics, notes, figures)
+        run = run_record(context, groups, scored_at, stages, failed_groups, len(errors), metrics, notes, figures)
         run["notes"] += _drift_notes(run.get("night", {}))
         started = time.monotonic()
-        write_report(layout, run, archive.settings, progress, labels)
+        write_report(layout, run, context.settings, progress, labels)
         run["stages"]["report"] = {"seconds": time.monotonic() - started}
     write_json(layout.fs, layout.run_json(run_id), run)
-    _clean_up(archive)
+    _clean_up(context)
     publish_complete(layout, settings.lake, run_id)
-    return _result(archive, run, computed=True)
+    return _result(context, run, computed=True)
 
 
-def _with_rule(archive: Archive, complete: dict[str, Any], groups: Sequence[str]) -> dict[str, Any]:
+def _with_rule(context: RunContext, complete: dict[str, Any], groups: Sequence[str]) -> dict[str, Any]:
     """A complete run with the thresholds that are asked for now.
 
     Raises:
         SettingsError: they would need the scores of a night's window, which are not kept.
     """
-    rule = ThresholdRule.of(archive.settings)
-    if archive.earlier is not None and rule.contamination != complete["settings"]["contamination"]:
+    rule = ThresholdRule.of(context.settings)
+    if context.earlier is not None and rule.contamination != complete["settings"]["contamination"]:
         raise SettingsError(
             f"Run {complete['run_id']} is complete with contamination {complete['settings']['contamination']}: another "
             f"one needs --overwrite, since it is a share of the window, whose scores are not kept."
         )
-    return apply_rule(archive.layout, complete, groups, rule)
+    return apply_rule(context.layout, complete, groups, rule)
 
 
-def _extract(archive: Archive, progress: Progress, stages: Stages) -> list[dict[str, str]]:
+def _extract(context: RunContext, progress: Progress, stages: Stages) -> list[dict[str, str]]:
     """Extract what is missing; returns the rows of the errors table."""
     tasks = [
         ShardTask(name, shard, images)
-        for name, group in archive.groups.items()
+        for name, group in context.groups.items()
         for shard, images in group.missing.items()
     ]
-    stats = ExtractStats(failed=[(name, image) for name, group in archive.groups.items() for image in group.failed])
+    stats = ExtractStats(failed=[(name, image) for name, group in context.groups.items() for image in group.failed])
     missing = sum(len(task.images) for task in tasks)
-    with progress.stage("extract", total=archive.images, unit="images") as stage:
-        stage.already_done(max(0, archive.images - missing))
-        for shard in extract(archive.settings, archive.layout, archive.meta, tasks):
+    with progress.stage("extract", total=context.images, unit="images") as stage:
+        stage.already_done(max(0, context.images - missing))
+        for shard in extract(context.settings, context.layout, context.meta, tasks):
             stats.add(shard)
             stage.count(bytes_written=shard.bytes_written, errors=len(shard.failed))
             stage.advance(shard.images)
     figures = {name: value for name, value in vars(stats).items() if name != "failed"}
-    stages["extract"] = {"seconds": stage.seconds, **figures, "already_done": archive.images - missing}
+    stages["extract"] = {"seconds": stage.seconds, **figures, "already_done": context.images - missing}
     return error_rows(stats.failed)
 
 
-def _write_errors(archive: Archive, errors: Sequence[dict[str, str]]) -> None:
+def _write_errors(context: RunContext, errors: Sequence[dict[str, str]]) -> None:
     """Write the errors table, and fail when there are too many."""
-    layout, folder = archive.layout, archive.layout.errors(archive.run_id)
+    layout, folder = context.layout, context.layout.errors(context.run_id)
     write_table(layout.fs, f"{folder}/part-00000.parquet", pa.Table.from_pylist(list(errors), schema=ERRORS))
-    _check_errors(archive, errors, f"All are listed in {layout.uri(folder)}")
+    _check_errors(context, errors, f"All are listed in {layout.uri(folder)}")
 
 
 def _score(
-    archive: Archive, errors: list[dict[str, str]], scored_at: datetime, progress: Progress, stages: Stages
+    context: RunContext, errors: list[dict[str, str]], scored_at: datetime, progress: Progress, stages: Stages
 ) -> tuple[list[GroupImages], dict[str, str], dict[str, GroupFigures], dict[str, Exception]]:
     """Score all groups; where features turn out to be broken, these are extracted again, and the group scored again.
 
@@ -201,36 +201,36 @@ def _score(
     Returns:
         The groups that can be scored, and why others cannot; figures of those that were, and why others were not.
     """
-    groups, failed_groups = _scorable_groups(archive, errors)
-    figures, failures = score_groups(archive, groups, scored_at, progress, stages)
+    groups, failed_groups = _scorable_groups(context, errors)
+    figures, failures = score_groups(context, groups, scored_at, progress, stages)
     for _ in range(MOST_REPAIRS):
         broken = {name for name, error in failures.items() if isinstance(error, BrokenShardError)}
         if not broken:
             break
-        repaired = repair_features(archive, broken, errors, progress)
+        repaired = repair_features(context, broken, errors, progress)
         stages["extract"]["repaired_shards"] = stages["extract"].get("repaired_shards", 0) + repaired.shards
         if repaired.failed:
             errors += error_rows(repaired.failed)
-            _write_errors(archive, errors)
-            groups, failed_groups = _scorable_groups(archive, errors)
+            _write_errors(context, errors)
+            groups, failed_groups = _scorable_groups(context, errors)
         for name in broken:
             del failures[name]
         again = [group for group in groups if group.group in broken]
         if again:
             once: Stages = {}
-            more, failed = score_groups(archive, again, scored_at, progress, once)
+            more, failed = score_groups(context, again, scored_at, progress, once)
             stages |= {name: added(stages[name], figures_of) for name, figures_of in once.items()}
             figures, failures = figures | more, failures | failed
     return groups, failed_groups, figures, failures
 
 
-def _check_errors(archive: Archive, errors: Sequence[Mapping[str, str]], where: str) -> None:
+def _check_errors(context: RunContext, errors: Sequence[Mapping[str, str]], where: str) -> None:
     """Fail when too many images are broken.
 
     Raises:
         MuscRayError: how many, the first, and where all are listed.
     """
-    allowed, images = archive.settings.max_error_fraction, sum(group.images for group in archive.groups.values())
+    allowed, images = context.settings.max_error_fraction, sum(group.images for group in context.groups.values())
     if len(errors) > allowed * images:
         raise MuscRayError(
             f"{len(errors)} of {images} images cannot be read, more than max_error_fraction {allowed} allows; "
@@ -238,22 +238,24 @@ def _check_errors(archive: Archive, errors: Sequence[Mapping[str, str]], where: 
         )
 
 
-def _scorable_groups(archive: Archive, errors: Sequence[Mapping[str, str]]) -> tuple[list[GroupImages], dict[str, str]]:
+def _scorable_groups(
+    context: RunContext, errors: Sequence[Mapping[str, str]]
+) -> tuple[list[GroupImages], dict[str, str]]:
     """The groups with at least 2 readable images, and why the others cannot be scored."""
     broken = {(error["group"], error["uri"]) for error in errors}
     groups, failed = [], {}
-    for name, listed in archive.groups.items():
+    for name, listed in context.groups.items():
         readable = {
             shard: [image.image_id for image in images if (name, image.uri) not in broken]
             for shard, images in listed.all.items()
         }
         images = sum(map(len, readable.values()))
-        earlier = len((archive.earlier or {}).get(name, ()))
+        earlier = len((context.earlier or {}).get(name, ()))
         if earlier and images == earlier:
             failed[name] = f"Group '{name}' has no new image that can be read: see the errors table."
         elif images >= 2:
             shards = {shard: ids for shard, ids in readable.items() if ids}
-            groups.append(archive.group_images(name, shards))
+            groups.append(context.group_images(name, shards))
         else:
             failed[name] = (
                 f"Group '{name}' has {images} readable image{'' if images == 1 else 's'}: at least 2 are "
@@ -264,13 +266,13 @@ def _scorable_groups(archive: Archive, errors: Sequence[Mapping[str, str]]) -> t
     return groups, failed
 
 
-def _check_pending(archive: Archive, groups: Sequence[GroupImages]) -> None:
+def _check_pending(context: RunContext, groups: Sequence[GroupImages]) -> None:
     """Refuse a group whose unfinished distances would not fit, rather than to sample references silently.
 
     Raises:
         SettingsError: names the group and the settings to use.
     """
-    settings, (h, w) = archive.settings, archive.meta.grid
+    settings, (h, w) = context.settings, context.meta.grid
     for group in groups:
         pending = pending_bytes(group.window, h * w, settings.vectors, settings.distance_bytes)
         if pending > settings.max_pending_gb * 1e9:
@@ -281,11 +283,11 @@ def _check_pending(archive: Archive, groups: Sequence[GroupImages]) -> None:
             )
 
 
-def _metrics(archive: Archive, groups: Sequence[GroupImages], labels: Mapping[str, int]) -> dict[str, float]:
+def _metrics(context: RunContext, groups: Sequence[GroupImages], labels: Mapping[str, int]) -> dict[str, float]:
     """Image AUROC of each group whose images all have labels of both kinds."""
     metrics = {}
     for group in groups if labels else ():
-        table = read_scores(archive.layout, archive.run_id, group.group, ["uri", "score"])
+        table = read_scores(context.layout, context.run_id, group.group, ["uri", "score"])
         known = [labels.get(uri, -1) for uri in table["uri"].to_pylist()]
         if set(known) == {0, 1}:
             name = "image AUROC" if len(groups) == 1 else f"image AUROC {group.group}"
@@ -325,31 +327,31 @@ def _drift_notes(night: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _clean_up(archive: Archive) -> None:
+def _clean_up(context: RunContext) -> None:
     """Remove intermediate results, and the features unless they are to be kept."""
-    remove_tree(archive.layout.fs, archive.layout.work(archive.run_id))
-    if not archive.settings.keep_features:
-        for name, group in archive.groups.items():
+    remove_tree(context.layout.fs, context.layout.work(context.run_id))
+    if not context.settings.keep_features:
+        for name, group in context.groups.items():
             ids = {image.image_id for images in group.all.values() for image in images}
-            forget_features(archive.layout, archive.meta.features_id, name, ids | {i.image_id for i in group.failed})
+            forget_features(context.layout, context.meta.features_id, name, ids | {i.image_id for i in group.failed})
 
 
-def _result(archive: Archive, run: dict[str, Any], computed: bool) -> RunResult:
-    layout = archive.layout
+def _result(context: RunContext, run: dict[str, Any], computed: bool) -> RunResult:
+    layout = context.layout
     columns = ["image_id", "uri", "group", "score_raw", "score", "rank", "percentile"]
     worst, thresholds = [], []
-    for name in archive.groups:
+    for name in context.groups:
         if name not in run["failed_groups"]:
-            table = read_scores(layout, archive.run_id, name, columns)
+            table = read_scores(layout, context.run_id, name, columns)
             worst += table.filter(pc.less_equal(table["rank"], WORST_IMAGES)).to_pylist()
             threshold = run.get("thresholds", {}).get(name)
-            if threshold is not None or archive.earlier is None:  # a night alone is too little to suggest one from
+            if threshold is not None or context.earlier is None:  # a night alone is too little to suggest one from
                 thresholds.append(group_threshold(name, table["score"].to_numpy(), threshold))
     return RunResult(
         run=run,
         worst=sorted(worst, key=lambda row: (row["rank"], row["group"]))[:WORST_IMAGES],
         thresholds=thresholds,
-        scores_path=layout.uri(f"{layout.run(archive.run_id)}/scores"),
-        report_path=layout.uri(f"{layout.report(archive.run_id)}/index.html"),
+        scores_path=layout.uri(f"{layout.run(context.run_id)}/scores"),
+        report_path=layout.uri(f"{layout.report(context.run_id)}/index.html"),
         computed=computed,
     )

@@ -21,7 +21,7 @@ from musc_ray.storage.shards import FeaturesMeta
 
 
 @dataclass(frozen=True)
-class Archive:
+class RunContext:
     """Everything that is known before the first image is read.
 
     Attributes:
@@ -53,7 +53,7 @@ class Archive:
         return GroupImages.of(group, shards, None, settings.seed, self.earlier[group], settings.rescore_window)
 
 
-def open_archive(settings: Settings) -> Archive:
+def open_context(settings: Settings) -> RunContext:
     """Resolve backbone and weights, list the source, find what is already extracted.
 
     Raises:
@@ -64,7 +64,7 @@ def open_archive(settings: Settings) -> Archive:
         raise SettingsError("A run needs a source and an out: give both, as in `musc-ray run SOURCE OUT`.")
     settings, layout, meta = open_out(settings, settings.out)
     listed, snapshot = list_images(settings.source or "", settings.group_by)
-    return replace(archive_of(settings, layout, meta, listed), source_snapshot=snapshot)
+    return replace(context_of(settings, layout, meta, listed), source_snapshot=snapshot)
 
 
 def open_out(settings: Settings, out: str) -> tuple[Settings, Layout, FeaturesMeta]:
@@ -83,14 +83,14 @@ def open_out(settings: Settings, out: str) -> tuple[Settings, Layout, FeaturesMe
     return settings, layout, features_meta(info, weights.sha256, _features_id(settings, info, weights.sha256))
 
 
-def archive_of(
+def context_of(
     settings: Settings,
     layout: Layout,
     meta: FeaturesMeta,
     listed: Mapping[str, Sequence[CatalogImage]],
     earlier: Mapping[str, frozenset[str]] | None = None,
-) -> Archive:
-    """What a run on some images works on; see `Archive` for `earlier`."""
+) -> RunContext:
+    """What a run on some images works on; see `RunContext` for `earlier`."""
     values = identity_values(settings, "scores") | {"features_id": meta.features_id}
     if earlier is not None:
         ids = {group: sorted(images) for group, images in earlier.items()}
@@ -107,7 +107,7 @@ def archive_of(
         name: assign_shards(images, existing_shards(layout, meta.features_id, name), settings.shard_size)
         for name, images in listed.items()
     }
-    return Archive(settings, layout, identity, meta, groups, earlier)
+    return RunContext(settings, layout, identity, meta, groups, earlier)
 
 
 def image_size_pair(settings: Settings) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from musc_ray.features.context import Archive
+from musc_ray.features.context import RunContext
 from musc_ray.features.extraction import ExtractStats, ShardTask, extract
 from musc_ray.runtime.progress import Progress
 from musc_ray.storage.filesystem import remove_tree
@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 
 def repair_features(
-    archive: Archive, groups: Collection[str], errors: Sequence[Mapping[str, str]], progress: Progress
+    context: RunContext, groups: Collection[str], errors: Sequence[Mapping[str, str]], progress: Progress
 ) -> ExtractStats:
     """Read all shards of some groups, and extract again those that are broken, of the run's images.
 
     An image that cannot be extracted any more leaves its group: bands that it had a part in are removed.
 
     Args:
-        archive: what the run works on.
+        context: what the run works on.
         groups: where a broken shard was met.
         errors: images that are known to be broken.
         progress: shows the stage.
@@ -36,20 +36,20 @@ def repair_features(
     tasks = [
         ShardTask(name, shard, [image for image in images if (name, image.uri) not in known])
         for name in groups
-        for shard, images in archive.groups[name].all.items()
+        for shard, images in context.groups[name].all.items()
     ]
     tasks = [task for task in tasks if task.images]
     stats = ExtractStats()
     with progress.stage("repair", total=len(tasks), unit="shards") as stage:
-        for shard in extract(archive.settings, archive.layout, archive.meta, tasks, only_broken=True):
+        for shard in extract(context.settings, context.layout, context.meta, tasks, only_broken=True):
             stats.add(shard)
             stage.count(broken=shard.shards)
             stage.advance(1)
     logger.warning("%d broken shards were extracted again.", stats.shards)
     for name in {name for name, _ in stats.failed}:
-        remove_tree(archive.layout.fs, archive.layout.repeats(archive.run_id, name))
-        for layer in archive.meta.layers:
-            remove_tree(archive.layout.fs, archive.layout.bands(archive.run_id, name, layer))
+        remove_tree(context.layout.fs, context.layout.repeats(context.run_id, name))
+        for layer in context.meta.layers:
+            remove_tree(context.layout.fs, context.layout.bands(context.run_id, name, layer))
     return stats
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from musc_ray.errors import SettingsError
-from musc_ray.features.context import archive_of, open_out
+from musc_ray.features.context import context_of, open_out
 from musc_ray.nightly.history import known_images, seen_snapshot
 from musc_ray.nightly.selection import select_night
 from musc_ray.pipeline import RunResult, score_archive
@@ -77,13 +77,13 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
             listed, snapshot = list_images(source, settings.group_by, after)
             known = known_images(layout, meta.features_id)
             night = select_night(settings, layout, meta.features_id, listed, known, datetime.now(UTC).date())
-            archive = archive_of(settings, layout, meta, night.images, night.earlier)
-            archive = replace(archive, source_snapshot=snapshot, waiting=night.waiting)
-            stage.advance(archive.images)
+            context = context_of(settings, layout, meta, night.images, night.earlier)
+            context = replace(context, source_snapshot=snapshot, waiting=night.waiting)
+            stage.advance(context.images)
         for group, images in night.waiting.items():
             logger.warning("Group '%s' has %d image: it waits for more of its kind.", group, images)
         if not night.images:
             return None, night.waiting
         return score_archive(
-            archive, {"catalog": {"seconds": stage.seconds, "images": archive.images}}, progress
+            context, {"catalog": {"seconds": stage.seconds, "images": context.images}}, progress
         ), night.waiting

@@ -9,7 +9,7 @@ from typing import Any
 from ray.exceptions import RayError
 
 from musc_ray.core.operands.base import products_a_tile
-from musc_ray.features.context import Archive
+from musc_ray.features.context import RunContext
 from musc_ray.runtime.cluster import plan_actors
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
@@ -27,7 +27,7 @@ CALLS_AT_ONCE = 2
 
 
 def score_groups(
-    archive: Archive,
+    context: RunContext,
     groups: Sequence[GroupImages],
     scored_at: datetime,
     progress: Progress,
@@ -36,7 +36,7 @@ def score_groups(
     """Score groups whose features are there; what an earlier run has done is taken up.
 
     Args:
-        archive: settings, layout and identity of the run.
+        context: settings, layout and identity of the run.
         groups: what to score.
         scored_at: stands in every row.
         progress: shows the stages.
@@ -45,7 +45,7 @@ def score_groups(
     Returns:
         Figures of the groups that are scored; the groups that failed, and why.
     """
-    settings, layout, run_id, meta = archive.settings, archive.layout, archive.run_id, archive.meta
+    settings, layout, run_id, meta = context.settings, context.layout, context.run_id, context.meta
     patches, layers = meta.grid[0] * meta.grid[1], len(meta.layers)
     shards = [len(group.ring) for group in groups]
     workers = plan_actors(settings, layers * sum(shards)).actors
@@ -68,7 +68,7 @@ def score_groups(
         failed = dict(mutual.failed)
         left = [group for group in groups if group.group not in failed]
         if settings.repeated_defects:
-            failed |= _repeats(pool, archive, left, progress, stages)
+            failed |= _repeats(pool, context, left, progress, stages)
             left = [group for group in left if group.group not in failed]
         with progress.stage("reduce", total=sum(group.images for group in left), unit="images") as stage:
             for (group, shard), error in _reduce(pool, left):
@@ -91,10 +91,14 @@ def score_groups(
 
 
 def _repeats(
-    pool: Pool, archive: Archive, groups: Sequence[GroupImages], progress: Progress, stages: dict[str, dict[str, Any]]
+    pool: Pool,
+    context: RunContext,
+    groups: Sequence[GroupImages],
+    progress: Progress,
+    stages: dict[str, dict[str, Any]],
 ) -> dict[str, Exception]:
     """Find and cure the repeated defects of all groups; returns the groups that failed, and why."""
-    layout, run_id, layers, seed = archive.layout, archive.run_id, archive.meta.layers, archive.settings.seed
+    layout, run_id, layers, seed = context.layout, context.run_id, context.meta.layers, context.settings.seed
     defects: dict[str, list[dict[str, int]]] = {}
     failed: dict[str, Exception] = {}
     with progress.stage("repeats", total=len(groups), unit="groups") as stage:

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from musc_ray.errors import MuscRayError
-from musc_ray.features.context import Archive
+from musc_ray.features.context import RunContext
 from musc_ray.storage.file_info import file_time
 from musc_ray.storage.filesystem import PARTIAL, WRITE_CHECK, is_local, read_json, remove_tree
 from musc_ray.storage.lease import check_free, lease
@@ -69,7 +69,7 @@ def collect_garbage(out: str, older_than_days: int, delete: bool, now: datetime 
     return found
 
 
-def check_kept(archive: Archive) -> None:
+def check_kept(context: RunContext) -> None:
     """See that nothing was removed between listing a run's shards and writing down that it needs them.
 
     From then on `collect_garbage` sees the run; before, it could have taken the shards for garbage.
@@ -77,10 +77,10 @@ def check_kept(archive: Archive) -> None:
     Raises:
         MuscRayError: garbage is being removed, or shards are gone.
     """
-    layout = archive.layout
+    layout = context.layout
     check_free(layout.fs, layout.gc_lease)
-    for name, group in archive.groups.items():
-        gone = group.done.keys() - layout.written_shards(layout.features(archive.meta.features_id, name)).keys()
+    for name, group in context.groups.items():
+        gone = group.done.keys() - layout.written_shards(layout.features(context.meta.features_id, name)).keys()
         if gone:
             raise MuscRayError(
                 f"Features of group '{name}' were removed while the run began: run it again, it extracts them anew."

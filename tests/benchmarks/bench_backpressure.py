@@ -27,7 +27,7 @@ from machine import describe_machine
 from memory import PeakMemory
 
 from musc_ray.features import extraction
-from musc_ray.features.context import open_archive
+from musc_ray.features.context import open_context
 from musc_ray.features.extraction import Extractor, ShardTask
 from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.pool import Pool
@@ -117,29 +117,29 @@ def fast_blocks(folder: Path, stack: ExitStack) -> Progress:
     """Scoring in which reducing a band takes ten times as long as multiplying a block."""
     os.environ[PAUSE] = str(TIMES)
     spec = {"grid": [16, 16], "channels": 64, "layers": 1, "shard_size": 32, "images": 8000}
-    archive, rings = generated_archive(
+    context, rings = generated_archive(
         str(folder), {**spec, "settings": {"references": 128, "workers": WORKERS, "cache_mb": 256}}
     )
-    side = block_side(archive.settings, [len(rings[0].ring)], 1, 256, WORKERS)
-    mutual = Mutual(archive.layout, archive.run_id, rings, archive.meta.layers, side)
-    stack.enter_context(ray_cluster(archive.settings))
-    arguments = (archive.settings, str(folder), archive.run_id, archive.meta)
-    pool = stack.enter_context(Pool(SlowReducer, archive.settings, 10**6, *arguments, calls_at_once=CALLS_AT_ONCE))
+    side = block_side(context.settings, [len(rings[0].ring)], 1, 256, WORKERS)
+    mutual = Mutual(context.layout, context.run_id, rings, context.meta.layers, side)
+    stack.enter_context(ray_cluster(context.settings))
+    arguments = (context.settings, str(folder), context.run_id, context.meta)
+    pool = stack.enter_context(Pool(SlowReducer, context.settings, 10**6, *arguments, calls_at_once=CALLS_AT_ONCE))
     for tiles, _ in mutual.run(pool):
         yield tiles
 
 
 def extracting(settings: Settings, stack: ExitStack, actor: type) -> Progress:
     """Extract the same images again and again; what is written is deleted at once."""
-    archive = open_archive(settings)
-    ((name, group),) = archive.groups.items()
+    context = open_context(settings)
+    ((name, group),) = context.groups.items()
     images = [image for shard in group.all.values() for image in shard]
     tasks = [ShardTask(name, number, images[:SHARD]) for number in range(100_000)]
     stack.enter_context(ray_cluster(settings))
     kept, extraction.Extractor = extraction.Extractor, actor
     stack.callback(setattr, extraction, "Extractor", kept)
-    folder = Path(archive.layout.features(archive.meta.features_id, name))
-    for shard in extraction.extract(archive.settings, archive.layout, archive.meta, tasks):
+    folder = Path(context.layout.features(context.meta.features_id, name))
+    for shard in extraction.extract(context.settings, context.layout, context.meta, tasks):
         for path in folder.glob("shard-*.parquet"):
             path.unlink()
         yield shard.images

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from musc_ray.core import bands
-from musc_ray.features.context import Archive
+from musc_ray.features.context import RunContext
 from musc_ray.features.sharding import GroupShards
 from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.progress import Progress
@@ -63,7 +63,7 @@ def group_features(spec: Mapping, group: int, images: range) -> tuple[list[str],
     return ids, np.array(class_tokens, np.float32), list(np.stack(layers, axis=1))
 
 
-def generated_archive(out: str, given: Mapping) -> tuple[Archive, list[GroupImages]]:
+def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupImages]]:
     """Write the feature shards that are missing; returns what `score_groups` takes."""
     spec = {**DEFAULTS, **given}
     settings = load_settings(
@@ -85,12 +85,12 @@ def generated_archive(out: str, given: Mapping) -> tuple[Archive, list[GroupImag
                 write_shard(layout.fs, path, FeaturesMeta(**{**vars(meta), "images": images}), class_tokens, tokens)
             shards[number] = [CatalogImage(image_id, f"made://{image_id}", name, "") for image_id in ids]
         groups[name] = GroupShards(done=shards)
-    archive = Archive(settings, layout, "generated", meta, groups)
+    context = RunContext(settings, layout, "generated", meta, groups)
     images = {
         name: {number: [image.image_id for image in images] for number, images in group.done.items()}
         for name, group in groups.items()
     }
-    return archive, [GroupImages.of(name, ids, settings.reference_count, settings.seed) for name, ids in images.items()]
+    return context, [GroupImages.of(name, ids, settings.reference_count, settings.seed) for name, ids in images.items()]
 
 
 def keep_summaries() -> None:
@@ -139,11 +139,11 @@ class FullScorer(CrampedScorer):
 
 def score_generated(out: str, spec: Mapping) -> dict:
     """Score an archive on the Ray that runs, or on one of its own; returns the stages' figures."""
-    archive, groups = generated_archive(out, spec)
+    context, groups = generated_archive(out, spec)
     stages: dict = {}
-    with ray_cluster(archive.settings):
+    with ray_cluster(context.settings):
         started = time.perf_counter()
-        _, failed = score.score_groups(archive, groups, datetime.now(UTC), Progress(quiet=True), stages)
+        _, failed = score.score_groups(context, groups, datetime.now(UTC), Progress(quiet=True), stages)
         stages["seconds"] = time.perf_counter() - started
     return {**stages, "failed": {name: str(error) for name, error in failed.items()}}
 

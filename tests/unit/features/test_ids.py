@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from musc_ray.backbones import describe_backbone
-from musc_ray.features.context import _features_id, archive_of, image_size_pair
+from musc_ray.features.context import _features_id, context_of, image_size_pair
 from musc_ray.features.extraction import features_meta
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import CatalogImage, image_id
@@ -27,5 +27,5 @@ def test_ids_are_those_stored(name, tmp_path):
     info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers)
     meta = features_meta(info, "0" * 64, _features_id(settings, info, "0" * 64))
     images = [CatalogImage(image_id(f"made://{n}"), f"made://{n}", "all", f"v{n}") for n in range(5)]
-    archive = archive_of(settings, Layout.at(str(tmp_path)), meta, {"all": images})
-    assert (meta.features_id, archive.run_id) == (STORED[name]["features_id"], STORED[name]["run_id"])
+    context = context_of(settings, Layout.at(str(tmp_path)), meta, {"all": images})
+    assert (meta.features_id, context.run_id) == (STORED[name]["features_id"], STORED[name]["run_id"])
