@@ -13,18 +13,18 @@ __version__ = "0.1.0"
 __all__ = ["score_features", "rescore", "__version__"]
 
 if TYPE_CHECKING:
-    from musc_ray.core.rscin import rescore
-    from musc_ray.core.scoring import score_features
+    from musc_ray.core.rscin import rscin as rescore
+    from musc_ray.core.score_features import score_features
 
 
 def __getattr__(name: str) -> Any:
     """Import torch and faiss only when a function that needs them is used, so that `musc-ray --help` stays fast."""
     if name == "score_features":
-        from musc_ray.core.scoring import score_features
+        from musc_ray.core.score_features import score_features
 
         return score_features
     if name == "rescore":
-        from musc_ray.core.rscin import rescore
+        from musc_ray.core.rscin import rscin
 
-        return rescore
+        return rscin
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

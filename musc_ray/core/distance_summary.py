@@ -1,8 +1,8 @@
-"""A mergeable summary of distances: how many fall in each bin, and by how much they exceed its edge in sum.
+"""A mergeable summary of distances: per bin their number and their summed excess over the bin's lower edge.
 
-The interval average needs the sum of the k smallest distances. Whole bins give theirs exactly; of the one bin that rank
-k falls into only a part counts, and its sum is known within bounds. So memory is bounded however many references there
-are, at an error that is at most BIN_WIDTH / 2 times the share of the averaged values that lie in that bin.
+The interval average needs the sum of the k smallest distances. Whole bins give theirs exactly; of the bin that holds
+rank k only a part counts, whose sum is known within bounds. So memory is bounded for any number of references; the
+error is at most BIN_WIDTH / 2 times the share of the averaged values that lie in that bin.
 """
 
 from dataclasses import dataclass
@@ -10,48 +10,51 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from musc_ray.core.interval import interval_bounds
+from musc_ray.core.interval_average import interval_bounds
 
 BINS = 512
-LARGEST = 2.0
-"""Unit vectors are at most 2 apart."""
+MAX_DISTANCE = 2.0
+"""Of unit vectors."""
 
-BIN_WIDTH = LARGEST / BINS
+BIN_WIDTH = MAX_DISTANCE / BINS
 SUMMARY_BYTES = 8 * BINS
-"""Of one patch and degree."""
+"""Bytes of one patch and degree."""
 
-VALUES_AT_ONCE = 2**24
+VALUES_CHUNK = 2**24
+"""Distances and bins held at a time."""
 
 
 @dataclass
-class Summary:
-    """Counts (..., BINS) int32 of distances, and excesses (..., BINS) float32: sums of distance minus lower bin edge.
+class DistanceSummary:
+    """Histogram of distances.
 
-    Excesses, not distances: float32 sums of many small numbers lose nothing that matters.
+    Attributes:
+        counts: (..., BINS) int32, distances in each bin.
+        excesses: (..., BINS) float32, sums of distance minus lower bin edge: small numbers, so that float32 suffices.
     """
 
     counts: Tensor
     excesses: Tensor
 
     @classmethod
-    def of(cls, minima: Tensor) -> "Summary":
+    def of(cls, distances: Tensor) -> "DistanceSummary":
         """Summarise (..., n) distances; +inf does not count."""
-        *shape, n = minima.shape
-        rows = minima.reshape(-1, n)
-        counts = torch.empty(len(rows), BINS, dtype=torch.int32, device=minima.device)
-        excesses = torch.empty(len(rows), BINS, dtype=torch.float32, device=minima.device)
-        step = max(1, VALUES_AT_ONCE // max(n, BINS))
+        *shape, n = distances.shape
+        rows = distances.reshape(-1, n)
+        counts = torch.empty(len(rows), BINS, dtype=torch.int32, device=distances.device)
+        excesses = torch.empty(len(rows), BINS, dtype=torch.float32, device=distances.device)
+        step = max(1, VALUES_CHUNK // max(n, BINS))
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
             counts[part], excesses[part] = _histogram(rows[part].float())
         return cls(counts.view(*shape, BINS), excesses.view(*shape, BINS))
 
-    def merge(self, other: "Summary") -> "Summary":
-        """The summary of both."""
-        return Summary(self.counts + other.counts, self.excesses + other.excesses)
+    def merge(self, other: "DistanceSummary") -> "DistanceSummary":
+        """Add up two summaries."""
+        return DistanceSummary(self.counts + other.counts, self.excesses + other.excesses)
 
     def interval_average(self, references: int, interval: tuple[float, float]) -> tuple[Tensor, Tensor]:
-        """Mean of the selected smallest distances (MuSc, eq. 5), and the most that it can be wrong: both (...)."""
+        """Average the selected smallest distances (MuSc, eq. 5); returns means and largest possible errors, (...)."""
         start, stop = interval_bounds(references, interval)
         upper, upper_error = self._smallest(stop)
         lower, lower_error = self._smallest(start)
@@ -59,7 +62,7 @@ class Summary:
         return mean.float(), ((upper_error + lower_error) / (stop - start)).float()
 
     def _smallest(self, k: int) -> tuple[Tensor, Tensor]:
-        """Sum of the k smallest values and its largest error."""
+        """Sum the k smallest values; returns the sum and its largest possible error."""
         counts, excesses = self.counts.double(), self.excesses.double()
         edges = torch.arange(BINS, device=counts.device) * BIN_WIDTH
         before = counts.cumsum(dim=-1) - counts
@@ -74,7 +77,7 @@ class Summary:
 
 
 def _histogram(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Counts and excesses (R, BINS) of (R, n) float32; what does not count goes to a bin behind the last."""
+    """Compute counts and excesses (R, BINS) of (R, n) float32; non-finite values fall into an extra last bin."""
     counted = rows.isfinite()
     bins = torch.where(counted, (rows / BIN_WIDTH).clamp(0, BINS - 1), BINS).long()
     counts = torch.zeros(len(rows), BINS + 1, dtype=torch.int32, device=rows.device)

@@ -1,4 +1,4 @@
-"""LNAMD: local neighbourhood aggregation of ViT patch tokens with multiple degrees (MuSc, section 3.2)."""
+"""LNAMD: local neighborhood aggregation of ViT patch tokens with multiple degrees (MuSc, section 3.2)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,7 +27,7 @@ def aggregate(tokens: Tensor, grid: tuple[int, int], degree: int) -> Tensor:
     Args:
         tokens: (N, h*w, C) float32, layer-normalised, row-major over the grid.
         grid: (h, w).
-        degree: odd neighbourhood size r; 1 leaves the patches as they are.
+        degree: odd neighbourhood size r; 1 only normalises.
 
     Returns:
         (N, h*w, C) float32, unit vectors (a zero vector stays zero).

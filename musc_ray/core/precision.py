@@ -1,16 +1,21 @@
-"""Which arithmetic the tile product uses."""
+"""Choose where and in which arithmetic tiles are multiplied."""
 
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+MIN_IMAGES_LOW_PRECISION = 64
+"""In smaller groups `auto` is exact: there is little to gain, and a score averages too few distances to even out
+rounding."""
 
-FEW_IMAGES = 64
-"""Below, `auto` is exact: there is little to gain, and a score averages too few distances to even out rounding."""
+
+def default_device() -> torch.device:
+    """Choose the GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def resolve_precision(precision: str, device: torch.device, images: int) -> torch.dtype:
-    """The dtype that `precision` means on a device for a group of so many images.
+    """Resolve the setting `precision` to a dtype, for a device and a group's number of images.
 
     `auto` is float32 for few images; else float16 on a GPU (same tensor-core rate as bfloat16, 3 more bits; unit
     vectors never overflow), bfloat16 on a CPU with bfloat16 instructions, and float32 on others.
@@ -19,7 +24,7 @@ def resolve_precision(precision: str, device: torch.device, images: int) -> torc
         ValueError: an unknown name.
     """
     if precision == "auto":
-        if images < FEW_IMAGES:
+        if images < MIN_IMAGES_LOW_PRECISION:
             return torch.float32
         if device.type == "cuda":
             return torch.float16
@@ -29,9 +34,9 @@ def resolve_precision(precision: str, device: torch.device, images: int) -> torc
     return DTYPES[precision]
 
 
-def distance_dtype(products: torch.dtype) -> torch.dtype:
-    """What distances are kept in: float16, 11 bits, where products are no more exact; else float32."""
-    return torch.float32 if products == torch.float32 else torch.float16
+def distance_dtype(product_dtype: torch.dtype) -> torch.dtype:
+    """Choose the dtype that distances are kept in: float16 (11 bits) if products are no more exact, else float32."""
+    return torch.float32 if product_dtype == torch.float32 else torch.float16
 
 
 def _cpu_has_bfloat16() -> bool:

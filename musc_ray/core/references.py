@@ -1,8 +1,8 @@
-"""Who is scored against whom: all of a group, or the images in a window of distances on a ring.
+"""Choose which images each image is scored against: all of a group, or those in a window of distances on a ring.
 
 The images of a group stand on a ring in random order. Two images score each other when their distance along the ring
-lies in a window; so the relation is mutual, every image has the same number of references, and work grows with N * M.
-All pairs are the widest window.
+lies in a window. So the relation is mutual, every image has the same number of references, and cost is N * M. The
+widest window holds all pairs.
 """
 
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-FARTHEST_START = 16
-"""Windows start within so many window widths: distances that wait for an image's other side stay a bounded number."""
+MAX_START = 16
+"""Largest start of a window, in window widths: bounds the number of distances that are pending at a time."""
 
 
 @dataclass(frozen=True)
-class Window:
+class ReferenceWindow:
     """Distances `first` to `last` on a ring of `images` images."""
 
     images: int
@@ -26,40 +26,41 @@ class Window:
 
     @property
     def references(self) -> int:
-        """Images that each image is scored against."""
+        """Count the images that each image is scored against."""
         both_sides = 2 * (self.last - self.first + 1)
-        return both_sides - 1 if 2 * self.last == self.images else both_sides  # half way round there is one image only
+        return both_sides - 1 if 2 * self.last == self.images else both_sides  # a single image lies half way round
 
     @property
     def pairs(self) -> int:
-        """Pairs of images that score each other."""
+        """Count the pairs of images that score each other."""
         return self.images * self.references // 2
 
     @property
-    def most_waiting(self) -> int:
-        """Distances of a patch, summed over images, that wait at most while `blocks` are worked through in order.
+    def max_pending(self) -> int:
+        """Maximum number of pending distances of a patch, summed over images, when sections are processed in order.
 
-        With w = last - first + 1: after row p the images ahead, up to p + last, have met w of their references and
-        fewer the farther they stand, first * w + w (w + 1) / 2 in all; those that the first rows met round the ring's
-        end wait all the time, which is as many again.
+        A distance is pending until its image has met all its references. With w = last - first + 1: after row p the
+        images ahead, up to p + last, have met at most w of their references, and fewer the farther away they are:
+        first * w + w (w + 1) / 2 in all. Those that the first rows met across the ring's end are pending throughout,
+        which is as many again.
         """
         width = self.last - self.first + 1
         return min(width * (2 * self.first + width + 1), self.images * self.references)
 
     @property
     def is_all(self) -> bool:
-        """Whether all images score each other."""
+        """Tell whether all images score each other."""
         return self.references == self.images - 1
 
     def contains(self, a: range, b: range) -> npt.NDArray[np.bool_]:
-        """Which of the images at positions a and b score each other, (A, B)."""
+        """Tell which of the images at positions a and b score each other: (A, B) bool."""
         apart = np.abs(np.arange(a.start, a.stop)[:, None] - np.arange(b.start, b.stop))
         distance = np.minimum(apart, self.images - apart)
         inside: npt.NDArray[np.bool_] = (distance >= self.first) & (distance <= self.last)
         return inside
 
     def touches(self, a: range, b: range) -> bool:
-        """Whether any of the images at positions a and b score each other; `contains(a, b).any()` in constant time."""
+        """Tell whether any images at positions a and b score each other: `contains(a, b).any()` in constant time."""
         least, most = b.start - (a.stop - 1), (b.stop - 1) - a.start
         bounds = ((self.first, self.last), (-self.last, -self.first))
         return any(
@@ -69,40 +70,40 @@ class Window:
         )
 
 
-def reference_window(images: int, references: int | None, seed: int = 0) -> Window:
-    """The window that gives every image of a group at least so many references.
+def reference_window(images: int, references: int | None, seed: int = 0) -> ReferenceWindow:
+    """Choose the window that gives every image of a group at least this many references.
 
     Args:
         images: N >= 2.
         references: M, rounded up to an even number; None, or N - 1 and more, means all.
-        seed: 0 takes the nearest images on the ring, others take windows farther away, which share as few references
-            as there is room for.
+        seed: 0 takes the nearest images on the ring; others take windows farther away, which share as few references
+            as the group's size allows.
     """
     if references is None or references >= images - 1:
-        return Window(images, 1, images // 2)
+        return ReferenceWindow(images, 1, images // 2)
     half = -(-references // 2)
     starts = (images - 1) // 2 - half + 1
-    first = 1 + seed * half % min(starts, FARTHEST_START * half + 1)
-    return Window(images, first, first + half - 1)
+    first = 1 + seed * half % min(starts, MAX_START * half + 1)
+    return ReferenceWindow(images, first, first + half - 1)
 
 
-def blocks(window: Window, chunks: list[range]) -> Iterator[tuple[int, int]]:
-    """Pairs of chunks of the ring (I <= J) that hold pairs of the window, row by row.
+def section_pairs(window: ReferenceWindow, sections: list[range]) -> Iterator[tuple[int, int]]:
+    """Yield pairs of sections of the ring (I <= J) that hold pairs of the window, row by row.
 
-    After the last pair of row I everything that chunk I needs has been there: what waits is what lies between.
+    After the last pair of row I, section I has met all its references; only what lies between is pending.
 
     Args:
-        window: who scores whom.
-        chunks: positions, in order, that cover the ring.
+        window: which images score each other.
+        sections: positions, in order, that cover the ring.
     """
-    starts = np.array([chunk.start for chunk in chunks])
-    for row, chunk in enumerate(chunks):
-        reach = range(chunk.start - window.last, chunk.stop + window.last)
+    starts = np.array([section.start for section in sections])
+    for row, section in enumerate(sections):
+        reach = range(section.start - window.last, section.stop + window.last)
         if len(reach) >= window.images:
-            candidates = list(range(row, len(chunks)))
+            candidates = list(range(row, len(sections)))
         else:
             first, last = reach.start % window.images, (reach.stop - 1) % window.images
             low, high = (int(at) for at in np.searchsorted(starts, [first, last], side="right") - 1)
-            around = chain(range(low, high + 1)) if first <= last else chain(range(high + 1), range(low, len(chunks)))
+            around = chain(range(low, high + 1)) if first <= last else chain(range(high + 1), range(low, len(sections)))
             candidates = sorted({column for column in around if column >= row})
-        yield from ((row, column) for column in candidates if window.touches(chunk, chunks[column]))
+        yield from ((row, column) for column in candidates if window.touches(section, sections[column]))

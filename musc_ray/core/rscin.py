@@ -1,7 +1,7 @@
-"""RsCIN: re-scoring of image scores by their most similar images (MuSc, section 3.4), by FAISS neighbours.
+"""RsCIN: re-score images by the scores of their most similar images (MuSc, section 3.4), found with FAISS.
 
-No N x N matrix is ever made: only each image's max(k_list) nearest images are kept. The search is exact at any N: it
-is 2 N^2 C operations, a thousandth of what mutual scoring takes.
+No N x N matrix is built: only each image's max(k_list) most similar images are kept. The search is exact for any N: it
+takes 2 N^2 C operations, a thousandth of mutual scoring.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,19 +22,19 @@ def min_max(scores: npt.NDArray[np.floating]) -> FloatArray:
     return ((scores.astype(np.float64) - low) / (high - low)).astype(np.float32)
 
 
-def nearest_images(
+def similar_images(
     queries: FloatArray, own: IntArray, parts: Iterable[FloatArray], k: int
 ) -> tuple[FloatArray, IntArray]:
-    """The k most similar images by cosine of some images of a group, each image itself always first.
+    """Find the k most similar images of a group by cosine, for some of its images; each image itself comes first.
 
     Args:
-        queries: (n, C) float32 class tokens, of any length; normalised here.
-        own: (n,) their places in the group.
+        queries: (n, C) float32 class tokens; L2-normalised here.
+        own: (n,) int64, their positions in the group.
         parts: class tokens of the whole group in order, some images at a time.
-        k: neighbours to find, the image itself included.
+        k: images to find, the image itself included.
 
     Returns:
-        similarities (n, k) float32 and places in the group (n, k) int64; fewer columns in a group of fewer than k.
+        similarities (n, k) float32 and positions in the group (n, k) int64; fewer columns in a group of fewer than k.
     """
     queries = _unit(queries)
     similarities, indices = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
@@ -51,17 +51,17 @@ def nearest_images(
 
 
 def _unit(class_tokens: FloatArray) -> FloatArray:
-    """Rows of length 1, in a copy."""
+    """Normalise rows to length 1, in a copy."""
     tokens = np.array(class_tokens, dtype=np.float32, order="C")
     faiss.normalize_L2(tokens)
     return tokens
 
 
 def _self_first(similarities: FloatArray, indices: IntArray, own: IntArray) -> tuple[FloatArray, IntArray]:
-    """Put every image at the head of its own row: ties (duplicates) and rounding may have pushed it back or out."""
+    """Move every image to the front of its own row: ties (duplicates) and rounding may have moved it back or out."""
     is_own = indices == own[:, None]
-    lost = ~is_own.any(axis=1)
-    is_own[lost, -1] = True  # the last neighbour makes room
+    missing = ~is_own.any(axis=1)
+    is_own[missing, -1] = True  # it replaces the least similar one
     order = np.argsort(~is_own, axis=1, kind="stable")
     similarities = np.take_along_axis(similarities, order, axis=1)
     indices = np.take_along_axis(indices, order, axis=1)
@@ -73,11 +73,11 @@ def _self_first(similarities: FloatArray, indices: IntArray, own: IntArray) -> t
 def weighted_scores(
     scores: npt.NDArray[np.floating], similarities: FloatArray, indices: IntArray, k_list: Sequence[int]
 ) -> FloatArray:
-    """Mean over k_list of the scores of each image's k most similar ones, weighted by similarity (MuSc, eq. 7 and 8).
+    """Average the scores of each image's k most similar ones, weighted by similarity (MuSc, eq. 7 and 8), over k_list.
 
     Args:
         scores: (N,) raw scores of the group; min-max scaled to [0, 1] here.
-        similarities: (n, k) and indices (n, k) of `nearest_images`, of all or some of the group.
+        similarities, indices: (n, k) each, from `similar_images`, for all or some images of the group.
         k_list: neighbourhood sizes; a k beyond N counts as N.
 
     Returns:
@@ -91,7 +91,7 @@ def weighted_scores(
     return (total / len(k_list)).astype(np.float32)
 
 
-def rescore(scores: npt.ArrayLike, class_tokens: npt.ArrayLike, k_list: Sequence[int] = (1, 2, 3)) -> FloatArray:
+def rscin(scores: npt.ArrayLike, class_tokens: npt.ArrayLike, k_list: Sequence[int] = (1, 2, 3)) -> FloatArray:
     """Re-score image scores by the scores of their most similar images (MuSc, eq. 7 and 8).
 
     For each k the score becomes the mean of the k most similar images' scores (itself included), weighted by
@@ -106,7 +106,7 @@ def rescore(scores: npt.ArrayLike, class_tokens: npt.ArrayLike, k_list: Sequence
         (N,) float32.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinite values, no or non-positive k.
+        ValueError: mismatched shapes, NaN or infinite values, an empty k_list or a k below 1.
     """
     scores = np.asarray(scores, dtype=np.float64)
     tokens = np.asarray(class_tokens, dtype=np.float32)
@@ -118,5 +118,5 @@ def rescore(scores: npt.ArrayLike, class_tokens: npt.ArrayLike, k_list: Sequence
         raise ValueError("scores and class_tokens must not hold NaN or infinite values.")
     if not k_list or min(k_list) < 1:
         raise ValueError(f"k_list must hold numbers of at least 1, got {list(k_list)}.")
-    similarities, indices = nearest_images(tokens, np.arange(len(tokens)), [tokens], max(k_list))
+    similarities, indices = similar_images(tokens, np.arange(len(tokens)), [tokens], max(k_list))
     return weighted_scores(scores, similarities, indices, k_list)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from musc_ray.core.metrics.aupimo import NO_TAIL, Credits, NormalTail, normal_tail
 from musc_ray.core.metrics.counting import EMPTY, BinCounter, BinCounts, PlaceCounter
-from musc_ray.core.metrics.pixel_curve import PixelMetrics, Totals, Window, window_metrics
+from musc_ray.core.metrics.pixel_curve import Bins, PixelMetrics, Totals, bins_metrics
 from musc_ray.errors import ImageError, MuscRayError
 from musc_ray.evaluate.labels import Label
 from musc_ray.evaluate.layouts import GOOD
@@ -84,7 +84,7 @@ class Evaluator:
         result.empty += not mask.any()
         return regions_of(row, label.defect, mask)
 
-    def window(self, files: Sequence[MapFile], defects: frozenset[str], window: Window, totals: Totals) -> PixelMetrics:
+    def window(self, files: Sequence[MapFile], defects: frozenset[str], window: Bins, totals: Totals) -> PixelMetrics:
         """A window's share of the metrics of the images with some defects."""
         counter = PlaceCounter(window.bins, totals.negatives + totals.positives)
         for file in files:
@@ -92,7 +92,7 @@ class Evaluator:
                 self.fs, file, lambda defect, low, high: defect in defects and counter.may_hold(low, high)
             ):
                 counter.add(image.values, image.regions, image.shares)
-        return window_metrics(window, counter, totals)
+        return bins_metrics(window, counter, totals)
 
     def tail(self, file: MapFile, lowest_bin: int) -> NormalTail:
         """The highest pixel scores of a file's good images."""

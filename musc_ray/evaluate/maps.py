@@ -45,7 +45,7 @@ def upsampled(
     """Upsample the patch maps (N, h, w) of some images to the resolution of their masks (DESIGN 2.4)."""
     import torch  # for the actors alone: the driver that imports this module stays small
 
-    from musc_ray.core.pixel import pixel_map
+    from musc_ray.core.pixel_map import pixel_map
 
     for image in images:
         patch_map = patch_maps[image.row]

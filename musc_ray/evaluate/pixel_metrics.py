@@ -15,7 +15,7 @@ import ray
 
 from musc_ray.core.metrics.aupimo import NO_TAIL, Credits, NormalTail, lowest_tail_bin
 from musc_ray.core.metrics.counting import EMPTY, BinCounts
-from musc_ray.core.metrics.pixel_curve import PixelMetrics, Totals, Window, plan_windows, totals_of
+from musc_ray.core.metrics.pixel_curve import Bins, PixelMetrics, Totals, plan_bins, totals_of
 from musc_ray.evaluate.evaluator import Evaluator, FileCounts, LabelledFile, add_counts
 from musc_ray.evaluate.layouts import GOOD
 from musc_ray.evaluate.maps import MapFile
@@ -44,7 +44,7 @@ class WindowTask:
     defect: str
     files: list[MapFile]
     defects: frozenset[str]
-    window: Window
+    window: Bins
     totals: Totals
 
 
@@ -140,7 +140,7 @@ def _windows(
         for defect, defects, found in _subsets(counts[group.group]):
             totals = totals_of(found)
             if totals.negatives and totals.positives:
-                results[group.group, defect], windows = plan_windows(found, WINDOW_BYTES)
+                results[group.group, defect], windows = plan_bins(found, WINDOW_BYTES)
                 tasks += [WindowTask(group.group, defect, files, defects, window, totals) for window in windows]
     with progress.stage("curves", total=len(tasks), unit="windows") as stage:
         for task, result in pool.map(iter(tasks), _call_window):

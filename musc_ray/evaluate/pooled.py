@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from musc_ray.core.rscin import rescore
+from musc_ray.core.rscin import rscin
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.paths import Layout
 from musc_ray.storage.shards import read_class_tokens, read_meta
@@ -43,4 +43,4 @@ def pooled_scores(
             f"Images of {len(scored_in)} groups are evaluated together, which needs their features, and some are gone: "
             "run again with keep_features."
         )
-    return rescore(raw, tokens, tuple(run["settings"]["k_list"]))
+    return rscin(raw, tokens, tuple(run["settings"]["k_list"]))

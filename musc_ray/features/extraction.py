@@ -17,7 +17,7 @@ from musc_ray.backbones import Backbone, BackboneInfo, load_backbone
 from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.weights import fetch_weights
 from musc_ray.core.memory import is_out_of_memory
-from musc_ray.core.precision import FEW_IMAGES, resolve_precision
+from musc_ray.core.precision import MIN_IMAGES_LOW_PRECISION, resolve_precision
 from musc_ray.errors import ImageError
 from musc_ray.runtime.cluster import ActorPlan, take_share, use_threads
 from musc_ray.runtime.pool import Pool
@@ -248,7 +248,7 @@ def model_precision(settings: Settings, device: str) -> str:
     """The model's arithmetic; `auto` is what the tile product's `auto` is for many images on this device."""
     if settings.model_precision != "auto":
         return settings.model_precision
-    return str(resolve_precision("auto", torch.device(device), FEW_IMAGES)).removeprefix("torch.")
+    return str(resolve_precision("auto", torch.device(device), MIN_IMAGES_LOW_PRECISION)).removeprefix("torch.")
 
 
 def extract(

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from musc_ray.backbones import Backbone, BackboneInfo
-from musc_ray.core.mutual import tile_minima
-from musc_ray.core.operands.base import prepare, products_a_tile
+from musc_ray.core import products_per_tile
+from musc_ray.core.operands.prepare import prepare
+from musc_ray.core.tiles import multiply_tile
 from musc_ray.errors import SettingsError
 from musc_ray.planning.cost import Rates, forward_operations
 from musc_ray.sources.decoding import decode_image
@@ -121,8 +122,8 @@ def _tile(info: BackboneInfo, workload: Workload, device: torch.device) -> Work:
         )
         for _ in range(2)
     )
-    products = products_a_tile(device.type == "cuda", len(a.degrees))
-    return 2.0 * (side * length) ** 2 * info.channels * products, lambda: tile_minima(a, b, torch.float16)
+    products = products_per_tile(device.type == "cuda", len(a.degrees))
+    return 2.0 * (side * length) ** 2 * info.channels * products, lambda: multiply_tile(a, b, torch.float16)
 
 
 def _search(channels: int) -> Work:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from musc_ray.backbones import BackboneInfo
-from musc_ray.core.bands import EXACT_REFERENCES, waiting_bytes
+from musc_ray.core import products_per_tile
 from musc_ray.core.distance_summary import SUMMARY_BYTES
-from musc_ray.core.operands.base import products_a_tile
-from musc_ray.core.references import Window, blocks, reference_window
+from musc_ray.core.patch_scores import MAX_EXACT_REFERENCES
+from musc_ray.core.references import ReferenceWindow, reference_window, section_pairs
 
 PROCESS_BYTES = 0.6e9
 """Resident memory of a worker's libraries: torch, Ray, numba, timm (measured)."""
@@ -84,7 +84,7 @@ class Job:
         return self.info.grid[0] * self.info.grid[1]
 
     @property
-    def windows(self) -> list[Window]:
+    def windows(self) -> list[ReferenceWindow]:
         """Which images score each other, for each group that can be scored."""
         return [reference_window(size, self.references, self.seed) for size in self.group_sizes if size >= 2]
 
@@ -167,7 +167,7 @@ def plan_job(job: Job, rates: Rates) -> Plan:
     """Estimate a job's cost at the given rates."""
     info, length, layers = job.info, job.patches, len(job.info.layers)
     images, windows = sum(job.group_sizes), job.windows
-    products = products_a_tile(job.on_gpu, job.vectors)
+    products = products_per_tile(job.on_gpu, job.vectors)
     layer_bytes = job.shard_size * length * info.channels * 2
     pairs = sum(window.pairs for window in windows)
     return Plan(
@@ -208,7 +208,7 @@ def _block_count(window: Window, images: int) -> int:
     if window.is_all:
         return chunks * (chunks + 1) // 2
     starts = range(0, window.images, images)
-    return sum(1 for _ in blocks(window, [range(at, min(at + images, window.images)) for at in starts]))
+    return sum(1 for _ in section_pairs(window, [range(at, min(at + images, window.images)) for at in starts]))
 
 
 def _shards_read(window: Window, job: Job) -> int:
@@ -246,6 +246,6 @@ def _mutual_memory(job: Job) -> float:
     distances = job.patches * job.vectors * job.itemsize
     block = 2 * min(job.side * job.shard_size, largest) ** 2 * distances
     references = max((window.references for window in job.windows), default=0)
-    waiting = references * job.itemsize if references <= EXACT_REFERENCES else 2 * SUMMARY_BYTES
+    waiting = references * job.itemsize if references <= MAX_EXACT_REFERENCES else 2 * SUMMARY_BYTES
     band = job.shard_size * job.patches * job.vectors * waiting
     return PROCESS_BYTES + held + values * PREPARING_BYTES + max(block, band)

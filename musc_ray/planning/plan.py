@@ -3,8 +3,7 @@
 import torch
 
 from musc_ray.backbones import BackboneInfo, describe_backbone, untrained_backbone
-from musc_ray.core.precision import resolve_precision
-from musc_ray.core.scoring import default_device
+from musc_ray.core.precision import default_device, resolve_precision
 from musc_ray.errors import SettingsError
 from musc_ray.features.context import image_size_pair
 from musc_ray.features.extraction import model_precision

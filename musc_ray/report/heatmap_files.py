@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from musc_ray.core.pixel import pixel_map
+from musc_ray.core.pixel_map import pixel_map
 from musc_ray.report.colormap import colormap
 from musc_ray.sources.containers import image_name
 from musc_ray.storage.paths import escape_group

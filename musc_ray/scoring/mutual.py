@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectLostError
 
-from musc_ray.core.bands import CONDENSE_COLUMNS, EXACT_REFERENCES
+from musc_ray.core.patch_scores import MAX_EXACT_REFERENCES, SUMMARY_CHUNK
 from musc_ray.errors import MuscRayError
 from musc_ray.runtime.pool import Pool, References, Task, Worker
 from musc_ray.scoring.ring import BlockTask, GroupImages, RingBlock, ring_blocks
@@ -31,7 +31,7 @@ BLOCKS_PER_WORKER = 16
 MINIMA_SHARE = 4
 """A block's distances may take 1 / MINIMA_SHARE of `cache_mb`."""
 
-MOST_REPAIRS = 3
+MAX_REPAIRS = 3
 
 
 BandKey = tuple[str, int, int]
@@ -239,7 +239,7 @@ class Mutual:
         band.awaited -= 1
         if band.awaited == 0:
             self.urgent.append(BandTask(band))
-        elif band.group.window.references > EXACT_REFERENCES and band.columns >= CONDENSE_COLUMNS:
+        elif band.group.window.references > MAX_EXACT_REFERENCES and band.columns >= SUMMARY_CHUNK:
             self.urgent.append(CondenseTask(band, tuple(band.parts)))
             band.parts.clear()
             band.columns = 0
@@ -250,9 +250,9 @@ class Mutual:
         group = band.group
         if self.bands.get(band.key) is not band:
             return  # already begun anew
-        if band.attempt >= MOST_REPAIRS:
+        if band.attempt >= MAX_REPAIRS:
             lost = f"The distances of shard {band.shard}, layer {band.layer}, were lost with their nodes"
-            self._fail(group.group, MuscRayError(f"{lost} {MOST_REPAIRS} times: run again on nodes that stay."))
+            self._fail(group.group, MuscRayError(f"{lost} {MAX_REPAIRS} times: run again on nodes that stay."))
             return
         self.stats.repaired_bands += 1
         own = group.shards[band.shard]

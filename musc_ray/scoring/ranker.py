@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from musc_ray.core.drift import drift
-from musc_ray.core.ranking import percentiles, percentiles_among, ranks
-from musc_ray.core.rscin import nearest_images, weighted_scores
+from musc_ray.core.ranks import percentiles, percentiles_among, ranks
+from musc_ray.core.rscin import similar_images, weighted_scores
 from musc_ray.core.threshold import is_anomalous
 from musc_ray.scoring.defects.work import RepeatsWork
 from musc_ray.scoring.ring import GroupImages, RingShard
@@ -68,7 +68,7 @@ def find_neighbours(layout: Layout, meta: FeaturesMeta, images: GroupImages, par
         for other in parts_of(images):
             yield _class_tokens(layout, meta, images, other)
 
-    return nearest_images(_class_tokens(layout, meta, images, part), own, tokens(), k)
+    return similar_images(_class_tokens(layout, meta, images, part), own, tokens(), k)
 
 
 def rank_group(

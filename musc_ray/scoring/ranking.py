@@ -17,7 +17,7 @@ from musc_ray.runtime.pool import Pool, References
 from musc_ray.scoring.ranker import GroupFigures, parts_of
 from musc_ray.scoring.ring import GroupImages
 
-MOST_RESTARTS = 3
+MAX_RESTARTS = 3
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Publish:
             if error is None:
                 self._take(task, references)
                 group.over = not group.unwritten
-            elif isinstance(error, ObjectLostError) and group.restarts < MOST_RESTARTS:
+            elif isinstance(error, ObjectLostError) and group.restarts < MAX_RESTARTS:
                 group.over = True
                 self._begin(group.images, group.restarts + 1)
                 continue

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from musc_ray.core.pixel import image_scores
+from musc_ray.core.pixel_map import image_scores
 from musc_ray.scoring.ring import RingShard
 from musc_ray.storage.arrays import read_array
 from musc_ray.storage.parquet import write_table

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from musc_ray.core.references import Window, blocks, reference_window
+from musc_ray.core.references import ReferenceWindow, reference_window, section_pairs
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class GroupImages:
 
     group: str
     ring: Sequence[RingShard]
-    window: Window
+    window: ReferenceWindow
     earlier: frozenset[str] = frozenset()
     publish_earlier: bool = False
 
@@ -105,7 +105,7 @@ def _read_backwards(image_id: str) -> str:
     return image_id[::-1]
 
 
-def tiles_of(rows: Sequence[RingShard], columns: Sequence[RingShard], window: Window) -> Iterator[Tile]:
+def tiles_of(rows: Sequence[RingShard], columns: Sequence[RingShard], window: ReferenceWindow) -> Iterator[Tile]:
     """The tiles of a block that hold pairs of images that score each other."""
     for index, a in enumerate(rows):
         for b in columns[index:] if rows == columns else columns:
@@ -118,7 +118,7 @@ def ring_blocks(images: GroupImages, side: int) -> list[RingBlock]:
     chunks = [range(start, min(start + side, len(images.ring))) for start in range(0, len(images.ring), side)]
     positions = [range(images.ring[chunk.start].first, images.ring[chunk.stop - 1].positions.stop) for chunk in chunks]
     found = []
-    for row, column in blocks(images.window, positions):
+    for row, column in section_pairs(images.window, positions):
         rows, columns = chunks[row], chunks[column]
         above, beside = images.ring[rows.start : rows.stop], images.ring[columns.start : columns.stop]
         tiles = list(tiles_of(above, beside, images.window))
@@ -143,7 +143,7 @@ class BlockTask:
 
     group: str
     layer: int
-    window: Window
+    window: ReferenceWindow
     rows: Sequence[RingShard]
     columns: Sequence[RingShard]
     unfinished: frozenset[int]

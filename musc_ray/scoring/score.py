@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.exceptions import RayError
 
-from musc_ray.core.operands.base import products_a_tile
+from musc_ray.core import products_per_tile
 from musc_ray.features.context import RunContext
 from musc_ray.runtime.cluster import plan_actors
 from musc_ray.runtime.pool import Pool
@@ -53,7 +53,7 @@ def score_groups(
     mutual = Mutual(layout, run_id, groups, meta.layers, side)
     arguments = (settings, layout.uri(layout.root), run_id, meta)
     with Pool(Scorer, settings, workers, *arguments, calls_at_once=CALLS_AT_ONCE) as pool:
-        products = products_a_tile(pool.plan.device == "cuda", settings.vectors)
+        products = products_per_tile(pool.plan.device == "cuda", settings.vectors)
         with progress.stage("mutual", total=mutual.total, unit="tiles") as stage:
             for tiles, found in mutual.run(pool):
                 stage.advance(tiles)

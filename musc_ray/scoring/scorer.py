@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from musc_ray.core.bands import Part, condense, patch_scores
-from musc_ray.core.distance_summary import Summary
+from musc_ray.core.distance_summary import DistanceSummary
 from musc_ray.core.memory import is_out_of_memory
-from musc_ray.core.mutual import tile_minima
-from musc_ray.core.nearest import Nearest, distance_at
-from musc_ray.core.operands.base import PreparedShard, prepare
+from musc_ray.core.nearest_images import NearestImages, distance_of_rank
+from musc_ray.core.operands.base import PreparedShard
+from musc_ray.core.operands.prepare import prepare
+from musc_ray.core.patch_scores import Part, patch_scores, summarise
 from musc_ray.core.precision import distance_dtype, resolve_precision
-from musc_ray.core.references import Window
-from musc_ray.core.repeated_defects import NEIGHBOURS, far_rank
+from musc_ray.core.references import ReferenceWindow
+from musc_ray.core.repeated_defects import KEPT_IMAGES, far_rank
+from musc_ray.core.tiles import multiply_tile
 from musc_ray.runtime.cluster import ActorPlan, take_share, use_threads
 from musc_ray.scoring.defects.driver import ShardStep
 from musc_ray.scoring.defects.work import RepeatsWork
@@ -40,13 +41,13 @@ from musc_ray.storage.shards import FeaturesMeta, read_layer
 LOADERS = 2
 """Threads that read and prepare the shards that come next."""
 
-StoredPart = np.ndarray | Summary
+StoredPart = np.ndarray | DistanceSummary
 """A part of a band as it lies in Ray's object store."""
 
-TracedPart = tuple[StoredPart, Nearest | None]
+TracedPart = tuple[StoredPart, NearestImages | None]
 """With the nearest images of its patches, where repeated defects are looked for."""
 
-LoadedPart = tuple[Part, Nearest | None]
+LoadedPart = tuple[Part, NearestImages | None]
 
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # the object store's are only read
 
@@ -118,9 +119,9 @@ class Scorer:
         """Parts of a band as one summary, behind a reference that tells when it is there."""
         with self.kernel_turn:
             loaded = [_loaded(part) for part in parts]
-            return None, (condense([part for part, _ in loaded]), _merged(loaded))
+            return None, (summarise([part for part, _ in loaded]), _merged(loaded))
 
-    def band(self, group: str, layer: int, shard: int, window: Window, *parts: TracedPart) -> float:
+    def band(self, group: str, layer: int, shard: int, window: ReferenceWindow, *parts: TracedPart) -> float:
         """Reduce and write a band from its parts; returns its largest possible error."""
         with self.kernel_turn:
             return self._reduce(group, layer, shard, window, [_loaded(part) for part in parts])
@@ -188,7 +189,7 @@ class Scorer:
             started = time.perf_counter()
             rows = self._target(minima, partners, a, b, dtype)
             columns = rows if a == b else self._target(minima, partners, b, a, dtype)
-            tile_minima(left, right, dtype, scored, (rows, columns))
+            multiply_tile(left, right, dtype, scored, (rows, columns))
             seconds += time.perf_counter() - started
             pairs += int(scored.sum()) // (2 if a == b else 1)
         return minima, BlockStats(pairs=pairs, seconds_in_kernel=seconds)
@@ -227,21 +228,21 @@ class Scorer:
         """What minima are kept in."""
         return distance_dtype(resolve_precision(self.settings.precision, self.device, task.window.images))
 
-    def _nearest(self, task: BlockTask, number: int, minima: Tensor) -> Nearest | None:
+    def _nearest(self, task: BlockTask, number: int, minima: Tensor) -> NearestImages | None:
         """Whom the patches of a shard are nearest to in a block, where repeated defects are looked for."""
         if not self.settings.repeated_defects:
             return None
         positions = {shard.number: torch.tensor(shard.positions) for shard in task.shards}
         columns = torch.cat([positions[other] for other in task.partners[number]])  # in the order of their slices
-        return Nearest.of(minima, columns, NEIGHBOURS)
+        return NearestImages.of(minima, columns, KEPT_IMAGES)
 
-    def _reduce(self, group: str, layer: int, shard: int, window: Window, traced: list[LoadedPart]) -> float:
+    def _reduce(self, group: str, layer: int, shard: int, window: ReferenceWindow, traced: list[LoadedPart]) -> float:
         """Write a band, and before it, since a band that is there is complete, whom its patches are nearest to."""
         parts, nearest = [part for part, _ in traced], _merged(traced)
         if nearest is not None:
             keys, far = (of(self.run_id, group, layer, shard) for of in (self.layout.nearest, self.layout.far))
             write_array(self.layout, keys, nearest.keys.numpy())
-            write_array(self.layout, far, distance_at(parts, far_rank(window.references)).numpy())
+            write_array(self.layout, far, distance_of_rank(parts, far_rank(window.references)).numpy())
         scores, error = patch_scores(parts, window.references, self.settings.interval, self.device)
         write_array(self.layout, self.layout.band(self.run_id, group, layer, shard), scores.numpy())
         return error
@@ -295,12 +296,12 @@ class Scorer:
 def _loaded(traced: TracedPart) -> LoadedPart:
     """A part as tensors; arrays from the object store are read-only, and are only read."""
     part, nearest = traced
-    return (part if isinstance(part, Summary) else torch.from_numpy(part)), nearest
+    return (part if isinstance(part, DistanceSummary) else torch.from_numpy(part)), nearest
 
 
-def _merged(parts: Sequence[LoadedPart]) -> Nearest | None:
+def _merged(parts: Sequence[LoadedPart]) -> NearestImages | None:
     """The nearest images of all parts."""
-    merged: Nearest | None = None
+    merged: NearestImages | None = None
     for _, nearest in parts:
         if nearest is not None:
             merged = nearest if merged is None else merged.merge(nearest)

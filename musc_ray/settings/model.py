@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from musc_ray.core import LARGEST_DEGREE, vectors_a_patch
+from musc_ray.core import MAX_DEGREE, vectors_per_patch
 from musc_ray.settings.affects import Effect, affects, affects_of
 from musc_ray.settings.credentials import credentials_sentence, has_credentials
 from musc_ray.settings.lake import OptionalLake
@@ -205,7 +205,7 @@ class Settings(BaseModel):
     @property
     def vectors(self) -> int:
         """Vectors that stand for a patch in a layer."""
-        return vectors_a_patch(self.aggregation, len(self.degrees))
+        return vectors_per_patch(self.aggregation, len(self.degrees))
 
     @property
     def distance_bytes(self) -> int:
@@ -279,8 +279,8 @@ class Settings(BaseModel):
                 raise ValueError(
                     f"Setting 'degrees' must be odd, not {value} in {shown(values)}: use {value - 1} or {value + 1}."
                 )
-            if value > LARGEST_DEGREE:
-                raise ValueError(f"Setting 'degrees' holds {value}, larger than {LARGEST_DEGREE}: use smaller ones.")
+            if value > MAX_DEGREE:
+                raise ValueError(f"Setting 'degrees' holds {value}, larger than {MAX_DEGREE}: use smaller ones.")
         return values
 
     @field_validator("interval")

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from musc_ray.core.ranking import percentiles, ranks
+from musc_ray.core.ranks import percentiles, ranks
 from musc_ray.lake.catalog import open_catalog
 from musc_ray.lake.publish import publish_runs
 from musc_ray.lake.schema import by_day_and_group, iceberg_schema, scores_schema

@@ -22,10 +22,9 @@ from machine import describe_machine
 import musc_ray
 from musc_ray.core.kernels.onednn import linear
 from musc_ray.core.lnamd import aggregate, layer_norm
-from musc_ray.core.mutual import _blocks
-from musc_ray.core.operands.base import prepare
-from musc_ray.core.precision import resolve_precision
-from musc_ray.core.scoring import default_device
+from musc_ray.core.operands.prepare import prepare
+from musc_ray.core.precision import default_device, resolve_precision
+from musc_ray.core.tiles import TileChunk, tile_chunks
 
 DEVICE = default_device()
 ON_GPU = DEVICE.type == "cuda"
@@ -78,13 +77,13 @@ def gemm_rate(side: int, channels: int, dtype: torch.dtype) -> float:
 def products_alone(features: torch.Tensor, grid: tuple[int, int], dtype: torch.dtype) -> float:
     """Seconds of the very products that a CPU needs, on as many threads, and nothing else."""
     shard = prepare(features, grid, DEGREES, dtype)
-    blocks, threads = list(_blocks(shard, shard)), torch.get_num_threads()
+    chunks, threads = list(tile_chunks(shard, shard)), torch.get_num_threads()
 
-    def multiply(block: tuple[slice, slice]) -> None:
-        shard.product(shard, *block)
+    def multiply(chunk: TileChunk) -> None:
+        shard.product(shard, chunk.rows, chunk.columns)
 
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        seconds = seconds_of(lambda: list(pool.map(multiply, blocks)), 3)
+        seconds = seconds_of(lambda: list(pool.map(multiply, chunks)), 3)
     torch.set_num_threads(threads)
     return seconds
 

@@ -21,7 +21,7 @@ from PIL import Image
 from scipy import ndimage
 
 from musc_ray.core.metrics.image import average_precision, image_auroc
-from musc_ray.core.pixel import pixel_map
+from musc_ray.core.pixel_map import pixel_map
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
 from musc_ray.pipeline import run_archive

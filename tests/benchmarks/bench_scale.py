@@ -4,7 +4,7 @@
 
 Features have the shape of ViT-S/14 at 224 px (L = 256, C = 384), one layer, degrees 1, 3, 5. Times are between
 the first block of each worker and the last of all, so that the start of workers does not flatter the larger archives.
-The bare kernel is `tile_minima` on the same shards in as many processes at the same time.
+The bare kernel is `multiply_tile` on the same shards in as many processes at the same time.
 """
 
 import json
@@ -19,9 +19,9 @@ import torch
 from machine import describe_machine
 from memory import PeakMemory
 
-from musc_ray.core.mutual import tile_minima
-from musc_ray.core.operands.base import prepare
+from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.precision import resolve_precision
+from musc_ray.core.tiles import multiply_tile
 from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.pool import Pool
 from musc_ray.scoring.mutual import Mutual, block_side
@@ -79,12 +79,12 @@ def kernel() -> None:
     _, _, (tokens,) = group_features(spec, 0, range(128))
     dtype = resolve_precision("auto", torch.device("cpu"), 1000)
     a, b = (prepare(torch.from_numpy(part), (16, 16), (1, 3, 5), dtype) for part in (tokens[:64], tokens[64:]))
-    tile_minima(a, b, torch.float16)
+    multiply_tile(a, b, torch.float16)
     print("ready", flush=True)
     sys.stdin.readline()
     tiles, started = 0, time.perf_counter()
     while time.perf_counter() - started < KERNEL_SECONDS:
-        tile_minima(a, b, torch.float16)
+        multiply_tile(a, b, torch.float16)
         tiles += 1
     print(json.dumps(64 * 64 * tiles / (time.perf_counter() - started)))
 

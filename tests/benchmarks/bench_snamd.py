@@ -21,11 +21,11 @@ import torch
 from bench_mutual import features_of
 from machine import describe_machine
 
-from musc_ray.core.bands import exact_scores
 from musc_ray.core.metrics.image import image_auroc
-from musc_ray.core.mutual import tile_minima
-from musc_ray.core.operands.base import prepare
+from musc_ray.core.operands.prepare import prepare
+from musc_ray.core.patch_scores import exact_scores
 from musc_ray.core.precision import resolve_precision
+from musc_ray.core.tiles import multiply_tile
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
 from musc_ray.evaluate.evaluation import evaluate_run
@@ -90,10 +90,10 @@ def parts(name: str, images: int, side: int, channels: int) -> None:
         for case, (aggregation, degrees) in CASES.items():
             work = partial(prepare, grid=grid, degrees=degrees, dtype=dtype, aggregation=aggregation)
             a, b = map(work, features.split(images))
-            minima = tile_minima(a, b, torch.float16)[0]
+            minima = multiply_tile(a, b, torch.float16)[0]
             times = [
                 seconds_of(lambda x=features[:images], make=work: make(x)),
-                seconds_of(lambda x=a, y=b: tile_minima(x, y, torch.float16)),
+                seconds_of(lambda x=a, y=b: multiply_tile(x, y, torch.float16)),
                 seconds_of(lambda m=minima: exact_scores([m], images, (0.0, 0.3), torch.device("cpu"))),
             ]
             figures = f"{times[0]:17.3f}{times[1]:13.3f}{times[2]:10.3f}{minima.nbytes / 1e6:17.1f}"

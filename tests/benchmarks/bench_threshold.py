@@ -22,8 +22,8 @@ from sklearn.metrics import precision_recall_curve
 from sklearn.mixture import GaussianMixture
 
 import musc_ray
-from musc_ray.core.pixel import image_scores
-from musc_ray.core.threshold import NORMAL_MAD, bulk, is_anomalous, suggest_threshold
+from musc_ray.core.pixel_map import image_scores
+from musc_ray.core.threshold import MAD_TO_STD, bulk, is_anomalous, suggest_threshold
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
 from musc_ray.pipeline import run_archive
@@ -40,13 +40,13 @@ TILES = Path(__file__).parents[3] / "shared" / "data" / "magnetic_tile"
 def shorth_lower_mad(scores: np.ndarray, fences: float) -> float:
     """The suggestion's rule, with another number of deviations."""
     centre, spread = bulk(scores)
-    return centre + fences * NORMAL_MAD * spread
+    return centre + fences * MAD_TO_STD * spread
 
 
 def lower_mad(scores: np.ndarray, fences: float) -> float:
     """Double MAD about the median: the spread of the lower half."""
     median = np.median(scores)
-    return median + fences * NORMAL_MAD * np.median(median - scores[scores <= median])
+    return median + fences * MAD_TO_STD * np.median(median - scores[scores <= median])
 
 
 def mirrored(scores: np.ndarray) -> float:
@@ -59,7 +59,7 @@ def least_median_of_squares(scores: np.ndarray) -> float:
     ordered, half = np.sort(scores), len(scores) // 2 + 1
     widths = ordered[half - 1 :] - ordered[: len(ordered) - half + 1]
     start = np.argmin(widths)
-    return (ordered[start] + ordered[start + half - 1]) / 2 + 2.5 * NORMAL_MAD * widths[start] / 2
+    return (ordered[start] + ordered[start + half - 1]) / 2 + 2.5 * MAD_TO_STD * widths[start] / 2
 
 
 def tukey(scores: np.ndarray) -> float:

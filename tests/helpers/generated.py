@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from musc_ray.core import bands
+from musc_ray.core import patch_scores
 from musc_ray.features.context import RunContext
 from musc_ray.features.sharding import GroupShards
 from musc_ray.runtime.cluster import ray_cluster
@@ -95,8 +95,8 @@ def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupI
 
 def keep_summaries() -> None:
     """Distances of more than 20 references are summarised, 12 at a time."""
-    bands.EXACT_REFERENCES = mutual.EXACT_REFERENCES = 20
-    mutual.CONDENSE_COLUMNS = 12
+    patch_scores.MAX_EXACT_REFERENCES = mutual.MAX_EXACT_REFERENCES = 20
+    mutual.SUMMARY_CHUNK = 12
 
 
 class SummarisingScorer(Scorer):

@@ -7,7 +7,7 @@ from datetime import datetime
 import numpy as np
 import pyarrow as pa
 
-from musc_ray.core.ranking import percentiles, ranks
+from musc_ray.core.ranks import percentiles, ranks
 from musc_ray.lake.run_tables import LakeRun
 from musc_ray.sources.images import image_id
 from musc_ray.storage.schemas import IS_ANOMALOUS, SCORES

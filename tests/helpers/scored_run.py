@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from musc_ray.core.ranking import percentiles, ranks
+from musc_ray.core.ranks import percentiles, ranks
 from musc_ray.core.rscin import weighted_scores
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import image_id

@@ -14,7 +14,7 @@ import s3fs
 import torch
 from PIL import Image
 
-from musc_ray.core.pixel import image_scores, pixel_map
+from musc_ray.core.pixel_map import image_scores, pixel_map
 from musc_ray.report.colormap import colormap
 from musc_ray.report.export import HeatmapsOptions, HeatmapsTask, write_heatmaps
 from musc_ray.report.heatmap_files import heatmap_name

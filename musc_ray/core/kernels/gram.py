@@ -65,7 +65,7 @@ def nearest(
         product: (a * L + spare_rows, b * L) products G of plain patches, float32, or bfloat16 as its uint16 bits;
             C-contiguous and finite.
         grid: (h, w), L = h * w.
-        degrees: odd r, up to LARGEST_DEGREE.
+        degrees: odd r, up to MAX_DEGREE.
         left: 1 / n and T / n of the patches of shard a, each (D, A, L); where T / n is 0, something above 0.
         right: the same of shard b, T / n as it is, as `lines`.
         images: which of A and B the product holds.

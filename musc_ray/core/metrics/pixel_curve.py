@@ -53,7 +53,7 @@ class PixelMetrics:
 
 
 @dataclass(frozen=True)
-class Window:
+class Bins:
     """Some bins, from the highest, of which every place has to be counted, and what lies above each."""
 
     bins: npt.NDArray[np.int64]
@@ -65,7 +65,7 @@ def totals_of(counts: BinCounts) -> Totals:
     return Totals(int(counts.negatives.sum()), int(counts.positives.sum()), counts.regions)
 
 
-def plan_windows(counts: BinCounts, window_bytes: int) -> tuple[PixelMetrics, list[Window]]:
+def plan_bins(counts: BinCounts, window_bytes: int) -> tuple[PixelMetrics, list[Bins]]:
     """What bins without a mask's pixel contribute (order in them does not matter), and the windows of the others.
 
     Args:
@@ -97,10 +97,10 @@ def plan_windows(counts: BinCounts, window_bytes: int) -> tuple[PixelMetrics, li
         )
     step = max(1, window_bytes // PlaceCounter.BYTES_A_BIN)
     starts = range(0, len(bins), step)
-    return known, [Window(np.array(bins[i : i + step], np.int64), above[i : i + step]) for i in starts]
+    return known, [Bins(np.array(bins[i : i + step], np.int64), above[i : i + step]) for i in starts]
 
 
-def window_metrics(window: Window, counter: PlaceCounter, totals: Totals) -> PixelMetrics:
+def bins_metrics(window: Bins, counter: PlaceCounter, totals: Totals) -> PixelMetrics:
     """What a window contributes, once all images are counted."""
     result = PixelMetrics()
     for row, (number, above) in enumerate(zip(window.bins, window.above, strict=True)):

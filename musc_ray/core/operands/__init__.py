@@ -1,1 +1,1 @@
-"""A shard's layer as operands of matrix products: one form for CPUs, one for GPUs."""
+"""A shard's layer as operands of matrix products: `prepare` chooses the form for CPUs (`cpu`) or for GPUs (`gpu`)."""

@@ -1,79 +1,32 @@
-"""A shard's layer as operands of matrix products whose entries are large where patches are near.
-
-Two forms with one result. On a CPU one product of plain patches serves all degrees (`GramShard`). On a GPU, where
-products are cheap and passes over memory are not, each degree has its own (`ProductShard`). After SNAMD a patch is one
-vector, which either form takes for a plain patch of degree 1.
-"""
+"""Interface of a prepared shard: operands of matrix products whose entries are largest for nearest patches."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from functools import partial
-from importlib.util import find_spec
+from collections.abc import Callable
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from musc_ray.core import snamd
-from musc_ray.core.lnamd import layer_norm
-
 PlainPatches = Callable[[Tensor], Tensor]
-"""From raw tokens (A, L, C) of some images to the float32 patches (A, L, C) whose neighbourhoods a shard averages."""
+"""Turns raw tokens (A, L, C) into the float32 patches (A, L, C) whose neighbourhoods a shard averages."""
 
-SMALLEST_NEAR_DUPLICATE = 1e-2
+MIN_NEAR_DUPLICATE_LIMIT = 1e-2
 """Below this distance float32 cancellation costs more than 1e-5."""
-
-
-def products_a_tile(on_gpu: bool, vectors: int) -> int:
-    """Matrix products of a layer's tile: one for all of a patch's vectors on a CPU, one for each on a GPU."""
-    return vectors if on_gpu else 1
-
-
-def prepare(
-    tokens: Tensor,
-    grid: tuple[int, int],
-    degrees: Sequence[int],
-    dtype: torch.dtype = torch.float32,
-    aggregation: str = "lnamd",
-) -> "PreparedShard":
-    """LayerNorm and, for every degree, what LNAMD needs to become a product; after SNAMD all are one of degree 1.
-
-    Args:
-        tokens: (A, h*w, C) raw patch tokens on the device that will multiply them.
-        grid: (h, w).
-        degrees: odd neighbourhood sizes.
-        dtype: float32, bfloat16 or float16: what the product reads.
-        aggregation: `lnamd` or `snamd`.
-    """
-    plain_patches: PlainPatches = layer_norm
-    if aggregation == "snamd":
-        plain_patches, degrees = partial(_snamd_patches, grid=grid, degrees=degrees), (1,)
-    if tokens.device.type == "cpu" and find_spec("numba") is not None:
-        from musc_ray.core.operands.cpu import GramShard
-
-        return GramShard(tokens, grid, tuple(degrees), dtype, plain_patches)
-    from musc_ray.core.operands.gpu import ProductShard  # also on a machine that has only torch
-
-    return ProductShard(tokens, grid, tuple(degrees), dtype, plain_patches)
-
-
-def _snamd_patches(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> Tensor:
-    return snamd.aggregate(layer_norm(tokens), grid, degrees)
 
 
 class PreparedShard(ABC):
     """One layer of A images, ready to be multiplied.
 
     Attributes:
-        degrees: those that the shard averages over by itself; (1,) after SNAMD.
+        degrees: those that the shard averages over itself; (1,) after SNAMD.
         operands: left operands (A * L, C + extra), images row-major.
-        near_duplicate: (D,) for each degree, the distance below which a product loses too much of it.
-        zero_vectors: (D, A) bool, which images hold a zero vector for which the product's distances do not hold.
-        with_zeros: (D,) whether any does.
+        near_duplicate_limits: (D,) per degree, the distance below which a product is too inexact.
+        zero_vectors: (D, A) bool, images with a zero vector, for which the product's distances do not hold.
+        with_zeros: (D,) bool, whether any image has one.
     """
 
     operands: list[Tensor]
-    near_duplicate: Tensor
+    near_duplicate_limits: Tensor
     zero_vectors: Tensor
     with_zeros: Tensor
 
@@ -83,40 +36,40 @@ class PreparedShard(ABC):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the operands take."""
+        """Size of the operands in bytes."""
         return sum(operand.numel() * operand.element_size() for operand in self.operands)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the product reads."""
+        """Dtype of the operands."""
         return self.operands[0].dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the product is computed."""
+        """Device of the product."""
         return self.operands[0].device
 
-    def _stand_ins(self, patches: Tensor) -> Tensor:
-        """For every patch (A, L) the one that is read in its place: itself, or a kept one of its image."""
-        own = torch.arange(self.patches, device=patches.device).expand_as(patches)
-        return torch.where(patches, (~patches).int().argmax(dim=1, keepdim=True), own)
+    def _substitutes(self, excluded: Tensor) -> Tensor:
+        """Choose the patch (A, L) to read in place of each: itself, or a kept one of its image if excluded (A, L)."""
+        own = torch.arange(self.patches, device=excluded.device).expand_as(excluded)
+        return torch.where(excluded, (~excluded).int().argmax(dim=1, keepdim=True), own)
 
     def _rows(self, operand: Tensor, images: slice) -> Tensor:
         return operand[images.start * self.patches : images.stop * self.patches]
 
     @abstractmethod
-    def nearest(self, other: Self, i: slice, j: slice) -> tuple[Tensor, Tensor]:
-        """For each degree the distances |a - b| of nearest patches between images i of this shard and j of another one.
+    def nearest_distances(self, other: Self, i: slice, j: slice) -> tuple[Tensor, Tensor]:
+        """Compute distances |a - b| of nearest patches between images i of this shard and images j of another.
 
         Returns:
-            (D, a, L, b), the least over the patches of b, and (D, b, L, a), the least over the patches of a, float32.
+            (D, a, L, b), minimum over the patches of b, and (D, b, L, a), minimum over the patches of a, float32.
         """
 
     @abstractmethod
     def exclude(self, patches: Tensor) -> None:
-        """From now on these patches are nobody's nearest, where this shard is the right side of a tile.
+        """Make patches nobody's nearest when this shard is the right side of a tile.
 
-        Distances of the patches of this shard mean nothing any more.
+        Distances of the patches of this shard are undefined afterwards.
 
         Args:
             patches: (A, L) bool; every image keeps at least one.
@@ -124,4 +77,4 @@ class PreparedShard(ABC):
 
     @abstractmethod
     def unit_vectors(self, d: int, image: int) -> Tensor:
-        """The unit vectors (L, C) float32 of an image for the d-th degree; of excluded patches another one's."""
+        """Return the unit vectors (L, C) float32 of an image for the d-th degree; substitutes for excluded patches."""

@@ -1,4 +1,4 @@
-"""The form of a shard for GPUs: unit vectors of every degree, whose products are largest where patches are near."""
+"""The form of a shard for GPUs: unit vectors of every degree, whose products are largest for nearest patches."""
 
 from importlib.util import find_spec
 from typing import Self
@@ -7,23 +7,23 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.lnamd import aggregate, layer_norm
-from musc_ray.core.operands.base import SMALLEST_NEAR_DUPLICATE, PlainPatches, PreparedShard
+from musc_ray.core.operands.base import MIN_NEAR_DUPLICATE_LIMIT, PlainPatches, PreparedShard
 
 PIECES = {torch.float32: 1, torch.float16: 3, torch.bfloat16: 3}
-"""How many numbers of a dtype add up to a float32 without loss (24 bits in pieces of 8 or 11)."""
+"""Numbers of a dtype whose sum represents a float32 exactly (24 bits in pieces of 8 or 11)."""
 
-ALIGNED = 8
-"""Rows are a multiple of so many numbers long: tensor cores read 16 bytes at a time."""
+ROW_ALIGNMENT = 8
+"""Row lengths are multiples of this: tensor cores read 16 bytes at a time."""
 
 HAS_TRITON = find_spec("triton") is not None
 
 
-class ProductShard(PreparedShard):
-    """One operand a degree: unit vectors z that carry their half squared length along, so that
+class UnitVectorShard(PreparedShard):
+    """One operand per degree: unit vectors z with their half squared lengths appended, so that
 
     [z_a, 1, -|z_a|^2 / 2] . [z_b, -|z_b|^2 / 2, 1]  =  -|z_a - z_b|^2 / 2
 
-    with lengths split into pieces that keep them exact to float32.
+    with lengths split into pieces that sum to their float32 values.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class ProductShard(PreparedShard):
         plain = plain_patches(tokens)
         self.half_squares: list[Tensor] = []
         self.operands = [self._operand(aggregate(plain, grid, degree), dtype) for degree in degrees]
-        self.near_duplicate = torch.full((len(degrees),), SMALLEST_NEAR_DUPLICATE, device=self.device)
+        self.near_duplicate_limits = torch.full((len(degrees),), MIN_NEAR_DUPLICATE_LIMIT, device=self.device)
         self.zero_vectors = torch.zeros(len(degrees), self.images, dtype=torch.bool, device=self.device)
-        self.with_zeros = self.zero_vectors.any(dim=1)  # none: lengths travel along in the product
+        self.with_zeros = self.zero_vectors.any(dim=1)  # False: the product includes the lengths
 
     def _operand(self, z: Tensor, dtype: torch.dtype) -> Tensor:
         z = z.reshape(-1, self.channels).to(dtype)
@@ -51,17 +51,17 @@ class ProductShard(PreparedShard):
             pieces.append(rest.to(dtype))
             rest = rest - pieces[-1].float()
         ones = torch.ones_like(pieces[0]).expand(-1, len(pieces))
-        odd = z.new_zeros(1, 1).expand(len(z), -(self.channels + 2 * len(pieces)) % ALIGNED)
-        return torch.cat([z, ones, *pieces, odd], dim=1)
+        padding = z.new_zeros(1, 1).expand(len(z), -(self.channels + 2 * len(pieces)) % ROW_ALIGNMENT)
+        return torch.cat([z, ones, *pieces, padding], dim=1)
 
-    def nearest(self, other: Self, i: slice, j: slice) -> tuple[Tensor, Tensor]:
-        """See PreparedShard; a product for each degree."""
+    def nearest_distances(self, other: Self, i: slice, j: slice) -> tuple[Tensor, Tensor]:
+        """See PreparedShard; one product per degree."""
         maxima = self._fused_maxima if self.device.type == "cuda" and HAS_TRITON else self._product_maxima
         in_b, in_a = zip(*(maxima(other, d, i, j) for d in range(len(self.degrees))), strict=True)
         return _distances(torch.stack(in_b)), _distances(torch.stack(in_a))
 
     def _fused_maxima(self, other: Self, d: int, i: slice, j: slice) -> tuple[Tensor, Tensor]:
-        """Maxima of -|z_a - z_b|^2 / 2, (a, L, b) and (b, L, a), without the product in memory."""
+        """Compute maxima of -|z_a - z_b|^2 / 2, (a, L, b) and (b, L, a), without holding the product in memory."""
         from musc_ray.core.kernels.fused import nearest
 
         halves = self._rows(self.half_squares[d], i), self._rows(other.half_squares[d], j)
@@ -69,19 +69,19 @@ class ProductShard(PreparedShard):
         return nearest(own, halves[0], others, halves[1], self.patches, self.channels)
 
     def _product_maxima(self, other: Self, d: int, i: slice, j: slice) -> tuple[Tensor, Tensor]:
-        """The same from the product, by PyTorch alone."""
+        """Compute `_fused_maxima` from the product, with PyTorch alone."""
         others = self._rows(other.operands[d], j)
         pieces = PIECES[self.dtype]
         ends = [self.channels, self.channels + pieces, self.channels + 2 * pieces]
-        z, ones, lengths, odd = others.tensor_split(ends, dim=1)
-        product = self._rows(self.operands[d], i) @ torch.cat([z, lengths, ones, odd], dim=1).T
+        z, ones, lengths, padding = others.tensor_split(ends, dim=1)
+        product = self._rows(self.operands[d], i) @ torch.cat([z, lengths, ones, padding], dim=1).T
         product = product.view(i.stop - i.start, self.patches, j.stop - j.start, self.patches)
         return product.amax(dim=3), product.amax(dim=1).permute(1, 2, 0)
 
     def exclude(self, patches: Tensor) -> None:
-        """See PreparedShard; kept patches stand in their place."""
+        """See PreparedShard; kept patches replace them."""
         firsts = torch.arange(self.images, device=self.device)[:, None] * self.patches
-        rows = (firsts + self._stand_ins(patches.to(self.device))).flatten()
+        rows = (firsts + self._substitutes(patches.to(self.device))).flatten()
         self.operands = [operand[rows] for operand in self.operands]
         self.half_squares = [half_square[rows] for half_square in self.half_squares]
 
@@ -91,5 +91,5 @@ class ProductShard(PreparedShard):
 
 
 def _distances(half_squares: Tensor) -> Tensor:
-    """Distances from -d^2 / 2."""
+    """Compute distances from -d^2 / 2, in place."""
     return half_squares.float().mul_(-2.0).clamp_(min=0.0).sqrt_()

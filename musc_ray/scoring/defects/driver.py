@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from musc_ray.core.repeated_defects import FAR_BINS, LEAST_IMAGES, far_threshold
+from musc_ray.core.repeated_defects import FAR_BINS, MIN_IMAGES, far_threshold
 from musc_ray.runtime.pool import Pool
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.storage.arrays import write_array
@@ -72,9 +72,7 @@ def _call(actor: Any, step: ShardStep) -> Any:
 
 def _numbers(images: np.ndarray) -> np.ndarray:
     """The number of each community's defect, int32, that of most images is 1; 0 where too few images have it."""
-    order = sorted(
-        (label for label in range(1, len(images)) if images[label] >= LEAST_IMAGES), key=lambda x: -images[x]
-    )
+    order = sorted((label for label in range(1, len(images)) if images[label] >= MIN_IMAGES), key=lambda x: -images[x])
     numbers = np.zeros(len(images), np.int32)
     numbers[order] = np.arange(1, len(order) + 1)
     return numbers

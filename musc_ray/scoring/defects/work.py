@@ -7,12 +7,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from musc_ray.core.bands import CONDENSE_COLUMNS, EXACT_REFERENCES, Part, condense, patch_scores
-from musc_ray.core.mutual import tile_minima
-from musc_ray.core.nearest import Nearest
+from musc_ray.core.nearest_images import NearestImages
 from musc_ray.core.operands.base import PreparedShard
+from musc_ray.core.patch_scores import MAX_EXACT_REFERENCES, SUMMARY_CHUNK, Part, patch_scores, summarise
 from musc_ray.core.repeated_defects import (
-    NEIGHBOURS,
+    KEPT_IMAGES,
     Links,
     communities,
     defect_patches,
@@ -20,6 +19,7 @@ from musc_ray.core.repeated_defects import (
     links,
     with_margin,
 )
+from musc_ray.core.tiles import multiply_tile
 from musc_ray.scoring.ring import GroupImages, RingShard
 from musc_ray.storage.arrays import read_array, write_array
 from musc_ray.storage.paths import Layout
@@ -42,7 +42,7 @@ class RepeatsWork:
         """Find and store the links of a shard's patches."""
         of_layers = [
             (
-                Nearest(self._array(self.layout.nearest, layer, number)),
+                NearestImages(self._array(self.layout.nearest, layer, number)),
                 self._array(self.layout.far, layer, number),
                 self._array(self.layout.band, layer, number),
             )
@@ -65,7 +65,7 @@ class RepeatsWork:
             The community of each image (A,), 0 where it has no such patches, and how many patches each community has.
         """
         shard, labels = self.images.shards[number], read_array(self.layout, f"{self.folder}/labels.npy")
-        marks = defect_patches(self._links(number), labels, shard.positions, self.grid, NEIGHBOURS)
+        marks = defect_patches(self._links(number), labels, shard.positions, self.grid, KEPT_IMAGES)
         write_array(self.layout, self._path("marks", number), marks)
         own, counts = labels[shard.slice], marks.sum(axis=1)
         patches = np.bincount(own, weights=counts, minlength=int(labels.max()) + 1).astype(np.int64)
@@ -124,10 +124,10 @@ class RepeatsWork:
             right = load(other, other.ids)
             right.exclude(torch.from_numpy(self.excluded(other.number)))
             scored = torch.from_numpy(window.contains(shard.positions, other.positions)[rows])
-            parts.append(tile_minima(own, right, dtype, scored)[0])
+            parts.append(multiply_tile(own, right, dtype, scored)[0])
             columns += len(other.ids)
-            if window.references > EXACT_REFERENCES and columns >= CONDENSE_COLUMNS:
-                parts, columns = [condense(parts)], 0
+            if window.references > MAX_EXACT_REFERENCES and columns >= SUMMARY_CHUNK:
+                parts, columns = [summarise(parts)], 0
         scores, _ = patch_scores(parts, window.references, interval, device)
         band = read_array(self.layout, self.layout.band(self.run_id, self.images.group, layer, number))
         band[rows] = scores.numpy()

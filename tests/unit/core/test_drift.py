@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musc_ray.core.drift import drift, is_drift
-from musc_ray.core.ranking import percentiles_among
+from musc_ray.core.ranks import percentiles_among
 
 scores = st.lists(st.floats(0.125, 2, width=32), min_size=3, max_size=40).map(lambda v: np.array(v, np.float32))
 

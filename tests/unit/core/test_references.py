@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from musc_ray.core.references import blocks, reference_window
+from musc_ray.core.references import reference_window, section_pairs
 
 IMAGES = st.integers(2, 60)
 
@@ -49,7 +49,7 @@ def test_blocks_hold_every_pair_once(images, references, seed, sizes):
     window = reference_window(images, references, seed)
     ends = [min(end, images) for end in np.cumsum(sizes)]
     chunks = [range(start, end) for start, end in zip([0, *ends], ends, strict=False) if start < end]
-    found = list(blocks(window, chunks))
+    found = list(section_pairs(window, chunks))
     assert len(set(found)) == len(found)
     expected = {
         (i, j) for i, a in enumerate(chunks) for j, b in enumerate(chunks) if i <= j and window.contains(a, b).any()
@@ -63,6 +63,6 @@ def test_the_number_of_blocks_grows_with_the_images_only(references):
     counts = []
     for images in (1000, 2000, 4000):
         chunks = [range(start, start + 10) for start in range(0, images, 10)]
-        counts.append(sum(1 for _ in blocks(reference_window(images, references), chunks)))
+        counts.append(sum(1 for _ in section_pairs(reference_window(images, references), chunks)))
     assert counts[1] == 2 * counts[0]
     assert counts[2] == 4 * counts[0]

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musc_ray.core import repeated_defects as repeats
-from musc_ray.core.distance_summary import BIN_WIDTH, Summary
-from musc_ray.core.mutual import tile_minima
-from musc_ray.core.nearest import Nearest, distance_at
+from musc_ray.core.distance_summary import BIN_WIDTH, DistanceSummary
+from musc_ray.core.nearest_images import NearestImages, distance_of_rank
 from musc_ray.core.operands.cpu import GramShard
-from musc_ray.core.operands.gpu import ProductShard
+from musc_ray.core.operands.gpu import UnitVectorShard
+from musc_ray.core.tiles import multiply_tile
 from tests.helpers import brute_force
 
 
@@ -27,8 +27,10 @@ def minima_of(degrees: int, images: int, length: int, others: int, seed: int) ->
 def test_nearest_images_do_not_depend_on_parts_and_their_order(seed, most, cut, order):
     minima = minima_of(2, 3, 4, 9, seed)
     positions = torch.tensor(order) * 7
-    whole = Nearest.of(minima, positions, most)
-    parts = [Nearest.of(minima[..., part], positions[part], most) for part in (slice(cut), slice(cut, None)) if cut < 9]
+    whole = NearestImages.of(minima, positions, most)
+    parts = [
+        NearestImages.of(minima[..., part], positions[part], most) for part in (slice(cut), slice(cut, None)) if cut < 9
+    ]
     if parts:
         assert torch.equal(whole.keys, parts[0].merge(parts[1]).keys)
         assert torch.equal(whole.keys, parts[1].merge(parts[0]).keys)
@@ -46,13 +48,13 @@ def test_nearest_images_do_not_depend_on_parts_and_their_order(seed, most, cut, 
 def test_the_distance_of_a_rank_and_what_a_summary_says_of_it(rank):
     minima = torch.rand(3, 4, 5, 40, generator=torch.Generator().manual_seed(rank)) * 2
     expected = np.sort(minima.numpy().astype(np.float64), axis=3)[..., rank - 1].mean(axis=0)
-    exact = distance_at([minima[..., :7], minima[..., 7:]], rank)
+    exact = distance_of_rank([minima[..., :7], minima[..., 7:]], rank)
     np.testing.assert_allclose(exact, expected, atol=1e-6)
-    from_summary = distance_at([Summary.of(minima[..., :7]), minima[..., 7:]], rank)
+    from_summary = distance_of_rank([DistanceSummary.of(minima[..., :7]), minima[..., 7:]], rank)
     np.testing.assert_allclose(from_summary, expected, atol=BIN_WIDTH)
 
 
-@pytest.mark.parametrize("form", [GramShard, ProductShard])
+@pytest.mark.parametrize("form", [GramShard, UnitVectorShard])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_excluded_patches_are_nobodys_nearest(form, precision):
     grid, images, dtype = (4, 5), 5, getattr(torch, precision)
@@ -64,7 +66,7 @@ def test_excluded_patches_are_nobodys_nearest(form, precision):
     excluded[3, 1:] = True
     left, right = (form(torch.from_numpy(tokens).float(), grid, (1, 3, 5), dtype) for _ in range(2))
     right.exclude(torch.from_numpy(excluded))
-    rows = tile_minima(left, right, pairs=~torch.eye(images, dtype=torch.bool))[0].numpy()
+    rows = multiply_tile(left, right, pairs=~torch.eye(images, dtype=torch.bool))[0].numpy()
     for d, degree in enumerate((1, 3, 5)):
         z = brute_force.lnamd(tokens, grid, degree)
         for i in range(images):
@@ -84,7 +86,7 @@ def test_links_are_those_of_the_formula():
     for _ in thresholds:
         minima = torch.from_numpy(generator.uniform(0.1, 1, (1, images, length, 8)).astype(np.float32))
         far, scores = (torch.from_numpy(generator.uniform(0.3, 1, (images, length)).astype(np.float32)) for _ in "fs")
-        layers.append((Nearest.of(minima, torch.arange(8) + 20, most), far, scores, minima[0]))
+        layers.append((NearestImages.of(minima, torch.arange(8) + 20, most), far, scores, minima[0]))
     expected = set()
     for i in range(images):
         for m in range(length):
@@ -92,8 +94,8 @@ def test_links_are_those_of_the_formula():
                 votes = 0
                 for (_, far, scores, minima), threshold in zip(layers, thresholds, strict=True):
                     among_nearest = (minima[i, m] < minima[i, m, j]).sum() < most
-                    hidden = far[i, m] / scores[i, m] >= repeats.LEAST_HIDDEN
-                    grown = torch.log(far[i, m] / minima[i, m, j]) >= repeats.LEAST_GROWTH
+                    hidden = far[i, m] / scores[i, m] >= repeats.MIN_FAR_RATIO
+                    grown = torch.log(far[i, m] / minima[i, m, j]) >= repeats.MIN_GROWTH
                     votes += bool(among_nearest and far[i, m] >= threshold and hidden and grown)
                 if votes >= 2:
                     expected.add((i + 100, m, j + 20))
@@ -109,7 +111,7 @@ def test_the_far_threshold_is_reached_by_the_share_of_suspects(values):
     far = torch.tensor(values, dtype=torch.float32)
     threshold = repeats.far_threshold(repeats.far_histogram(far))
     assert (far >= threshold).float().mean() >= repeats.SUSPECT_SHARE - 1e-6
-    above = threshold + repeats.FAR_LARGEST / repeats.FAR_BINS
+    above = threshold + repeats.MAX_FAR / repeats.FAR_BINS
     assert (far >= above).float().mean() < repeats.SUSPECT_SHARE
 
 
@@ -143,7 +145,7 @@ def test_defect_patches_are_linked_to_a_share_of_their_community():
     for i in own:
         for m in range(12):
             others = {j for a, b, j in triples.T.tolist() if (a, b) == (i, m) and labels[j] == labels[i]}
-            needed = max(1.0, repeats.LEAST_LINKS * min(most, (labels == labels[i]).sum() - 1))
+            needed = max(1.0, repeats.MIN_LINKS * min(most, (labels == labels[i]).sum() - 1))
             assert marks[i - 4, m] == (labels[i] > 0 and len(others) >= needed)
     wide = repeats.with_margin(marks, (3, 4)).reshape(-1, 3, 4)
     for i, plane in enumerate(marks.reshape(-1, 3, 4)):

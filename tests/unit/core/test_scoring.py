@@ -8,16 +8,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import musc_ray
-from musc_ray.core.interval import interval_average
+from musc_ray.core.interval_average import interval_average
 from musc_ray.core.kernels import gram
 from musc_ray.core.kernels.onednn import OneDnnLinear, linear
 from musc_ray.core.lnamd import aggregate, layer_norm
-from musc_ray.core.mutual import tile_minima
-from musc_ray.core.operands.base import prepare
 from musc_ray.core.operands.cpu import GramShard
-from musc_ray.core.operands.gpu import ProductShard
-from musc_ray.core.pixel import image_scores, pixel_map
-from musc_ray.core.rscin import nearest_images
+from musc_ray.core.operands.gpu import UnitVectorShard
+from musc_ray.core.operands.prepare import prepare
+from musc_ray.core.pixel_map import image_scores, pixel_map
+from musc_ray.core.rscin import similar_images
+from musc_ray.core.tiles import multiply_tile
 from tests.helpers import brute_force
 
 GRIDS = [(1, 1), (1, 7), (3, 5), (4, 4), (6, 2)]
@@ -66,8 +66,8 @@ def test_both_forms_of_a_shard_give_the_same(precision):
     grid, dtype = (3, 4), getattr(torch, precision)
     normalised = layer_norm(torch.from_numpy(tokens_of(6, grid, 32, seed=5)))
     normalised[5] = normalised[2]
-    one = tile_minima(*[GramShard(normalised, grid, (1, 3, 5), dtype)] * 2)[0]
-    other = tile_minima(*[ProductShard(normalised, grid, (1, 3, 5), dtype)] * 2)[0]
+    one = multiply_tile(*[GramShard(normalised, grid, (1, 3, 5), dtype)] * 2)[0]
+    other = multiply_tile(*[UnitVectorShard(normalised, grid, (1, 3, 5), dtype)] * 2)[0]
     np.testing.assert_allclose(one, other, atol=1e-5 if precision == "float32" else 2e-2)
 
 
@@ -89,7 +89,7 @@ def test_threads_change_nothing():
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        results.append(tile_minima(shard, shard)[0])
+        results.append(multiply_tile(shard, shard)[0])
     torch.set_num_threads(before)
     np.testing.assert_allclose(results[0], results[1], atol=1e-6)
     np.testing.assert_allclose(results[0], results[2], atol=1e-6)
@@ -155,10 +155,10 @@ def test_sharding_changes_nothing(seed, cut):
     """Minima of a whole equal those of its tiles put together, in both directions."""
     grid = (3, 4)
     tokens = torch.from_numpy(tokens_of(9, grid, 8, seed))
-    whole, _ = tile_minima(*[prepare(tokens, grid, (1, 3))] * 2)
+    whole, _ = multiply_tile(*[prepare(tokens, grid, (1, 3))] * 2)
     a, b = prepare(tokens[:cut], grid, (1, 3)), prepare(tokens[cut:], grid, (1, 3))
-    rows, columns = tile_minima(a, b)
-    own_a, own_b = tile_minima(a, a)[0], tile_minima(b, b)[0]
+    rows, columns = multiply_tile(a, b)
+    own_a, own_b = multiply_tile(a, a)[0], multiply_tile(b, b)[0]
     np.testing.assert_allclose(torch.cat([own_a, rows], dim=3), whole[:, :cut], atol=1e-5)
     np.testing.assert_allclose(torch.cat([columns, own_b], dim=3), whole[:, cut:], atol=1e-5)
 
@@ -167,19 +167,19 @@ def test_sharding_changes_nothing(seed, cut):
 def test_strips_of_a_grid_fit_together(monkeypatch, kept_bytes):
     grid = (7, 19)
     shard = prepare(torch.from_numpy(tokens_of(4, grid, 8)), grid, (1, 3, 5))
-    whole, _ = tile_minima(shard, shard)
+    whole, _ = multiply_tile(shard, shard)
     monkeypatch.setattr(gram, "KEPT_BYTES", kept_bytes)
-    torch.testing.assert_close(tile_minima(shard, shard)[0], whole, atol=1e-6, rtol=0)
+    torch.testing.assert_close(multiply_tile(shard, shard)[0], whole, atol=1e-6, rtol=0)
 
 
-def test_blocks_of_a_tile_fit_together(monkeypatch):
+def test_chunks_of_a_tile_fit_together(monkeypatch):
     grid = (2, 3)
     tokens = torch.from_numpy(tokens_of(7, grid, 8))
     shard = prepare(tokens, grid, (1, 3))
-    whole, _ = tile_minima(shard, shard)
-    monkeypatch.setitem(musc_ray.core.mutual.BLOCK_ENTRIES, "cpu", 4 * 6**2)  # blocks of 2 x 2 images
-    blocks, _ = tile_minima(shard, shard)
-    np.testing.assert_allclose(blocks, whole, atol=1e-6)
+    whole, _ = multiply_tile(shard, shard)
+    monkeypatch.setitem(musc_ray.core.tiles.PRODUCT_CHUNK, "cpu", 4 * 6**2)  # chunks of 2 x 2 images
+    chunks, _ = multiply_tile(shard, shard)
+    np.testing.assert_allclose(chunks, whole, atol=1e-6)
     assert torch.isinf(whole.diagonal(dim1=1, dim2=3)).all()
 
 
@@ -222,7 +222,7 @@ def test_neighbours_found_part_by_part_are_those_of_the_whole(sizes):
     nearest = -np.sort(-others, axis=1)[:, :4]
     for queries in (range(300), range(3, 10), range(299, 300)):
         own = np.array(queries)
-        similarities, indices = nearest_images(tokens[own], own, parts, 5)
+        similarities, indices = similar_images(tokens[own], own, parts, 5)
         np.testing.assert_array_equal(indices[:, 0], own)
         np.testing.assert_allclose(others[own[:, None], indices[:, 1:]], nearest[own], atol=1e-6)
         np.testing.assert_allclose(similarities, np.hstack([np.ones((len(own), 1)), nearest[own]]), atol=1e-6)

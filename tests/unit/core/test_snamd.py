@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 import musc_ray
 from musc_ray.core import snamd
 from musc_ray.core.lnamd import layer_norm
-from musc_ray.core.mutual import tile_minima
-from musc_ray.core.operands.base import prepare
 from musc_ray.core.operands.cpu import GramShard
-from musc_ray.core.operands.gpu import ProductShard
+from musc_ray.core.operands.gpu import UnitVectorShard
+from musc_ray.core.operands.prepare import prepare
+from musc_ray.core.tiles import multiply_tile
 from tests.helpers import brute_force
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -102,9 +102,9 @@ def test_both_forms_of_a_shard_give_the_same(precision):
         return snamd.aggregate(layer_norm(part), grid, (1, 3, 5))
 
     gram = GramShard(tokens, grid, (1,), dtype, plain)
-    product = ProductShard(tokens, grid, (1,), dtype, plain)
+    product = UnitVectorShard(tokens, grid, (1,), dtype, plain)
     assert len(product.operands) == 1
-    one, other = (tile_minima(shard, shard)[0] for shard in (gram, product))
+    one, other = (multiply_tile(shard, shard)[0] for shard in (gram, product))
     assert one.shape == (1, 6, 12, 6)
     np.testing.assert_allclose(one, other, atol=1e-5 if precision == "float32" else 2e-2)
 
@@ -164,7 +164,7 @@ def test_between_the_patch_and_the_plain_mean(seed, degree):
 def test_images_aggregated_at_a_time_change_nothing(monkeypatch):
     tokens = torch.from_numpy(tokens_of(7, (3, 4), 8)).float()
     whole = snamd.aggregate(tokens, (3, 4), (1, 3))
-    monkeypatch.setitem(snamd.VALUES_AT_ONCE, "cpu", 2 * 12 * 9)
+    monkeypatch.setitem(snamd.VALUES_CHUNK, "cpu", 2 * 12 * 9)
     torch.testing.assert_close(snamd.aggregate(tokens, (3, 4), (1, 3)), whole)
 
 
@@ -173,11 +173,11 @@ def test_images_aggregated_at_a_time_change_nothing(monkeypatch):
 def test_sharding_changes_nothing(seed, cut):
     grid = (3, 4)
     tokens = torch.from_numpy(tokens_of(9, grid, 8, seed))
-    whole, _ = tile_minima(*[prepare(tokens, grid, (1, 3), aggregation="snamd")] * 2)
+    whole, _ = multiply_tile(*[prepare(tokens, grid, (1, 3), aggregation="snamd")] * 2)
     a, b = (prepare(part, grid, (1, 3), aggregation="snamd") for part in (tokens[:cut], tokens[cut:]))
-    rows, columns = tile_minima(a, b)
-    np.testing.assert_allclose(torch.cat([tile_minima(a, a)[0], rows], dim=3), whole[:, :cut], atol=1e-5)
-    np.testing.assert_allclose(torch.cat([columns, tile_minima(b, b)[0]], dim=3), whole[:, cut:], atol=1e-5)
+    rows, columns = multiply_tile(a, b)
+    np.testing.assert_allclose(torch.cat([multiply_tile(a, a)[0], rows], dim=3), whole[:, :cut], atol=1e-5)
+    np.testing.assert_allclose(torch.cat([columns, multiply_tile(b, b)[0]], dim=3), whole[:, cut:], atol=1e-5)
 
 
 @pytest.mark.skipif(not CLEAR_REFS.exists(), reason="needs Linux to begin a peak of memory anew")

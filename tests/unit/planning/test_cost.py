@@ -11,9 +11,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from musc_ray.backbones import BackboneInfo
-from musc_ray.core.bands import CONDENSE_COLUMNS, EXACT_REFERENCES, waiting_bytes
-from musc_ray.core.distance_summary import SUMMARY_BYTES, Summary
-from musc_ray.core.references import blocks, reference_window
+from musc_ray.core.distance_summary import SUMMARY_BYTES, DistanceSummary
+from musc_ray.core.patch_scores import MAX_EXACT_REFERENCES, SUMMARY_CHUNK, pending_bytes_per_patch
+from musc_ray.core.references import reference_window, section_pairs
 from musc_ray.errors import SettingsError
 from musc_ray.planning.calibration import assumed_rates
 from musc_ray.planning.cost import Job, Rates, forward_operations, pending_bytes, plan_job
@@ -71,25 +71,25 @@ def test_no_more_distances_wait_than_stated(images, references, seed):
     awaited = dict.fromkeys(range(images), window.references)
     met = dict.fromkeys(range(images), 0)
     most = 0
-    for i, j in blocks(window, [range(p, p + 1) for p in range(images)]):
+    for i, j in section_pairs(window, [range(p, p + 1) for p in range(images)]):
         for p in {i, j}:
             met[p] += 1
             awaited[p] -= 1
             if awaited[p] == 0:
                 met[p] = 0
         most = max(most, sum(met.values()))
-    assert most <= window.most_waiting
+    assert most <= window.max_pending
     if seed == 0 and images > 8:  # windows far away wait less than stated in small groups
-        assert window.most_waiting <= 2 * most
+        assert window.max_pending <= 2 * most
 
 
 def test_summaries_bound_what_waits_of_very_many_references():
-    few, many = reference_window(EXACT_REFERENCES, None), reference_window(200_000, None)
-    assert waiting_bytes(few, 2) == few.most_waiting * 2
-    assert waiting_bytes(many, 2) == 200_000 * (SUMMARY_BYTES + 2 * CONDENSE_COLUMNS)
-    summary = Summary.of(torch.zeros(1, 10))
+    few, many = reference_window(MAX_EXACT_REFERENCES, None), reference_window(200_000, None)
+    assert pending_bytes_per_patch(few, 2) == few.max_pending * 2
+    assert pending_bytes_per_patch(many, 2) == 200_000 * (SUMMARY_BYTES + 2 * SUMMARY_CHUNK)
+    summary = DistanceSummary.of(torch.zeros(1, 10))
     assert summary.counts.nbytes + summary.excesses.nbytes == SUMMARY_BYTES
-    assert pending_bytes(few, 24, 3, 2) == few.most_waiting * 2 * 24 * 3
+    assert pending_bytes(few, 24, 3, 2) == few.max_pending * 2 * 24 * 3
 
 
 def test_time_follows_work_and_workers():

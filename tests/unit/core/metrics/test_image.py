@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musc_ray.core.metrics.image import average_precision, f1_max, image_auroc
-from musc_ray.core.ranking import percentiles, ranks
+from musc_ray.core.ranks import percentiles, ranks
 
 SCORES = st.lists(st.integers(0, 6).map(lambda number: number / 6), min_size=2, max_size=30)
 

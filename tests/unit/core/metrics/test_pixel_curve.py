@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as npst
 
 from musc_ray.core.metrics.aupimo import NO_TAIL, Credits, lowest_tail_bin, normal_tail
 from musc_ray.core.metrics.counting import EMPTY, BinCounter, PlaceCounter, keys_of, values_of
-from musc_ray.core.metrics.pixel_curve import PixelMetrics, plan_windows, totals_of, window_metrics
+from musc_ray.core.metrics.pixel_curve import PixelMetrics, bins_metrics, plan_bins, totals_of
 from musc_ray.evaluate.masks import regions_of
 from tests.helpers import evaluated
 
@@ -30,13 +30,13 @@ def streamed(maps, masks, window_bins=2, files=2):
     totals = totals_of(counts)
     if not (totals.negatives and totals.positives):
         return None
-    result, windows = plan_windows(counts, window_bins * PlaceCounter.BYTES_A_BIN)
+    result, windows = plan_bins(counts, window_bins * PlaceCounter.BYTES_A_BIN)
     for window in reversed(windows):  # in any order
         counter = PlaceCounter(window.bins, totals.negatives + totals.positives)
         for values, regions, shares in images:
             if counter.may_hold(float(values.min()), float(values.max())):
                 counter.add(values, regions, shares)
-        result += window_metrics(window, counter, totals)
+        result += bins_metrics(window, counter, totals)
     return result
 
 

@@ -1,4 +1,4 @@
-"""What runs on a GPU, as far as it can be checked without one; and scoring where there is nothing but torch."""
+"""What runs on a GPU, as far as it can be checked without one; and which libraries scoring needs."""
 
 import os
 import subprocess
@@ -7,19 +7,21 @@ import sys
 import pytest
 import torch
 
-from musc_ray.core.operands.gpu import ProductShard
+from musc_ray.core.operands.gpu import UnitVectorShard
+from musc_ray.core.operands.prepare import prepare
+from musc_ray.core.tiles import multiply_tile
 
 pytest.importorskip("triton")
 
 FUSED_AGAINST_PRODUCT = """
 import torch
-from musc_ray.core.operands.gpu import ProductShard
+from musc_ray.core.operands.gpu import UnitVectorShard
 generator = torch.Generator().manual_seed(0)
 for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 1e-3)):
     for grid, channels in (((3, 5), 24), ((11, 13), 72)):
         common = torch.randn(1, grid[0] * grid[1], channels, generator=generator)
         a, b = (
-            ProductShard(common + torch.randn(images, *common.shape[1:], generator=generator), grid, (1, 3), dtype)
+            UnitVectorShard(common + torch.randn(images, *common.shape[1:], generator=generator), grid, (1, 3), dtype)
             for images in (3, 2)
         )
         for d in range(2):
@@ -51,9 +53,9 @@ for kind in ("fp16", "bf16", "fp32"):
 print("compiled")
 """
 
-ONLY_TORCH = """
+TORCH_AND_NUMBA = """
 import sys
-for name in ("ray", "numba", "llvmlite", "faiss", "pyarrow", "fsspec", "pydantic"):
+for name in ("ray", "faiss", "pyarrow", "fsspec", "pydantic"):
     sys.modules[name] = None
 import torch
 import musc_ray
@@ -61,6 +63,21 @@ generator = torch.Generator().manual_seed(0)
 features = [torch.randn(6, 12, 16, generator=generator) for _ in range(2)]
 for precision in ("float32", "auto"):
     print(musc_ray.score_features(features, (3, 4), precision=precision).double().sum().item())
+"""
+
+ONLY_TORCH = """
+import sys
+for name in ("ray", "numba", "llvmlite", "faiss", "pyarrow", "fsspec", "pydantic"):
+    sys.modules[name] = None
+import torch
+from musc_ray.core.operands.gpu import UnitVectorShard
+from musc_ray.core.operands.prepare import prepare
+from musc_ray.core.score_features import score_features
+from musc_ray.core.tiles import multiply_tile
+generator = torch.Generator().manual_seed(0)
+shard = UnitVectorShard(torch.randn(6, 12, 16, generator=generator), (3, 4), (1, 3, 5), torch.float32)
+distances = multiply_tile(shard, shard)[0]
+print(distances[distances.isfinite()].double().sum().item())
 """
 
 
@@ -83,14 +100,23 @@ def test_the_fused_kernel_compiles_to_tensor_core_instructions(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_rows_are_aligned_for_tensor_cores(dtype):
-    shard = ProductShard(torch.randn(2, 6, 20), (2, 3), (1, 3), dtype)
+    shard = UnitVectorShard(torch.randn(2, 6, 20), (2, 3), (1, 3), dtype)
     assert all(operand.stride(0) % 8 == 0 for operand in shard.operands)
 
 
-def test_scoring_needs_nothing_but_torch():
+def test_a_gpu_needs_nothing_but_torch():
+    """Its form of a shard, on the CPU: importing and multiplying leave numba, which compiles for CPUs, alone."""
+    generator = torch.Generator().manual_seed(0)
+    shard = prepare(torch.randn(6, 12, 16, generator=generator), (3, 4), (1, 3, 5))
+    distances = multiply_tile(shard, shard)[0]
+    expected = distances[distances.isfinite()].double().sum().item()
+    assert float(output_of(ONLY_TORCH)) == pytest.approx(expected, abs=1e-3)
+
+
+def test_scoring_on_a_cpu_needs_nothing_but_torch_and_numba():
     import musc_ray
 
     generator = torch.Generator().manual_seed(0)
     features = [torch.randn(6, 12, 16, generator=generator) for _ in range(2)]
     expected = musc_ray.score_features(features, (3, 4), precision="float32").double().sum().item()
-    assert [float(line) for line in output_of(ONLY_TORCH).split()] == pytest.approx([expected] * 2, abs=1e-4)
+    assert [float(line) for line in output_of(TORCH_AND_NUMBA).split()] == pytest.approx([expected] * 2, abs=1e-4)

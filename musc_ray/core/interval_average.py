@@ -1,17 +1,14 @@
 """Interval average: from a patch's distances to all other images to its anomaly score (MuSc, section 3.3)."""
 
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 
 import numpy as np
 import torch
 from torch import Tensor
 
-HAS_NUMBA = find_spec("numba") is not None
-
 
 def interval_bounds(references: int, interval: tuple[float, float]) -> tuple[int, int]:
-    """Half-open range of ranks, in ascending order of distance, that the interval [lo, hi] selects.
+    """Compute the half-open range of ranks, in ascending order of distance, that the interval [lo, hi] selects.
 
     At least one value is always selected: hi = 0.3 of 3 references means the nearest one,
     `max(1, int(0.3 * (N - 1)))` of MuSc, eq. 5.
@@ -24,31 +21,31 @@ def interval_bounds(references: int, interval: tuple[float, float]) -> tuple[int
     return start, max(start + 1, int(interval[1] * references))
 
 
-def interval_average(minima: Tensor, references: int, interval: tuple[float, float] = (0.0, 0.3)) -> Tensor:
-    """Mean of the selected smallest distances along the last axis (MuSc, eq. 5).
+def interval_average(distances: Tensor, references: int, interval: tuple[float, float] = (0.0, 0.3)) -> Tensor:
+    """Average the selected smallest distances along the last axis (MuSc, eq. 5).
 
     Args:
-        minima: (..., N) distances of a patch to its nearest patch in every image, none negative, any float dtype;
-            entries that do not count (the image itself) are +inf and sort behind the `references` that do.
+        distances: (..., N) distances of a patch to its nearest patch in every image, non-negative, any float dtype;
+            entries that do not count (the image itself) are +inf and sort after the `references` that do.
         references: how many of the N entries count.
-        interval: which share of the sorted distances is averaged.
+        interval: share of the sorted distances to average.
 
     Returns:
         (...) float32.
     """
     start, stop = interval_bounds(references, interval)
-    if minima.device.type == "cpu" and HAS_NUMBA:
-        return _on_cpu(minima, start, stop)
-    nearest = torch.topk(minima, stop, dim=-1, largest=False, sorted=start > 0).values
-    return nearest[..., start:].float().mean(dim=-1)
+    if distances.device.type == "cpu":
+        return _on_cpu(distances, start, stop)
+    smallest = torch.topk(distances, stop, dim=-1, largest=False, sorted=start > 0).values
+    return smallest[..., start:].float().mean(dim=-1)
 
 
-def _on_cpu(minima: Tensor, start: int, stop: int) -> Tensor:
-    """The same without sorting: several times as fast as `topk`."""
-    from musc_ray.core.kernels.smallest import means_of_smallest
+def _on_cpu(distances: Tensor, start: int, stop: int) -> Tensor:
+    """Average without sorting: several times as fast as `topk`."""
+    from musc_ray.core.kernels.smallest import means_of_smallest  # here: compiles with numba, which a GPU does without
 
-    rows = minima if minima.dtype == torch.float16 else minima.float()
-    rows = rows.reshape(-1, minima.shape[-1]).contiguous()
+    rows = distances if distances.dtype == torch.float16 else distances.float()
+    rows = rows.reshape(-1, distances.shape[-1]).contiguous()
     values = rows.numpy().view(np.uint16) if rows.dtype == torch.float16 else rows.numpy()
     means = torch.empty(len(rows))
 
@@ -59,4 +56,4 @@ def _on_cpu(minima: Tensor, start: int, stop: int) -> Tensor:
     parts = [slice(first, first + step) for first in range(0, len(rows), step)]
     with ThreadPoolExecutor(len(parts)) as pool:
         list(pool.map(average, parts))
-    return means.view(minima.shape[:-1])
+    return means.view(distances.shape[:-1])

@@ -1,4 +1,4 @@
-"""The whole of MuSc's scoring for one group that fits in memory: the Python API, and the reference for the stages."""
+"""Score one group that fits in memory, from features to patch maps: the Python API and the reference for the stages."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from musc_ray.core import AGGREGATIONS, LARGEST_DEGREE
-from musc_ray.core.bands import exact_scores
-from musc_ray.core.mutual import tile_minima
-from musc_ray.core.operands.base import prepare
-from musc_ray.core.precision import distance_dtype, resolve_precision
+from musc_ray.core import AGGREGATIONS, MAX_DEGREE
+from musc_ray.core.operands.prepare import prepare
+from musc_ray.core.patch_scores import exact_scores
+from musc_ray.core.precision import default_device, distance_dtype, resolve_precision
+from musc_ray.core.tiles import multiply_tile
 
 
 def score_features(
@@ -24,64 +24,59 @@ def score_features(
     device: str | torch.device | None = None,
     aggregation: str = "lnamd",
 ) -> Tensor:
-    """Patch anomaly scores of N images of one product that score each other (MuSc: LNAMD, MSM, interval average).
+    """Compute patch anomaly scores of N images of one product against each other (MuSc: LNAMD, MSM, interval average).
 
-    Holds N * N * h * w float32 distances a degree (one layer at a time; with `snamd` for all degrees together): for
+    Holds N * N * h * w float32 distances per degree, one layer at a time (with `snamd` for all degrees together): for
     archives use `musc-ray run`.
 
     Args:
-        features: one entry a layer, each (N, h*w, C) raw patch tokens without class token, row-major; tensors or
+        features: one entry per layer, each (N, h*w, C) raw patch tokens without class token, row-major; tensors or
             arrays of any float dtype, C may differ between layers.
         grid: (h, w).
         degrees: odd neighbourhood sizes r.
-        interval: which share of the sorted distances is averaged.
+        interval: share of the sorted distances to average.
         precision: `float32` (exact), `bfloat16`, `float16`, or `auto` (the fastest that the device has).
-        device: where to compute; None means the GPU where there is one, else the CPU.
-        aggregation: `lnamd` (plain means, one vector a degree) or `snamd` (similarity-weighted, one vector; MuSc-V2).
+        device: where to compute; None means the GPU if there is one, else the CPU.
+        aggregation: `lnamd` (plain means, one vector per degree) or `snamd` (similarity-weighted, one vector; MuSc-V2).
 
     Returns:
         (N, h*w) float32 on the CPU: the patch map of each image, mean over layers and degrees.
 
     Raises:
-        ValueError: shapes that do not fit, fewer than 2 images, NaN or infinite features, unusable settings.
+        ValueError: mismatched shapes, fewer than 2 images, NaN or infinite features, invalid settings.
     """
     layers = [_as_tensor(layer) for layer in features]
-    images = check_inputs(layers, grid, degrees, interval, aggregation)
+    images = _check_inputs(layers, grid, degrees, interval, aggregation)
     target = torch.device(device) if device is not None else default_device()
     dtype = resolve_precision(precision, target, images)
     total = torch.zeros(images, grid[0] * grid[1], dtype=torch.float64)
     for tokens in layers:
         shard = prepare(tokens.to(target), grid, degrees, dtype, aggregation)
-        minima, _ = tile_minima(shard, shard, distance_dtype(dtype))
-        total += exact_scores([minima], images - 1, interval, target)
+        distances, _ = multiply_tile(shard, shard, distance_dtype(dtype))
+        total += exact_scores([distances], images - 1, interval, target)
     return (total / len(layers)).float()
-
-
-def default_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _as_tensor(layer: Any) -> Tensor:
     return layer if isinstance(layer, Tensor) else torch.from_numpy(np.ascontiguousarray(layer))
 
 
-def check_inputs(
+def _check_inputs(
     layers: Sequence[Tensor],
     grid: tuple[int, int],
     degrees: Sequence[int],
     interval: tuple[float, float],
     aggregation: str,
 ) -> int:
-    """Check what the formulas take for granted; returns the number of images.
+    """Check what the formulas assume; returns the number of images.
 
     Raises:
-        ValueError: one sentence that says what does not fit.
+        ValueError: one sentence that names the argument and what it must be.
     """
     if not layers:
         raise ValueError("features must hold at least one layer.")
-    if not degrees or any(degree not in range(1, LARGEST_DEGREE + 1, 2) for degree in degrees):
-        raise ValueError(f"degrees must be odd numbers from 1 to {LARGEST_DEGREE}, got {list(degrees)}.")
+    if not degrees or any(degree not in range(1, MAX_DEGREE + 1, 2) for degree in degrees):
+        raise ValueError(f"degrees must be odd numbers from 1 to {MAX_DEGREE}, got {list(degrees)}.")
     if aggregation not in AGGREGATIONS:
         raise ValueError(f"aggregation must be one of {', '.join(AGGREGATIONS)}, not {aggregation!r}.")
     if not 0.0 <= interval[0] < interval[1] <= 1.0:

@@ -1,10 +1,11 @@
-"""From patch scores to pixels and to the raw image score (MuSc, section 3.3)."""
+"""From patch maps to pixel maps and to raw image scores (MuSc, section 3.3)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PIXELS_AT_ONCE = 2**24
+PIXELS_CHUNK = 2**24
+"""Pixels held at a time."""
 
 
 def pixel_map(patch_maps: Tensor, image_size: tuple[int, int]) -> Tensor:
@@ -13,7 +14,7 @@ def pixel_map(patch_maps: Tensor, image_size: tuple[int, int]) -> Tensor:
 
 
 def image_scores(patch_maps: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """`score_raw`: the maximum of each image's pixel map at the model's input size.
+    """Compute `score_raw`: the maximum of each image's pixel map at the model's input size.
 
     Args:
         patch_maps: (N, h, w) float32.
@@ -22,5 +23,5 @@ def image_scores(patch_maps: Tensor, image_size: tuple[int, int]) -> Tensor:
     Returns:
         (N,) float32.
     """
-    chunk = max(1, PIXELS_AT_ONCE // (image_size[0] * image_size[1]))
+    chunk = max(1, PIXELS_CHUNK // (image_size[0] * image_size[1]))
     return torch.cat([pixel_map(maps, image_size).amax(dim=(1, 2)) for maps in torch.split(patch_maps, chunk)])

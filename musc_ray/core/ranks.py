@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 
 def ranks(scores: npt.NDArray[np.float32], image_ids: npt.NDArray[np.str_]) -> npt.NDArray[np.int32]:
-    """Rank (N,) of each image: 1 = most anomalous by score, ties in the order of image_id."""
+    """Rank images (N,) by score: 1 = most anomalous, ties in the order of image_id."""
     order = np.lexsort((image_ids, -scores))
     result = np.empty(len(scores), dtype=np.int32)
     result[order] = np.arange(1, len(scores) + 1, dtype=np.int32)
@@ -13,7 +13,7 @@ def ranks(scores: npt.NDArray[np.float32], image_ids: npt.NDArray[np.str_]) -> n
 
 
 def percentiles_among(scores: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Percentile (N,) of each score, 0 to 100: the share of other images (M,) that score lower, ties half."""
+    """Compute the percentile (N,) of each score among other images (M,), 0 to 100: share of lower ones, ties half."""
     ordered = np.sort(others)
     lower = np.searchsorted(ordered, scores, side="left")
     not_higher = np.searchsorted(ordered, scores, side="right")
@@ -21,7 +21,7 @@ def percentiles_among(scores: npt.NDArray[np.float32], others: npt.NDArray[np.fl
 
 
 def percentiles(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Percentile (N,) of each score, 0 to 100: the share of the other images that score lower, ties half."""
+    """Compute the percentile (N,) of each score among the others of the group, 0 to 100, ties half."""
     others = len(scores) - 1
     if others == 0:
         return np.full(1, 50.0, dtype=np.float32)

@@ -1,0 +1,46 @@
+"""Prepare a shard's tokens of one layer for multiplication, in the form that suits their device."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from musc_ray.core import snamd
+from musc_ray.core.lnamd import layer_norm
+from musc_ray.core.operands.base import PlainPatches, PreparedShard
+from musc_ray.core.operands.gpu import UnitVectorShard
+
+
+def prepare(
+    tokens: Tensor,
+    grid: tuple[int, int],
+    degrees: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    aggregation: str = "lnamd",
+) -> PreparedShard:
+    """Prepare a shard: LayerNorm, then the operands from which a product gives the distances of every degree.
+
+    On a CPU one product of plain patches serves all degrees (`GramShard`, compiled by numba). On a GPU, where products
+    are cheap and passes over memory are not, each degree has its own product (`UnitVectorShard`, needs torch alone).
+    After SNAMD a patch is one vector, which either form takes for a plain patch of degree 1.
+
+    Args:
+        tokens: (A, h*w, C) raw patch tokens on the device that will multiply them.
+        grid: (h, w).
+        degrees: odd neighbourhood sizes.
+        dtype: float32, bfloat16 or float16: the dtype of the operands.
+        aggregation: `lnamd` or `snamd`.
+    """
+    plain_patches: PlainPatches = layer_norm
+    if aggregation == "snamd":
+        plain_patches, degrees = partial(_snamd_patches, grid=grid, degrees=degrees), (1,)
+    if tokens.device.type == "cpu":
+        from musc_ray.core.operands.cpu import GramShard  # here: imports numba, which a GPU does without
+
+        return GramShard(tokens, grid, tuple(degrees), dtype, plain_patches)
+    return UnitVectorShard(tokens, grid, tuple(degrees), dtype, plain_patches)
+
+
+def _snamd_patches(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> Tensor:
+    return snamd.aggregate(layer_norm(tokens), grid, degrees)

@@ -1,0 +1,142 @@
+"""Multiply a tile: distances between the images of two shards, both directions from one product (MSM, MuSc sec. 3.3).
+
+Row maxima over the patches of image b score the patches of image a, column maxima of the same product those of b.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from musc_ray.core.operands.base import PreparedShard
+
+PRODUCT_CHUNK = {"cpu": 2**21, "cuda": 2**29}
+"""Entries of a product held at a time: small enough for the last-level cache, large enough for full GEMM speed."""
+
+
+@dataclass(frozen=True)
+class TileChunk:
+    """A part of a tile that is multiplied at a time: images `rows` of shard a against images `columns` of shard b."""
+
+    a: PreparedShard
+    b: PreparedShard
+    rows: slice
+    columns: slice
+
+
+def multiply_tile(
+    a: PreparedShard,
+    b: PreparedShard,
+    out_dtype: torch.dtype = torch.float32,
+    pairs: Tensor | None = None,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Compute nearest-patch distances between images of two shards, both directions from one product (MuSc, eq. 3).
+
+    Args:
+        a: shard of A images.
+        b: shard of B images, prepared alike. The same object twice is a diagonal tile: only half of it is multiplied.
+        out_dtype: dtype of the result.
+        pairs: (A, B) bool, which images score each other, symmetric for a diagonal tile; None means all. The distances
+            of other pairs, and of an image to itself, are +inf.
+        out: where to write the result; allocated if not given.
+
+    Returns:
+        rows (D, A, L, B): distance of every patch of a to its nearest patch in every image of b, per degree;
+        columns (D, B, L, A): the same in the other direction. Both on the CPU.
+    """
+    if out is None:
+        rows = torch.empty((len(a.degrees), a.images, a.patches, b.images), dtype=out_dtype)
+        columns = rows if a is b else torch.empty((len(a.degrees), b.images, a.patches, a.images), dtype=out_dtype)
+    else:
+        rows, columns = out
+    if pairs is None:
+        pairs = torch.ones(a.images, b.images, dtype=torch.bool)
+    if a is b:
+        for image in range(a.images):
+            rows[:, image, :, image] = torch.inf
+
+    def fill(chunk: TileChunk) -> None:
+        i, j = chunk.rows, chunk.columns
+        unwanted = ~pairs[i, j]
+        if unwanted.all():
+            rows[:, i, :, j] = torch.inf
+            columns[:, j, :, i] = torch.inf
+            return
+        mask = unwanted.to(a.device) if unwanted.any() else None
+        rows[:, i, :, j], columns[:, j, :, i] = _multiply_chunk(chunk, mask)
+
+    _for_each(tile_chunks(a, b), fill, torch.get_num_threads() if a.device.type == "cpu" else 1)
+    return rows, columns
+
+
+def tile_chunks(a: PreparedShard, b: PreparedShard) -> Iterator[TileChunk]:
+    """Cut a tile into chunks of PRODUCT_CHUNK entries; a diagonal tile only above its diagonal."""
+    side = max(1, int((PRODUCT_CHUNK[a.device.type] / a.patches**2) ** 0.5))
+    for i in range(0, a.images, side):
+        rows = slice(i, min(i + side, a.images))
+        if a is b:
+            yield from (TileChunk(a, b, slice(k, k + 1), slice(k + 1, rows.stop)) for k in range(i, rows.stop - 1))
+        for j in range(rows.stop if a is b else 0, b.images, side):
+            yield TileChunk(a, b, rows, slice(j, min(j + side, b.images)))
+
+
+def _for_each(chunks: Iterable[TileChunk], fill: Callable[[TileChunk], None], threads: int) -> None:
+    """Fill chunks, which do not overlap, on several threads that each multiply alone.
+
+    Threads inside a product would spin between products and take the cores from the filters.
+    """
+    if threads == 1:
+        for chunk in chunks:
+            fill(chunk)
+        return
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(fill, chunks))
+    torch.set_num_threads(threads)  # the number that threads created later start with
+
+
+def _multiply_chunk(chunk: TileChunk, unwanted: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Compute the distances (D, a, L, b) and (D, b, L, a) of a chunk; +inf where unwanted (a, b)."""
+    a, b = chunk.a, chunk.b
+    nearest_in_b, nearest_in_a = a.nearest_distances(b, chunk.rows, chunk.columns)
+    if unwanted is not None:
+        nearest_in_b.masked_fill_(unwanted[:, None, :], torch.inf)
+        nearest_in_a.masked_fill_(unwanted.T[:, None, :], torch.inf)
+    limits = torch.maximum(a.near_duplicate_limits, b.near_duplicate_limits)
+    closest = torch.minimum(nearest_in_b.amin(dim=(1, 2, 3)), nearest_in_a.amin(dim=(1, 2, 3)))
+    suspicious = (closest < limits) | a.with_zeros | b.with_zeros
+    for d in suspicious.nonzero().flatten().tolist():  # nearly always empty
+        _recompute_near_duplicates(chunk, d, nearest_in_b[d], nearest_in_a[d])
+    return nearest_in_b, nearest_in_a
+
+
+def _recompute_near_duplicates(chunk: TileChunk, d: int, nearest_in_b: Tensor, nearest_in_a: Tensor) -> None:
+    """Replace, in place, the distances of near-duplicate patches, and all of images with zero vectors, by differences.
+
+    |x - y| from a product loses sqrt(1e-7) at x = y; duplicates are common in archives and must come out as 0.
+
+    Args:
+        chunk: what was multiplied.
+        d: index of the degree.
+        nearest_in_b: (a, L, b) distances of the images of a.
+        nearest_in_a: (b, L, a) distances of the images of b.
+    """
+    a, b, i, j = chunk.a, chunk.b, chunk.rows, chunk.columns
+    limit = torch.maximum(a.near_duplicate_limits[d], b.near_duplicate_limits[d])
+    special = a.zero_vectors[d, i][:, None, None] | b.zero_vectors[d, j][None, None, :]
+    near_b = ((nearest_in_b < limit) | special) & nearest_in_b.isfinite()
+    near_a = ((nearest_in_a < limit) | special.permute(2, 1, 0)) & nearest_in_a.isfinite()
+    for p, q in (near_b.any(dim=1) | near_a.any(dim=1).T).nonzero().tolist():
+        x, y = a.unit_vectors(d, i.start + p), b.unit_vectors(d, j.start + q)
+        of_x, of_y = near_b[p, :, q], near_a[q, :, p]
+        nearest_in_b[p, of_x, q] = _differences(x[of_x], y)
+        nearest_in_a[q, of_y, p] = _differences(y[of_y], x)
+
+
+def _differences(x: Tensor, y: Tensor) -> Tensor:
+    """Compute the distance of each x to its nearest y, without the cancellation of a product."""
+    if len(x) == 0:
+        return x.new_empty(0)
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1)
