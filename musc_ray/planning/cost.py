@@ -197,12 +197,12 @@ def forward_operations(info: BackboneInfo) -> float:
     return float(info.depth) * (24.0 * tokens * channels**2 + 4.0 * tokens**2 * channels)
 
 
-def pending_bytes(window: Window, patches: int, vectors: int, itemsize: int) -> int:
+def pending_bytes(window: ReferenceWindow, patches: int, vectors: int, itemsize: int) -> int:
     """Bound the bytes of a group's unfinished distances: one layer's, as layers are scored in turn."""
-    return waiting_bytes(window, itemsize) * patches * vectors
+    return pending_bytes_per_patch(window, itemsize) * patches * vectors
 
 
-def _block_count(window: Window, images: int) -> int:
+def _block_count(window: ReferenceWindow, images: int) -> int:
     """Count the pairs of chunks of `images` images on the ring that hold pairs of the window."""
     chunks = -(-window.images // images)
     if window.is_all:
@@ -211,7 +211,7 @@ def _block_count(window: Window, images: int) -> int:
     return sum(1 for _ in section_pairs(window, [range(at, min(at + images, window.images)) for at in starts]))
 
 
-def _shards_read(window: Window, job: Job) -> int:
+def _shards_read(window: ReferenceWindow, job: Job) -> int:
     """Estimate the shards of a layer that workers read: for each block, one side that its worker has not cached."""
     shards = -(-window.images // job.shard_size)
     read = min(job.side, shards) * _block_count(window, job.side * job.shard_size)
