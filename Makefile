@@ -4,21 +4,26 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
+PYTEST := $(BIN)/python -m pytest
+# two processes; each file's tests stay in one, which keep their Ray and their runs; the longest files come first
+SPREAD := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow chaos lint audit bench clean
+.PHONY: demo test test-slow test-all chaos lint audit bench clean
 
 demo: $(VENV)/.demo  ## find the defects in real solar cells
 	$(BIN)/musc-ray demo $(ARGS)
 
-test: $(VENV)/.test lint  ## lint, types and the suite, but for the slow tests
-	$(BIN)/python -m pytest -m 'not slow and not chaos' $(ARGS)
+test: $(VENV)/.test lint  ## lint, types and the tests that take 6 minutes together; ARGS=tests/unit runs a part
+	$(PYTEST) $(SPREAD) -m 'not slow and not chaos' $(ARGS)
 
-test-slow: $(VENV)/.test  ## what takes longer: the whole job on S3, a job killed twenty times (11 minutes)
-	$(BIN)/python -m pytest -m 'slow and not chaos' $(ARGS)
+test-slow: $(VENV)/.test  ## what `make test` leaves out: whole jobs on S3 and several nodes, a job killed twenty times
+	$(PYTEST) $(SPREAD) -m 'slow and not chaos' $(ARGS)
+
+test-all: test test-slow  ## every test except the long campaigns of `make chaos`
 
 chaos: $(VENV)/.test  ## faults at random moments, and 20 times the bad input: ARGS='--chaos-rounds 20 --chaos-seed 1'
-	$(BIN)/python -m pytest -m chaos $(ARGS)
-	MUSC_RAY_FUZZ=long $(BIN)/python -m pytest tests/fuzz
+	$(PYTEST) --timeout 0 -m chaos $(ARGS)
+	MUSC_RAY_FUZZ=long $(PYTEST) --timeout 0 tests/fuzz
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

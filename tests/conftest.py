@@ -1,7 +1,20 @@
-"""Settings that every test shares."""
+"""What tests share, once in each process that runs them: a Ray, the command, weights of a small model, an S3 server."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from click.testing import Result
+
+    from cluster.local.seaweed import S3Server
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes side by side would fight for the same cores
 
 # Timings are benchmarks: a slow example on a busy machine is no failure.
 settings.register_profile("musc_ray", deadline=None)
@@ -12,3 +25,41 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the campaign of faults is (make chaos)."""
     parser.addoption("--chaos-rounds", type=int, default=20, help="jobs that are disturbed, by three faults each")
     parser.addoption("--chaos-seed", type=int, default=0, help="which faults strike, and when")
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[None]:
+    """One local Ray for all tests that neither start nor kill anything of it."""
+    import ray  # here, since most tests need none of what these fixtures import
+
+    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def invoke() -> "Callable[..., Result]":
+    """The musc-ray command in this process: arguments in, click's result out."""
+    from typer.testing import CliRunner
+
+    from musc_ray.cli.verbs import app
+
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a small ViT, random but the same ones each time."""
+    from tests.helpers.weights import write_tiny_weights
+
+    return write_tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[S3Server]":
+    """One S3 server (SeaweedFS) for all tests that do not disturb it; each uses buckets of its own."""
+    from tests.helpers.seaweed import s3_server
+
+    with s3_server(tmp_path_factory.mktemp("weed")) as server:
+        yield server

@@ -18,6 +18,7 @@ SHORT = {
 }
 
 
+@pytest.mark.slow
 def test_a_few_faults(tmp_path):
     with plant(tmp_path, seed=0) as made:
         campaign = Campaign(made, seed=0)

@@ -9,7 +9,6 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -18,15 +17,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-import ray
-import timm
-import torch
-from click.testing import Result
 from PIL import Image
-from safetensors.torch import save_file
-from typer.testing import CliRunner
 
-from musc_ray.cli.verbs import app
 from musc_ray.storage.shards import read_class_tokens, read_layer, read_meta, write_shard
 from tests.helpers.pictures import solar_cells, write_broken_pictures, write_odd_pictures
 
@@ -35,23 +27,14 @@ LOCAL = fsspec.filesystem("file")
 
 
 @pytest.fixture(scope="module")
-def musc_ray() -> Iterator[Callable[..., Result]]:
-    """The command in this process, on a Ray of two CPUs: arguments in, click's result out."""
-    own = not ray.is_initialized()
-    if own:
-        ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
-    runner = CliRunner()
-    yield lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
-    if own:
-        ray.shutdown()
+def musc_ray(shared_ray, invoke):
+    """The command in this process, on the shared Ray."""
+    return invoke
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory) -> list[object]:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "vit_tiny.safetensors"
-    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), path)
-    model = ["--backbone", "timm:vit_tiny_patch16_224", "--weights", path, "--image-size", "64"]
+def options(tiny_weights) -> list[object]:
+    model = ["--backbone", "timm:vit_tiny_patch16_224", "--weights", tiny_weights, "--image-size", "64"]
     sets = ["workers=1", "max_error_fraction=0.9", "report_thumbnails=0", "report_images=2", "max_image_mb=1"]
     return [*model, "--precision", "float32", "--shard-size", "4", *(part for s in sets for part in ("--set", s))]
 
@@ -124,6 +107,7 @@ def scored(good, options, musc_ray, tmp_path_factory) -> tuple[Path, dict[str, d
     return out, rows
 
 
+@pytest.mark.slow
 def test_a_hostile_archive_loses_no_image_and_moves_no_score(good, scored, options, musc_ray, tmp_path, figures):
     _, expected = scored
     hostile = good.parent / "hostile"
@@ -186,6 +170,7 @@ BREAK = {
 }
 
 
+@pytest.mark.slow
 def test_broken_shards_are_found_and_extracted_again(good, scored, options, musc_ray, figures):
     out, expected = scored
     shards = sorted(out.glob("features/*/group=all/shard-*.parquet"))

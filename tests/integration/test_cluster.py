@@ -215,6 +215,7 @@ def test_a_night_scores_what_came_in(cluster, place, commands):
     assert again.returncode == 0
 
 
+@pytest.mark.slow
 def test_wrong_settings_fail_the_job_with_one_sentence(cluster, place, commands):
     failed = place.sh(commands["submit"] + " --set shard_sizes=3 2>&1")
     assert failed.returncode == 1  # as ray job submit does for a job that failed
@@ -223,6 +224,7 @@ def test_wrong_settings_fail_the_job_with_one_sentence(cluster, place, commands)
     assert "Traceback" not in failed.stdout
 
 
+@pytest.mark.slow
 def test_only_code_is_sent_to_the_cluster(cluster, place):
     """Keys, tokens and data lie beside it."""
     for folder in (place.folder, place.folder / "musc-ray-cluster"):
@@ -233,6 +235,7 @@ def test_only_code_is_sent_to_the_cluster(cluster, place):
         assert sent == ({"jobs", "musc_ray"} if folder == place.folder else set())
 
 
+@pytest.mark.slow
 def test_nobody_gets_in_without_the_token(cluster, place):
     address = place.exports["RAY_API_SERVER_ADDRESS"]
     with pytest.raises(HTTPError) as refused, urlopen(f"{address}/api/jobs/", timeout=30):
@@ -241,6 +244,7 @@ def test_nobody_gets_in_without_the_token(cluster, place):
     assert (place.folder / "musc-ray-cluster" / "token").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.slow
 def test_stop_ends_what_start_began(cluster, place, commands):
     state = json.loads((place.folder / "musc-ray-cluster" / "processes.json").read_text())
     family = [child.pid for pid, _ in state["processes"] for child in psutil.Process(pid).children(recursive=True)]

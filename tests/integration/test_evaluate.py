@@ -11,10 +11,7 @@ import numpy as np
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-import timm
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 from sklearn import metrics
 
 import musc_ray
@@ -228,9 +225,10 @@ def test_the_parts_of_a_category_are_those_of_muscs_code():
         assert {place for place, found in enumerate(parts) if found == part} == theirs
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TILES.exists(), reason="shared/data/magnetic_tile is not here")
 @pytest.mark.parametrize("subsets", [1, 2])
-def test_the_job_on_real_images(tmp_path, shared_ray, monkeypatch, capsys, subsets):
+def test_the_job_on_real_images(tmp_path, tiny_weights, shared_ray, monkeypatch, capsys, subsets):
     """Magnetic tiles, a tiny ViT with random weights: the whole path, run and evaluation."""
     data = tmp_path / "magnetic_tile"
     for kind in ("good", "blowhole", "fray"):
@@ -239,11 +237,9 @@ def test_the_job_on_real_images(tmp_path, shared_ray, monkeypatch, capsys, subse
             shutil.copyfile(path, data / "test" / kind / path.name)
         if kind != "good":
             shutil.copytree(TILES / "ground_truth" / kind, data / "ground_truth" / kind, copy_function=shutil.copyfile)
-    torch.manual_seed(0)
-    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), tmp_path / "w.safetensors")
     settings = {
         "source": data, "out": tmp_path / "out", "backbone": "timm:vit_tiny_patch16_224", "image_size": 64,
-        "weights": tmp_path / "w.safetensors", "workers": 1, "precision": "float32", "subsets": subsets,
+        "weights": tiny_weights, "workers": 1, "precision": "float32", "subsets": subsets,
     }  # fmt: skip
     root = Path(__file__).parents[2]
     arguments = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]

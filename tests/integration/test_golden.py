@@ -20,6 +20,7 @@ def computed(shared_ray, invoke):
     return golden_run.compute(run)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_stored_run(computed):
     stored = pq.read_table(golden_run.STORED)
     for name in EXACT:

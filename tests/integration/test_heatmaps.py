@@ -26,7 +26,6 @@ from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import Layout
 from musc_ray.storage.schemas import SCORES
 from tests.helpers.pictures import write_odd_pictures, write_pictures
-from tests.helpers.seaweed import s3_server
 
 GRID = (4, 6)
 SHARD = 4
@@ -188,30 +187,29 @@ def test_the_run_that_was_scored_last_and_none(shared_ray, invoke, images, tmp_p
 
 
 @pytest.mark.slow
-def test_s3_like_local(images, tmp_path, tmp_path_factory, monkeypatch):
-    with s3_server(tmp_path_factory.mktemp("weed")) as server:
-        fs = server.filesystem()
-        fs.mkdir("plant")
-        names = {f"s3://plant/images/{path.name}": path for path in images[:5]}
-        for uri, path in names.items():
-            fs.put_file(str(path), uri)
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        rows = write_run("s3://plant/out", "s3://plant/images", {"all": list(names)})
-        command = [sys.executable, "-m", "musc_ray.cli", "heatmaps", "s3://plant/out", "--format", "npy"]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ)
-        assert result.returncode == 0, result.stderr
-        assert "5 heat maps written" in result.stdout
-        assert server.secret_key not in result.stdout + result.stderr
-        for uri, row in rows.items():
-            path = f"plant/out/runs/run-1/heatmaps/group=all/{heatmap_name(uri, row['image_id'], 'npy')}"
-            values = np.load(io.BytesIO(fs.cat_file(path)))
-            np.testing.assert_array_equal(values, expected_values({**row, "uri": str(names[uri])}))
-        scores, folder = (
-            "s3://plant/out/runs/run-1/scores/group=all/part-00000.parquet",
-            f"s3://{path.rpartition('/')[0]}",
-        )
-        task = HeatmapsTask(scores, folder, (0.0, 1.0), ImageLimits(1_000_000), SHARD)
-        assert write_heatmaps(task, HeatmapsOptions("npy")) == ({"skipped": SHARD}, "")
+def test_s3_like_local(images, tmp_path, s3, monkeypatch):
+    fs = s3.filesystem()
+    fs.mkdir("night-shift")
+    names = {f"s3://night-shift/images/{path.name}": path for path in images[:5]}
+    for uri, path in names.items():
+        fs.put_file(str(path), uri)
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    rows = write_run("s3://night-shift/out", "s3://night-shift/images", {"all": list(names)})
+    command = [sys.executable, "-m", "musc_ray.cli", "heatmaps", "s3://night-shift/out", "--format", "npy"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ)
+    assert result.returncode == 0, result.stderr
+    assert "5 heat maps written" in result.stdout
+    assert s3.secret_key not in result.stdout + result.stderr
+    for uri, row in rows.items():
+        path = f"night-shift/out/runs/run-1/heatmaps/group=all/{heatmap_name(uri, row['image_id'], 'npy')}"
+        values = np.load(io.BytesIO(fs.cat_file(path)))
+        np.testing.assert_array_equal(values, expected_values({**row, "uri": str(names[uri])}))
+    scores, folder = (
+        "s3://night-shift/out/runs/run-1/scores/group=all/part-00000.parquet",
+        f"s3://{path.rpartition('/')[0]}",
+    )
+    task = HeatmapsTask(scores, folder, (0.0, 1.0), ImageLimits(1_000_000), SHARD)
+    assert write_heatmaps(task, HeatmapsOptions("npy")) == ({"skipped": SHARD}, "")
     s3fs.S3FileSystem.clear_instance_cache()

@@ -89,7 +89,7 @@ def new_name() -> str:
     return f"plant_{uuid.uuid4().hex[:8]}.scores"
 
 
-@pytest.fixture(params=["sqlite", "rest"])
+@pytest.fixture(params=["sqlite", pytest.param("rest", marks=pytest.mark.slow)])
 def place(request, tmp_path, monkeypatch) -> Place:
     if request.param == "sqlite":
         return Place(f"sqlite:///{tmp_path}/lake/catalog.db", None, new_name())

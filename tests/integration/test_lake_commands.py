@@ -10,10 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-import timm
-import torch
 from pyiceberg.utils.config import Config
-from safetensors.torch import save_file
 
 from musc_ray.lake.catalog import open_catalog
 from musc_ray.storage.garbage import check_kept, collect_garbage
@@ -23,14 +20,6 @@ RECIPES = Path(__file__).parents[2] / "musc_ray" / "lake" / "README.md"
 IMAGES = pa.schema([("uri", pa.string()), ("group", pa.string()), ("day", pa.string()), ("bytes", pa.binary())])
 
 pytestmark = pytest.mark.slow  # real runs, each with actors of its own: minutes
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "vit_tiny.safetensors"
-    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), path)
-    return path
 
 
 class Plant:
@@ -72,11 +61,11 @@ class Plant:
 
 
 @pytest.fixture
-def plant(tmp_path, weights, shared_ray, invoke, monkeypatch) -> Plant:
+def plant(tmp_path, tiny_weights, shared_ray, invoke, monkeypatch) -> Plant:
     monkeypatch.setenv("PYICEBERG_CATALOG__PLANT__URI", f"sqlite:///{tmp_path}/images.db")
     monkeypatch.setenv("PYICEBERG_CATALOG__PLANT__WAREHOUSE", tmp_path.as_uri())
     monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())
-    return Plant(tmp_path, weights, invoke)
+    return Plant(tmp_path, tiny_weights, invoke)
 
 
 def by_image(rows: list[dict]) -> list[dict]:

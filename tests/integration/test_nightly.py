@@ -17,15 +17,9 @@ from PIL import Image
 from musc_ray.storage.lease import lease
 from musc_ray.storage.paths import Layout
 from tests.helpers.pictures import solar_cells
-from tests.helpers.weights import write_tiny_weights
 
 EQUAL = 1e-5
 DAY = timedelta(days=1)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    return write_tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 class Plant:
@@ -81,8 +75,8 @@ class Plant:
 
 
 @pytest.fixture
-def plant(tmp_path, weights, shared_ray, invoke) -> Plant:
-    return Plant(tmp_path, weights, invoke)
+def plant(tmp_path, tiny_weights, shared_ray, invoke) -> Plant:
+    return Plant(tmp_path, tiny_weights, invoke)
 
 
 def scores_of_a_whole_run(plant: Plant, uris: list[str], folder: Path) -> dict[str, dict]:
@@ -95,6 +89,7 @@ def scores_of_a_whole_run(plant: Plant, uris: list[str], folder: Path) -> dict[s
     return {row["uri"]: row for row in ds.dataset(scores, format="parquet").to_table().to_pylist()}
 
 
+@pytest.mark.slow
 def test_nights_equal_a_run_on_the_whole_window(plant, tmp_path):
     plant.deliver(14, age=3 * DAY)
     plant.run(plant.images, plant.out)
@@ -134,6 +129,7 @@ def test_the_window_gets_new_scores_too(plant):
     assert plant.runs()[-1]["night"]["all"]["window"] == 6
 
 
+@pytest.mark.slow
 def test_a_new_product_waits_until_there_are_two(plant):
     plant.deliver(6, "cells")
     plant.run(plant.images, plant.out, "--group-by", "{group}/**")
@@ -212,6 +208,7 @@ def test_a_night_of_noise_warns(plant):
     assert "Group 'all' drifts: the raw scores of its 6 new images lie +" in text
 
 
+@pytest.mark.slow
 def test_what_a_night_refuses(plant, tmp_path):
     result = plant.invoke("rescore", tmp_path / "nothing")
     assert result.exit_code == 1

@@ -80,6 +80,7 @@ def long_expected() -> dict[str, tuple[np.ndarray, float]]:
     return expected(LONG)
 
 
+@pytest.mark.slow
 def test_workers_and_shards_change_nothing(tmp_path, shared_ray):
     """Each run equals the formulas, and the runs each other."""
     runs, wanted = [], expected({"groups": 2})
@@ -97,7 +98,7 @@ def test_workers_and_shards_change_nothing(tmp_path, shared_ray):
             np.testing.assert_allclose(other, first, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("references", [10, 24])
+@pytest.mark.parametrize("references", [10, pytest.param(24, marks=pytest.mark.slow)])
 def test_references_are_the_same_ones_whatever_the_shards(tmp_path, shared_ray, references):
     """Scores against M references equal the formula with just those distances."""
     spec = {**DEFAULTS, "settings": {**EXACT, "references": references, "seed": 1}}
@@ -117,6 +118,7 @@ def test_references_are_the_same_ones_whatever_the_shards(tmp_path, shared_ray, 
             np.testing.assert_allclose(rows[image_id]["patch_map"], wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_summaries_of_many_references_are_within_their_bound(tmp_path):
     spec = {"images": 120, "summaries": True, "settings": {**EXACT, "workers": 2}}
     stats = figures(start(tmp_path, spec))
@@ -127,6 +129,7 @@ def test_summaries_of_many_references_are_within_their_bound(tmp_path):
         np.testing.assert_allclose(rows[image_id]["patch_map"], patch_map, atol=bound)
 
 
+@pytest.mark.slow
 def test_three_nodes_give_the_same(tmp_path, cluster, long_expected):
     assert figures(start(tmp_path, LONG, cluster.address))["mutual"]["lost_workers"] == 0
     assert_same(tmp_path, long_expected)
@@ -169,6 +172,7 @@ def test_a_worker_killed_among_tiles_changes_nothing(tmp_path, long_expected):
     assert_same(tmp_path, long_expected)
 
 
+@pytest.mark.slow
 def test_a_node_removed_among_tiles_changes_nothing(tmp_path, cluster, long_expected):
     process = start(tmp_path, LONG, cluster.address)
     wait_for_bands(tmp_path, process)
@@ -193,6 +197,7 @@ def test_a_killed_driver_is_taken_up_at_its_bands(tmp_path, long_expected):
     assert_same(tmp_path, long_expected)
 
 
+@pytest.mark.slow
 def test_an_actor_out_of_memory_goes_on_with_less(tmp_path):
     spec = {"oom": True, "settings": {**EXACT, "workers": 2}}
     stats = figures(start(tmp_path, spec))
@@ -200,6 +205,7 @@ def test_an_actor_out_of_memory_goes_on_with_less(tmp_path):
     assert_same(tmp_path, expected(spec))
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_moment_changes_nothing(tmp_path, shared_ray, monkeypatch):
     monkeypatch.setattr(scoring, "Scorer", CrampedScorer)
     spec = {"settings": {**EXACT, "workers": 2}}
@@ -215,6 +221,7 @@ def test_a_disk_that_stays_full_ends_the_run_and_no_group_is_given_up(tmp_path, 
         score_generated(str(tmp_path), {"groups": 2, "settings": {**EXACT, "workers": 1}})
 
 
+@pytest.mark.slow
 def test_a_group_with_a_broken_shard_fails_alone(tmp_path, shared_ray):
     spec = {"groups": 3, "settings": {**EXACT, "workers": 1}}
     score_generated(str(tmp_path), spec)

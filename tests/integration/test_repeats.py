@@ -50,6 +50,7 @@ def rows_of(out: str) -> list[dict]:
     return sorted(table.to_pylist(), key=lambda row: row["image_id"])
 
 
+@pytest.mark.slow
 def test_the_images_with_the_planted_defect_are_one_group(runs):
     for name in ("8", "15"):
         out, stages = runs[name]
@@ -66,11 +67,13 @@ def test_the_images_with_the_planted_defect_are_one_group(runs):
     assert {row["defect_group"] for row in rows_of(runs["off"][0])} == {None}
 
 
+@pytest.mark.slow
 def test_shard_size_changes_nothing(runs):
     for one, other in zip(rows_of(runs["8"][0]), rows_of(runs["15"][0]), strict=True):
         np.testing.assert_allclose(one["patch_map"], other["patch_map"], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregation", ["lnamd", "snamd"])
 def test_scores_are_those_of_references_without_the_defects_patches(runs, tmp_path, aggregation):
     if aggregation == "lnamd":
@@ -115,6 +118,7 @@ def expected_maps(features: list[np.ndarray], excluded: np.ndarray, aggregation:
     return np.mean(maps, axis=0)
 
 
+@pytest.mark.slow
 def test_what_is_scored_again_is_taken_up(runs):
     out, _ = runs["15"]
     before, layout = rows_of(out), Layout.at(out)
@@ -131,6 +135,7 @@ def test_what_is_scored_again_is_taken_up(runs):
         assert one["patch_map"] == other["patch_map"]
 
 
+@pytest.mark.slow
 def test_fewer_references_find_it_too_in_pieces_of_the_ring(tmp_path, shared_ray):
     spec = SPEC | {"settings": {**SPEC["settings"], "references": 20}}
     stages = score_generated(str(tmp_path), spec)

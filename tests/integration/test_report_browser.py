@@ -132,7 +132,7 @@ def scores(layout: Layout) -> pa.Table:
     return table_of(layout)
 
 
-@pytest.fixture(scope="module", params=["folder", "server"])
+@pytest.fixture(scope="module", params=["folder", pytest.param("server", marks=pytest.mark.slow)])
 def address(request: pytest.FixtureRequest, layout: Layout) -> Iterator[str]:
     """Where the report is opened."""
     if request.param == "folder":

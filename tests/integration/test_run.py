@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-import timm
 import torch
 from click.testing import Result
 from safetensors.torch import save_file
@@ -37,22 +37,13 @@ def musc_ray(shared_ray, invoke):
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory) -> Path:
-    """A small ViT with seeded random weights."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "vit_tiny.safetensors"
-    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def options(weights) -> list[object]:
+def options(tiny_weights) -> list[object]:
     """A small model at a small, non-square image size, in exact arithmetic."""
     return [
         "--backbone",
         MODEL,
         "--weights",
-        weights,
+        tiny_weights,
         "--image-size",
         "64,96",
         "--precision",
@@ -71,17 +62,32 @@ def archive(tmp_path_factory) -> Path:
     return folder
 
 
+class Runs(dict[int, Path]):
+    """Where the archive is scored, by shard size; it is scored when it is first asked for."""
+
+    def __init__(self, score: Callable[[int], Path]) -> None:
+        self.score = score
+
+    def __missing__(self, shard_size: int) -> Path:
+        self[shard_size] = self.score(shard_size)
+        return self[shard_size]
+
+
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory, archive, options, musc_ray) -> dict[int, Path]:
-    """The archive scored twice, in shards of 5 and of 16."""
-    outs = {}
-    for shard_size in (5, 16):
+def runs(tmp_path_factory, archive, options, musc_ray) -> Runs:
+    """The archive in shards of 5, by a process of its own as a user runs it, and of 16."""
+
+    def score(shard_size: int) -> Path:
         out = tmp_path_factory.mktemp(f"out{shard_size}")
         command = musc_ray_process if shard_size == 5 else musc_ray
         result = command("run", archive, out, *options, "--shard-size", shard_size)
         assert "40 images scored" in result.stdout, result.stderr
-        outs[shard_size] = out
-    return outs
+        return out
+
+    return Runs(score)
+
+
+each_run = pytest.mark.parametrize("shard_size", [5, pytest.param(16, marks=pytest.mark.slow)])
 
 
 def only_run(out: Path) -> Path:
@@ -97,7 +103,7 @@ def by_id(out: Path) -> dict[str, dict]:
     return {row["image_id"]: row for row in scores_of(out).to_pylist()}
 
 
-@pytest.mark.parametrize("shard_size", [5, 16])
+@each_run
 def test_scores_equal_the_brute_force_over_the_stored_features(runs, shard_size):
     out = runs[shard_size]
     (folder,) = out.glob("features/*/group=all")
@@ -111,6 +117,7 @@ def test_scores_equal_the_brute_force_over_the_stored_features(runs, shard_size)
             np.testing.assert_allclose(row[name], getattr(expected[image_id], name), atol=tolerance)
 
 
+@pytest.mark.slow
 def test_another_aggregation_is_another_run_on_the_same_features(runs, musc_ray, archive, options, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(runs[5], out)
@@ -134,6 +141,7 @@ def test_another_aggregation_is_another_run_on_the_same_features(runs, musc_ray,
     assert plain.name in musc_ray(*command).stdout
 
 
+@pytest.mark.slow
 def test_shard_size_changes_nothing(runs):
     small, large = by_id(runs[5]), by_id(runs[16])
     for image_id, row in small.items():
@@ -180,9 +188,10 @@ def test_run_json_and_report_are_there_and_intermediate_results_are_not(runs):
     assert pq.read_table(run / "catalog.parquet").num_rows == 40
 
 
-def test_neighbours_are_the_most_similar_images_by_class_token(runs):
+@each_run
+def test_neighbours_are_the_most_similar_images_by_class_token(runs, shard_size):
     """Against all cosines; of equal ones any order will do."""
-    for out in runs.values():
+    for out in (runs[shard_size],):
         (features,) = out.glob("features/*/group=all")
         tokens = {
             row["image_id"]: np.frombuffer(row["class_token"], "<f4").astype(np.float64)
@@ -204,6 +213,7 @@ def test_neighbours_are_the_most_similar_images_by_class_token(runs):
             np.testing.assert_allclose([own @ unit[i] for i in row["neighbours"]], others[:2], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_report_is_written_again_for_the_run_that_was_scored_last(runs, musc_ray):
     out = runs[5]
     report, run_json = only_run(out) / "report", (only_run(out) / "run.json").read_bytes()
@@ -232,6 +242,7 @@ def snapshot(out: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_running_again_computes_nothing_and_overwrite_everything(musc_ray, tmp_path, archive, options):
     few = tmp_path / "few"
     few.mkdir()
@@ -260,6 +271,7 @@ def test_running_again_computes_nothing_and_overwrite_everything(musc_ray, tmp_p
     assert "complete" in musc_ray("status", out).stdout
 
 
+@pytest.mark.slow
 def test_broken_images_are_rows_and_the_others_are_scored(musc_ray, tmp_path, archive, options):
     mixed = tmp_path / "mixed"
     shutil.copytree(archive, mixed)
@@ -278,6 +290,7 @@ def test_broken_images_are_rows_and_the_others_are_scored(musc_ray, tmp_path, ar
     assert "3 of 43" in too_many.stderr
 
 
+@pytest.mark.slow
 def test_groups_are_scored_apart_and_a_group_of_one_is_named(musc_ray, tmp_path, archive, options):
     grouped = tmp_path / "grouped"
     pictures = sorted(archive.rglob("cell*"))
@@ -413,6 +426,7 @@ def test_every_verb_has_help_with_an_example(musc_ray, verb):
     assert f"musc-ray {verb}" in result.stdout
 
 
+@pytest.mark.slow
 def test_the_demo_finds_the_defective_cells(musc_ray, tmp_path):
     result = musc_ray("demo", tmp_path / "demo")
     assert result.exit_code == 0, result.output
@@ -426,6 +440,7 @@ def test_the_demo_finds_the_defective_cells(musc_ray, tmp_path):
         assert Path(line.removeprefix(name)).exists()
 
 
+@pytest.mark.slow
 def test_extract_then_score_is_a_run(tmp_path, options, musc_ray):
     write_pictures(tmp_path / "images", 6)
     run = musc_ray("run", tmp_path / "images", tmp_path / "whole", *options)

@@ -11,26 +11,22 @@ import pyarrow.dataset as ds
 import pyarrow.fs
 import pytest
 import s3fs
-import timm
-import torch
 from click.testing import Result
-from safetensors.torch import save_file
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage import lease as lease_module
 from musc_ray.storage.filesystem import write_text
 from musc_ray.storage.lease import lease
 from tests.helpers.pictures import write_pictures
-from tests.helpers.seaweed import S3Server, s3_server
+from tests.helpers.seaweed import S3Server
 
 OPTIONS = ["--backbone", "timm:vit_tiny_patch16_224", "--image-size", "64", "--precision", "float32"]
 OPTIONS += ["--shard-size", "64", "--set", "workers=1"]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with s3_server(tmp_path_factory.mktemp("weed")) as running:
-        yield running
+def server(s3) -> S3Server:
+    return s3
 
 
 def musc_ray(server: S3Server, *arguments: object, **changed: str) -> subprocess.CompletedProcess:
@@ -69,11 +65,9 @@ def scores(dataset: ds.Dataset) -> dict[str, tuple]:
 
 
 @pytest.mark.slow
-def test_the_whole_job_on_s3_gives_the_local_scores(server, tmp_path, shared_ray, as_user):
+def test_the_whole_job_on_s3_gives_the_local_scores(server, tiny_weights, tmp_path, shared_ray, as_user):
     write_pictures(tmp_path / "images", 10)
-    torch.manual_seed(0)
-    weights = tmp_path / "w.safetensors"
-    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), weights)
+    weights = tiny_weights
     local = as_user("run", tmp_path / "images", tmp_path / "out", "--weights", weights, *OPTIONS)
     assert local.exit_code == 0, local.stderr
 
@@ -111,10 +105,9 @@ def test_the_whole_job_on_s3_gives_the_local_scores(server, tmp_path, shared_ray
         assert server.access_key not in result.stdout + result.stderr
 
 
-def test_what_cannot_be_reached_is_one_sentence_without_secrets(as_user, tmp_path, monkeypatch):
+def test_what_cannot_be_reached_is_one_sentence_without_secrets(as_user, tiny_weights, tmp_path, monkeypatch):
     monkeypatch.setattr("musc_ray.storage.retry.FIRST_PAUSE_SECONDS", 0.01)
-    weights = tmp_path / "w.safetensors"
-    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), weights)
+    weights = tiny_weights
     write_pictures(tmp_path / "images", 3)
     read = ["run", "s3://nowhere/images", tmp_path / "out", "--weights", weights, *OPTIONS]
     write = ["run", tmp_path / "images", "s3://plant/out", "--weights", weights, *OPTIONS]

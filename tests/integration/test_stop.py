@@ -16,7 +16,7 @@ from tests.integration.test_kill import command as killable  # noqa: F401, a job
 SENTENCE = "Error: Stopped: what is written stays, and the same command goes on from there."
 
 
-@pytest.mark.parametrize("when", ["catalog: started", "extract: started"])
+@pytest.mark.parametrize("when", ["catalog: started", pytest.param("extract: started", marks=pytest.mark.slow)])
 def test_a_stopped_command_says_so_and_leaves_no_ray(killable, tmp_path, when):  # noqa: F811
     options = [option for option in killable if option != "--quiet"]
     command = [*options[:5], str(tmp_path / "out"), *options[5:]]

@@ -7,9 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-import timm
-import torch
-from safetensors.torch import save_file
 
 from musc_ray.core.threshold import suggest_threshold
 from musc_ray.scoring import thresholds
@@ -17,15 +14,13 @@ from tests.helpers.pictures import write_pictures
 
 
 @pytest.fixture(scope="module")
-def command(shared_ray, invoke, tmp_path_factory):
+def command(shared_ray, invoke, tiny_weights, tmp_path_factory):
     """Scores 20 pictures in two groups; more arguments in, what is printed out."""
     folder = tmp_path_factory.mktemp("archive")
     write_pictures(folder / "images", 20)
-    torch.manual_seed(0)
-    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), folder / "w.safetensors")
 
     def run(*arguments: object) -> str:
-        options = ["--backbone", "timm:vit_tiny_patch16_224", "--weights", folder / "w.safetensors"]
+        options = ["--backbone", "timm:vit_tiny_patch16_224", "--weights", tiny_weights]
         options += ["--image-size", "64", "--shard-size", "4", "--set", "workers=1", "--set", "report_images=2"]
         source, out = folder / "images", folder / "out"
         result = invoke("run", source, out, *options, "--group-by", "{group}/**", *arguments)
@@ -52,6 +47,7 @@ def scores_of(out: Path) -> dict[str, pa.Table]:
     }
 
 
+@pytest.mark.slow
 def test_thresholds_of_a_run_and_another_one_and_none(command, monkeypatch):
     text = command()
     plain = scores_of(command.out)

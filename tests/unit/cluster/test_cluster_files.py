@@ -165,6 +165,7 @@ def start_options() -> set[str]:
     return set(re.findall(r"--([a-z-]+)", subprocess.run(command, capture_output=True, text=True, check=True).stdout))
 
 
+@pytest.mark.slow
 def test_ray_start_knows_the_options():
     options = start_options()
     spec = documents((CLUSTER / "kuberay/base/archive.yaml").read_text())[0]["spec"]["rayClusterSpec"]

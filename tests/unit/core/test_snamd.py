@@ -180,6 +180,7 @@ def test_sharding_changes_nothing(seed, cut):
     np.testing.assert_allclose(torch.cat([columns, multiply_tile(b, b)[0]], dim=3), whole[:, cut:], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CLEAR_REFS.exists(), reason="needs Linux to begin a peak of memory anew")
 def test_a_window_is_never_held_for_a_shard_at_once():
     """ViT-L at 518 px, windows of 25 patches: the result, and a few images' worth on the way."""

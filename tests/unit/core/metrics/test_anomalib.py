@@ -31,6 +31,7 @@ def bumpy(seed: int, images: int = 12, side: int = 256) -> tuple[list[np.ndarray
     return maps, masks, good
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_aupro_and_aupimo_are_anomalibs(seed):
     maps, masks, good = bumpy(seed)
@@ -46,6 +47,7 @@ def test_aupro_and_aupimo_are_anomalibs(seed):
     assert np.ptp(ours) > 0.1
 
 
+@pytest.mark.slow
 def test_aupro_with_ties_is_anomalibs():
     maps, masks, _ = bumpy(2)
     maps = [np.round(4 * values) / 4 for values in maps]

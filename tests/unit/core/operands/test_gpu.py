@@ -89,11 +89,13 @@ def output_of(code: str, **environment: str) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_the_fused_kernel_gives_what_the_product_gives():
     """In Triton's interpreter, which runs on a CPU."""
     assert output_of(FUSED_AGAINST_PRODUCT, TRITON_INTERPRET="1") == "same\n"
 
 
+@pytest.mark.slow
 def test_the_fused_kernel_compiles_to_tensor_core_instructions(tmp_path):
     assert output_of(COMPILE, TRITON_CACHE_DIR=str(tmp_path)) == "compiled\n"
 
