@@ -22,7 +22,7 @@ test-slow: $(VENV)/.test  ## what `make test` leaves out: whole jobs on S3 and s
 test-all: test test-slow  ## every test except the long campaigns of `make chaos`
 
 chaos: $(VENV)/.test  ## faults at random moments, and 20 times the bad input: ARGS='--chaos-rounds 20 --chaos-seed 1'
-	$(PYTEST) --timeout 0 -m chaos $(ARGS)
+	$(PYTEST) -m chaos $(ARGS)
 	MUSC_RAY_FUZZ=long $(PYTEST) --timeout 0 tests/fuzz
 
 lint: $(VENV)/.test

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from cluster.local.seaweed import S3Server
 
+SLOW_TIMEOUT_SECONDS = 1200
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes side by side would fight for the same cores
 
@@ -25,6 +27,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the campaign of faults is (make chaos)."""
     parser.addoption("--chaos-rounds", type=int, default=20, help="jobs that are disturbed, by three faults each")
     parser.addoption("--chaos-seed", type=int, default=0, help="which faults strike, and when")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests more time than the `timeout` of pyproject.toml, and campaigns of faults as much as they take."""
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            if item.get_closest_marker("chaos"):
+                item.add_marker(pytest.mark.timeout(0))
+            elif item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_SECONDS))
 
 
 @pytest.fixture(scope="session")
