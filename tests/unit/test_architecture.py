@@ -24,14 +24,11 @@ LONG_MODULES = {
     "musc_ray/settings/model.py",
 }
 LONG_FUNCTIONS = {
-    "musc_ray/core/operands/cpu.py:GramShard.__init__",
     "musc_ray/scoring/record.py:run_record",
     "musc_ray/scoring/score.py:score_groups",
 }
 WIDE_SIGNATURES = {
-    "musc_ray/core/metrics/counting.py:_count_places",
-    "musc_ray/core/mutual.py:_recompute_near_duplicates",
-    "musc_ray/core/scoring.py:score_features",
+    "musc_ray/core/score_features.py:score_features",  # public: called with keywords
     "musc_ray/evaluate/pixel_metrics.py:evaluate_pixels",
     "musc_ray/planning/calibration.py:measured_rates",
     "musc_ray/scoring/ranker.py:_scores_table",

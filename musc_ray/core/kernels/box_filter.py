@@ -1,4 +1,4 @@
-"""The compiled part of `gram`: box sums of products in registers, and the maxima of what they scale to.
+"""The compiled part of `gram`: box sums of products in registers, scaled to -d^2 / 2, and their maxima.
 
 Indices are unsigned throughout: numba guards signed ones against being negative, which costs.
 """
@@ -28,17 +28,17 @@ from musc_ray.core.kernels.simd import (
 U, F32 = np.uintp, np.float32
 VECTOR = U(LANES)
 PADDING = 5
-"""Vectors between what is kept of two rows: at multiples of 4 kB they would get in each other's way in the cache."""
+"""Vectors between the buffers of two rows: at multiples of 4 kB they would evict each other from the cache."""
 
 
 def plane(strip: int, w: int, pitch: int) -> int:
-    """Numbers kept of a row of grid a for a strip of lines of grid b."""
+    """Compute the buffer size of a row of grid a for a strip of lines of grid b."""
     return strip * pitch * w + PADDING * LANES
 
 
 @numba.njit(**OPTIONS)
 def nearest(product, stride, sizes, left, right, maxima, tail, strips, workspace, images, degrees):
-    """All image pairs of a block, for all degrees while a pair's products are at hand.
+    """Process all image pairs of a product, all degrees while a pair's products are in the cache.
 
     Args:
         product: flat; stride: length of its rows.
@@ -46,8 +46,8 @@ def nearest(product, stride, sizes, left, right, maxima, tail, strips, workspace
         left: 1 / n and T / n of all patches of shard a, flat; right: those of b, in lines.
         maxima: of rows and of columns, flat; their -d^2 / 2 become distances at the end.
         tail: 1 for the lanes of a line's last vector that are patches, 0 for the others.
-        strips: for each degree, the lines of grid b worked on at a time.
-        images: how many a and b, which are the first, and how many there are in the shards.
+        strips: for each degree, the lines of grid b processed at a time.
+        images: number of a and b, first of each, and number in the shards.
         degrees: a tuple of r numbers for each degree r.
     """
     h, w, pitch = sizes
@@ -78,11 +78,11 @@ def nearest(product, stride, sizes, left, right, maxima, tail, strips, workspace
 
 @numba.njit(**OPTIONS)
 def _box_maxima(product, block, sizes, scales, maxima, places, tail, lines, workspace, taps):
-    """For one image pair and some lines of grid b: box sums, scaled to -d^2 / 2, and their maxima.
+    """Compute, for one image pair and some lines of grid b, box sums, scaled to -d^2 / 2, and their maxima.
 
     Walks down grid a. Of the last r of its rows the sums over grid b and along the row are kept, for each vector of b
-    those of the row's patches behind each other: (r, vectors of b, w, LANES). The sum of the r is the box sum for the
-    row in the middle.
+    those of the row's patches contiguously: (r, vectors of b, w, LANES). The sum of the r rows is the box sum for the
+    middle row.
     """
     h, w, pitch = sizes
     reach = U(len(taps)) // U(2)
@@ -121,7 +121,7 @@ def _clear(kept, start, stop):
 
 @numba.njit(**OPTIONS)
 def _sum_over_b(product, row, sizes, tail, lines, kept, here, taps):
-    """For a row of patches of a: sums over grid b, across and down."""
+    """Sum over grid b, across and down, for a row of patches of a."""
     h, w, pitch = sizes
     reach = U(len(taps)) // U(2)
     line = (pitch // VECTOR) * w * VECTOR
@@ -143,7 +143,7 @@ def _sum_over_b(product, row, sizes, tail, lines, kept, here, taps):
 
 @numba.njit(**OPTIONS)
 def _across(product, line, c, sizes, tail, taps):
-    """Sums across a line of grid b, for its vector from c on; beyond its ends are zeros."""
+    """Sum across a line of grid b, for its vector from c on, zeros beyond its ends."""
     w = sizes[1]
     before = behind = splat(F32(0))
     here = load(product, line + c)
@@ -160,7 +160,7 @@ def _across(product, line, c, sizes, tail, taps):
 
 @numba.njit(**OPTIONS)
 def _sum_along(kept, here, vectors, w, taps):
-    """Sums along a row of grid a, in place."""
+    """Sum along a row of grid a, in place."""
     reach = U(len(taps)) // U(2)
     for v in range(vectors):
         at = here + v * w * VECTOR
@@ -177,7 +177,7 @@ def _sum_along(kept, here, vectors, w, taps):
 
 @numba.njit(**OPTIONS)
 def _fold(kept, plane, vectors, w, scales, to, best, tops, taps):
-    """Sums down grid a, scaled to -d^2 / 2 and folded into both maxima."""
+    """Sum down grid a, scale to -d^2 / 2 and update both maxima."""
     left, right = scales
     for v in range(vectors):
         inverse, ratio = load(right[0], to[1] + v * VECTOR), load(right[1], to[1] + v * VECTOR)
@@ -192,9 +192,9 @@ def _fold(kept, plane, vectors, w, scales, to, best, tops, taps):
 
 @numba.njit(**OPTIONS)
 def _maxima(product, block, sizes, scales, maxima, places):
-    """For one image pair, degree 1: products scaled to -d^2 / 2, and their maxima.
+    """Scale products of one image pair, degree 1, to -d^2 / 2 and compute their maxima.
 
-    Patches of a two by two, so that what belongs to b is read half as often.
+    Takes two patches of a at a time, so that data of b is read half as often.
     """
     h, w, pitch = sizes
     left, right = scales
@@ -219,13 +219,13 @@ def _maxima(product, block, sizes, scales, maxima, places):
 
 @numba.njit(**OPTIONS)
 def _half_square(box, inverse, inverse_m, ratio, ratio_m):
-    """-d^2 / 2 from a box sum of G."""
+    """Compute -d^2 / 2 from a box sum of G."""
     return add(multiply(multiply(box, inverse), inverse_m), add(multiply(ratio, ratio_m), splat(F32(-1))))
 
 
 @numba.njit(**OPTIONS)
 def box_lengths(vectors, images, h, w, channels, lengths, taps):
-    """Lengths of box sums of vectors (A, L, C), 16 channels at a time; vectors and lengths flat."""
+    """Compute lengths of box sums of vectors (A, L, C), 16 channels at a time; vectors and lengths flat."""
     length, wide, reach = h * w, w + U(1), U(len(taps)) // U(2)
     down = np.zeros(h * wide * VECTOR, F32)
     squares = np.empty(length * VECTOR, F32)

@@ -1,6 +1,6 @@
-"""The tile kernel's inner part on a GPU: products on tensor cores, folded into row and column maxima on the chip.
+"""Nearest patches on a GPU (Triton): products on tensor cores, reduced to row and column maxima on the chip.
 
-The product itself, two bytes for every pair of patches, never reaches the GPU's memory (Triton).
+The product itself, two bytes per pair of patches, never reaches the GPU's memory.
 """
 
 import torch
@@ -15,10 +15,10 @@ WARPS, STAGES = 8, 3
 
 
 def nearest(a: Tensor, half_a: Tensor, b: Tensor, half_b: Tensor, patches: int, channels: int) -> tuple[Tensor, Tensor]:
-    """Row and column maxima of a . b - |a|^2 / 2 - |b|^2 / 2 = -|a - b|^2 / 2 over all pairs of A and B images.
+    """Compute row and column maxima of a . b - |a|^2 / 2 - |b|^2 / 2 = -|a - b|^2 / 2 over all pairs of A and B images.
 
     Args:
-        a: (A * L, at least C) float16, bfloat16 or float32, rows contiguous; what lies behind C does not count.
+        a: (A * L, at least C) float16, bfloat16 or float32, rows contiguous; channels beyond C are ignored.
         half_a: (A * L,) float32, half squared lengths of a's rows.
         b, half_b: the same of the B images.
         patches: L; channels: C.

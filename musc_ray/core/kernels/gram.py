@@ -1,8 +1,8 @@
-"""The tile kernel's inner part on a CPU: from one product of plain patches to the nearest patches of every degree.
+"""Nearest patches of every degree from one product of plain patches, on a CPU: the inner part of `tiles`.
 
 A degree-r patch is the sum of its r x r neighbours, so the products of all pairs of degree-r patches are the r x r box
 filter, over both grids, of the products G of the plain patches: one matrix product serves every degree. With t the
-shift that keeps G small in low precision (see `gram_shard`), n the length of a degree-r patch and T the box sum of t,
+shift that keeps G small in low precision (see `operands/cpu.py`), n the length of a degree-r patch and T the box sum of t,
 
     -|a - b|^2 / 2  =  box(G)[a, b] / (n_a n_b)  +  (T_a / n_a) (T_b / n_b)  -  1
 
@@ -19,28 +19,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from musc_ray.core.kernels import box_filter as gram_kernel
+from musc_ray.core.kernels import box_filter
 from musc_ray.core.kernels.simd import LANES
 
 U, F32 = np.uintp, np.float32
 Floats = npt.NDArray[np.float32]
 
 SPARE = LANES - 1
-"""Numbers behind a product that are read, but do not count, where a grid's rows are no whole vectors."""
+"""Values after a product that are read but not used, if a grid's rows are not whole vectors."""
 
 NOWHERE = F32(-8)
-"""T / n of a lane that is no patch: so low that it is never the nearest, as -d^2 / 2 is at least -2."""
+"""T / n of a padding lane: so low that it is never the nearest, as -d^2 / 2 is at least -2."""
 
 
 def spare_rows(grid: tuple[int, int], columns: int) -> int:
-    """How many more rows a product needs, so that SPARE numbers are behind those that count."""
+    """Compute the rows to append to a product so that SPARE values follow those that count."""
     return 0 if grid[1] % LANES == 0 else -(-SPARE // columns)
 
 
 def lines(inverse: Floats, ratio: Floats, grid: tuple[int, int]) -> tuple[Floats, Floats]:
-    """1 / n and T / n of patches, each (D, A, L), in whole vectors a grid row: (D, A, h, a multiple of LANES).
+    """Pad 1 / n and T / n of patches, each (D, A, L), to whole vectors per grid row: (D, A, h, a multiple of LANES).
 
-    Both are 0 for a zero vector, T / n also where there is no shift. Lanes that are no patches are never the nearest.
+    Both are 0 for a zero vector, T / n also without a shift. Padding lanes are never the nearest.
     """
     h, w = grid
     filled = []
@@ -59,19 +59,19 @@ def nearest(
     right: tuple[Floats, Floats],
     images: tuple[slice, slice],
 ) -> tuple[Floats, Floats]:
-    """Distance of every patch to its nearest one in every image of the other side of a block, for all degrees.
+    """Compute the distance of every patch to its nearest one in every image of the other side, for all degrees.
 
     Args:
         product: (a * L + spare_rows, b * L) products G of plain patches, float32, or bfloat16 as its uint16 bits;
             C-contiguous and finite.
         grid: (h, w), L = h * w.
         degrees: odd r, up to MAX_DEGREE.
-        left: 1 / n and T / n of the patches of shard a, each (D, A, L); where T / n is 0, something above 0.
-        right: the same of shard b, T / n as it is, as `lines`.
-        images: which of A and B the product holds.
+        left: 1 / n and T / n of the patches of shard a, each (D, A, L); a positive number instead of T / n = 0.
+        right: the same of shard b, T / n unchanged, padded by `lines`.
+        images: the images of A and of B that the product holds.
 
     Returns:
-        (D, a, L, b) the least distance over the patches of b, and (D, b, L, a) that over the patches of a, float32.
+        (D, a, L, b) minimum distance over the patches of b, and (D, b, L, a) over the patches of a, float32.
     """
     h, w = grid
     a, b = (part.stop - part.start for part in images)
@@ -79,8 +79,8 @@ def nearest(
     rows = np.empty((len(degrees), a, h * w, b), np.float32)
     columns = np.full((len(degrees), b, a, h, pitch), -np.inf, np.float32)
     strips = [_strip(h, w, pitch, degree) for degree in degrees]
-    kept = max(degree * gram_kernel.plane(strip, w, pitch) for degree, strip in zip(degrees, strips, strict=True))
-    gram_kernel.nearest(
+    kept = max(degree * box_filter.plane(strip, w, pitch) for degree, strip in zip(degrees, strips, strict=True))
+    box_filter.nearest(
         product.reshape(-1),
         U(b * h * w),
         (U(h), U(w), U(pitch)),
@@ -97,30 +97,30 @@ def nearest(
 
 
 def box_lengths(vectors: Floats, grid: tuple[int, int], degree: int) -> Floats:
-    """Lengths (A, L) of the sums of r x r neighbours of vectors (A, L, C) float32, zeros around the grid."""
+    """Compute lengths (A, L) of sums of r x r neighbours of vectors (A, L, C) float32, zeros around the grid."""
     images, length, channels = vectors.shape
     if channels % LANES:
         vectors = np.pad(vectors, ((0, 0), (0, 0), (0, -channels % LANES)))
     lengths = np.empty(images * length, np.float32)
     taps = tuple(U(tap) for tap in range(degree))
-    gram_kernel.box_lengths(vectors.reshape(-1), U(images), U(grid[0]), U(grid[1]), U(vectors.shape[2]), lengths, taps)
+    box_filter.box_lengths(vectors.reshape(-1), U(images), U(grid[0]), U(grid[1]), U(vectors.shape[2]), lengths, taps)
     return lengths.reshape(images, length)
 
 
 KEPT_BYTES = 2**20
-"""Box sums kept of a strip of grid b: a core's own cache. Larger strips sum less twice."""
+"""Size of the box sums kept of a strip of grid b: a core's own cache. Larger strips repeat fewer sums."""
 
 _workspaces = threading.local()
 
 
 def _strip(h: int, w: int, pitch: int, degree: int) -> int:
-    """Lines of grid b worked on at a time."""
+    """Compute the lines of grid b processed at a time."""
     strips = -(-4 * degree * w * h * pitch // KEPT_BYTES)
     return -(-h // strips)
 
 
 def _workspace(size: int, w: int) -> tuple[Floats, Floats]:
-    """Room for the box sums kept and for the maxima of a row; a thread's own, as fresh pages cost."""
+    """Return this thread's buffers for box sums and for the maxima of a row; reused, as fresh pages are slow."""
     known: dict[tuple[int, int], tuple[Floats, Floats]] = _workspaces.__dict__.setdefault("arrays", {})
     if (size, w) not in known:
         known[size, w] = _aligned(size), _aligned(w * LANES)
@@ -128,6 +128,6 @@ def _workspace(size: int, w: int) -> tuple[Floats, Floats]:
 
 
 def _aligned(size: int) -> Floats:
-    """Room for so many float32, from the start of a cache line on: vectors across two lines cost double."""
+    """Allocate float32 from the start of a cache line: vectors across two lines cost double."""
     room = np.empty(size + LANES, np.float32)
     return room[(-room.ctypes.data % 64) // 4 :][:size]

@@ -1,4 +1,4 @@
-"""Float32 products on a CPU by oneDNN, which comes with PyTorch: on AMD at twice the rate of MKL, PyTorch's choice."""
+"""Float32 products on a CPU by oneDNN, which comes with PyTorch: on AMD twice as fast as MKL, PyTorch's default."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ AVAILABLE = bool(torch.cpu.get_capabilities().get("avx512_f")) and hasattr(torch
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., C) times weight (D, C) transposed, plus bias (D,): float32 on a CPU by oneDNN, else by PyTorch."""
+    """Compute x (..., C) times weight (D, C) transposed, plus bias (D,): float32 on a CPU by oneDNN, else by PyTorch."""
     if AVAILABLE and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
@@ -20,7 +20,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class OneDnnLinear(TorchFunctionMode):
-    """While this context is entered, every linear layer of a model goes through `linear`."""
+    """Context in which every linear layer of a model is computed by `linear`."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return (linear if func is F.linear else func)(*args, **(kwargs or {}))

@@ -1,6 +1,6 @@
-"""Explicit vectors of 16 float32 for numba: LLVM makes AVX-512, AVX2 or NEON instructions of them.
+"""Explicit vectors of 16 float32 for numba, which LLVM compiles to AVX-512, AVX2 or NEON instructions.
 
-Sums over a sliding window keep its values in registers, which no loop vectoriser finds by itself.
+Sums over a sliding window keep its values in registers, which LLVM's loop vectoriser does not find.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from numba.extending import intrinsic, models, register_model
 
 
 def _can_cache() -> bool:
-    """Whether numba finds a writable place for compiled code; without one every process compiles anew, for seconds."""
+    """Tell whether numba has a writable cache; without one every process compiles again, for seconds."""
     try:
         numba.njit(cache=True)(_can_cache)
     except RuntimeError:
@@ -60,7 +60,7 @@ def _address(builder: Any, pointer: Any, index: Any, pointee: Any) -> Any:
 
 @intrinsic
 def pointer(_context: Any, array: Any) -> Any:
-    """Where an array's numbers lie. Arrays are counted by reference, even in inner loops; pointers are not."""
+    """Return a pointer to an array's data: numba counts references to arrays, even in inner loops, but not to pointers."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return context.make_array(signature.args[0])(context, builder, value=arguments[0]).data
@@ -70,7 +70,7 @@ def pointer(_context: Any, array: Any) -> Any:
 
 @intrinsic
 def load(_context: Any, source: Any, index: Any) -> Any:
-    """16 numbers behind a pointer from an index on: float32, or bfloat16 given as uint16 bits."""
+    """Load 16 values from a pointer and index: float32, or bfloat16 given as uint16 bits."""
     bits = source.dtype == types.uint16
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -86,7 +86,7 @@ def load(_context: Any, source: Any, index: Any) -> Any:
 
 @intrinsic
 def store(_context: Any, target: Any, index: Any, value: Any) -> Any:
-    """Write 16 float32 behind a pointer from an index on."""
+    """Store 16 float32 at a pointer and index."""
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         builder.store(arguments[2], _address(builder, *arguments[:2], _FLOATS), align=4)
@@ -97,7 +97,7 @@ def store(_context: Any, target: Any, index: Any, value: Any) -> Any:
 
 @intrinsic
 def splat(_context: Any, value: Any) -> Any:
-    """16 times the same float32."""
+    """Return a vector of 16 equal float32."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         one = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), arguments[0], ir.Constant(ir.IntType(32), 0))
@@ -121,13 +121,13 @@ add, multiply = _binary("fadd"), _binary("fmul")
 
 
 def _larger(builder: Any, a: Any, b: Any) -> Any:
-    """As an intrinsic: of a comparison before a store LLVM makes a masked store, which is slow."""
+    """Select the larger lanes: LLVM turns a comparison before a store into a masked store, which is slow."""
     return builder.select(builder.fcmp_ordered(">", a, b, flags=FLAGS), a, b)
 
 
 @intrinsic
 def larger(_context: Any, a: Any, b: Any) -> Any:
-    """The larger of each two; none is NaN."""
+    """Return the larger of each two lanes; none is NaN."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return _larger(builder, *arguments)
@@ -137,7 +137,7 @@ def larger(_context: Any, a: Any, b: Any) -> Any:
 
 @intrinsic
 def largest(_context: Any, value: Any) -> Any:
-    """The largest lane."""
+    """Return the largest lane."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         (value,) = arguments
@@ -153,7 +153,7 @@ def largest(_context: Any, value: Any) -> Any:
 
 @intrinsic
 def window_of(_context: Any, taps: Any) -> Any:
-    """A window of zero vectors, as many as there are taps."""
+    """Return a window of zero vectors, one per tap."""
 
     def generate(context: Any, builder: Any, signature: Any, _arguments: Any) -> Any:
         return context.make_tuple(builder, signature.return_type, [ir.Constant(_FLOATS, [0.0] * LANES)] * len(taps))
@@ -163,7 +163,7 @@ def window_of(_context: Any, taps: Any) -> Any:
 
 @intrinsic
 def sum_across(_context: Any, before: Any, here: Any, behind: Any, taps: Any) -> Any:
-    """Sum of each lane of `here` and its neighbours, as many as there are taps, up to 2 LANES + 1."""
+    """Sum each lane of `here` and its neighbours, as many as taps, up to 2 LANES + 1."""
     if len(taps) // 2 > LANES:
         return None
 
@@ -181,7 +181,7 @@ def sum_across(_context: Any, before: Any, here: Any, behind: Any, taps: Any) ->
 
 @intrinsic
 def sum_of(_context: Any, source: Any, index: Any, step: Any, taps: Any) -> Any:
-    """Sum of as many vectors of float32 behind a pointer as there are taps, one every `step` numbers."""
+    """Sum vectors of float32 at a pointer, as many as taps, one every `step` values."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         values, at, by = arguments[:3]
@@ -197,7 +197,7 @@ def sum_of(_context: Any, source: Any, index: Any, step: Any, taps: Any) -> Any:
 
 @intrinsic
 def slide(_context: Any, window: Any, value: Any) -> Any:
-    """The window without its first vector and with another one at its end."""
+    """Drop the window's first vector and append another."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kept = cgutils.unpack_tuple(builder, arguments[0], window.count)[1:]
@@ -208,7 +208,7 @@ def slide(_context: Any, window: Any, value: Any) -> Any:
 
 @intrinsic
 def total(_context: Any, window: Any) -> Any:
-    """The sum of a window's vectors."""
+    """Sum a window's vectors."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         first, *others = cgutils.unpack_tuple(builder, arguments[0], window.count)

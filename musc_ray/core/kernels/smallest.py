@@ -11,17 +11,17 @@ INFINITY = np.uint32(0x7F800000)
 """Bits of +inf. Bits of floats that are not negative order as the floats do."""
 
 HALF_SHIFT, HALF_SCALE = np.uint32(13), F32(2.0**112)
-"""A float16 shifted into a float32's place is smaller by the difference of their exponents' offsets, 127 - 15."""
+"""Float16 bits shifted to a float32's position scale the value by the difference of exponent offsets, 127 - 15."""
 
 SCALED_INFINITY = np.uint32(0x47800000)
-"""Bits of 2^16, which a float16's infinity becomes by that."""
+"""Bits of 2^16, which a float16's infinity becomes by this shift."""
 
 
 @numba.njit(**OPTIONS)
 def means_of_smallest(values, length, start, stop, means):
-    """Means of the values of rank start to stop of each row (R, length), given flat: float32, or float16 as bits.
+    """Compute the mean of the values of rank start to stop of each row (R, length), given flat: float32, or float16 bits.
 
-    At least `stop` values of a row are finite.
+    At least `stop` values of a row must be finite.
     """
     row = np.empty(length, F32)
     bits = row.view(np.uint32)
@@ -33,7 +33,7 @@ def means_of_smallest(values, length, start, stop, means):
 
 @numba.njit(**OPTIONS)
 def _copy(values, first, row, bits, length):
-    """A row as float32."""
+    """Copy a row as float32."""
     if values.itemsize == 2:
         for t in range(length):
             bits[t] = np.uint32(values[first + t]) << HALF_SHIFT
@@ -48,7 +48,7 @@ def _copy(values, first, row, bits, length):
 
 @numba.njit(**OPTIONS)
 def _smallest(row, bits, length, k):
-    """Sum of the k smallest: the k-th is found by halving the range of bits that it lies in."""
+    """Sum the k smallest: the k-th is found by bisecting the range of bits."""
     low, high = _range(bits, length)
     while low < high:
         middle = low + (high - low) // np.uint32(2)
@@ -68,7 +68,7 @@ def _smallest(row, bits, length, k):
 
 @numba.njit(**OPTIONS)
 def _range(bits, length):
-    """The bits of the smallest and of the largest finite value."""
+    """Find the bits of the smallest and of the largest finite value."""
     low, high = INFINITY, np.uint32(0)
     for t in range(length):
         low = min(low, bits[t])
@@ -78,7 +78,7 @@ def _range(bits, length):
 
 @numba.njit(**OPTIONS)
 def _count(bits, length, most):
-    """How many are at most this."""
+    """Count the values that are at most `most`."""
     count = np.uint32(0)
     for t in range(length):
         count += np.uint32(bits[t] <= most)
@@ -87,7 +87,7 @@ def _count(bits, length, most):
 
 @numba.njit(**OPTIONS)
 def _sum(row, bits, length, most):
-    """Sum of those that are at most this."""
+    """Sum the values that are at most `most`."""
     total = np.float64(0)
     for t in range(length):
         total += np.float64(row[t] if bits[t] <= most else F32(0))

@@ -1,4 +1,4 @@
-"""AUPIMO: how well each defective image's mask is found at thresholds that raise hardly any false alarm.
+"""AUPIMO: how much of each defective image's mask is found at thresholds with very few false positives.
 
 Bertoldo et al., "AUPIMO: Redefining Visual Anomaly Detection Benchmarks with High Speed and Low Tolerance" (BMVC 2024),
 section 3. The x-axis is the false positive rate at pixel level on good images alone, the mean over images, on a log
@@ -20,7 +20,7 @@ FPR_BOUNDS = (1e-5, 1e-4)
 
 @dataclass(frozen=True)
 class NormalTail:
-    """The highest scores of good images' pixels; the sum of two is that of both sets of images.
+    """The highest scores of good images' pixels; the tails of two sets of images add up.
 
     Attributes:
         keys: (K,) uint32 ascending, distinct scores.
@@ -41,30 +41,30 @@ NO_TAIL = NormalTail(np.empty(0, np.uint32), np.empty(0))
 
 
 def lowest_tail_bin(counts: BinCounts) -> int:
-    """The bin at which the false positive rate on good images passes the upper bound."""
+    """Find the bin in which the false positive rate on good images exceeds the upper bound."""
     reached = np.cumsum(counts.normals[::-1]) > FPR_BOUNDS[1] * counts.good
     return int(counts.bins[::-1][np.argmax(reached)]) if reached.any() else 0
 
 
 def normal_tail(values: npt.NDArray[np.float32], lowest_bin: int) -> NormalTail:
-    """The tail of one good image (P,), down to a bin."""
+    """Compute the tail of one good image's pixel scores (P,), down to a bin."""
     keys = keys_of(values)
     keys, counts = np.unique(keys[keys >> 16 >= lowest_bin], return_counts=True)
     return NormalTail(keys, counts / len(values))
 
 
 class Credits:
-    """The credit of mask pixels by their score.
+    """The credit of mask pixels by score.
 
-    As in the authors' code (and anomalib's), the area lies between those rates nearest to the bounds that occur, and is
+    As in the authors' code (and anomalib's), the area is taken between the occurring rates nearest to the bounds, and
     divided by the area between the bounds.
 
     Attributes:
-        usable: whether two different rates are there; else the good images have too few pixels for AUPIMO.
+        usable: whether these two rates differ; if not, the good images have too few pixels for AUPIMO.
     """
 
     def __init__(self, tail: NormalTail, good: int) -> None:
-        """Take the tail of all good images and how many they are, at least 1."""
+        """Compute credits from the tail of all good images and their number, at least 1."""
         rates = np.cumsum(tail.weights[::-1])[::-1] / good  # of scores at or above
         low, high = (rates[np.argmin(np.abs(rates - bound))] for bound in FPR_BOUNDS)
         self.usable = bool(low < high)
@@ -73,9 +73,9 @@ class Credits:
         self._credits = np.log(high / rates) / np.log(FPR_BOUNDS[1] / FPR_BOUNDS[0])
 
     def of(self, values: npt.NDArray[np.float32]) -> float:
-        """The AUPIMO of an image with these scores (M,) of its mask's pixels, M > 0.
+        """Compute the AUPIMO of an image from the scores (M,) of its mask's pixels, M > 0.
 
-        A score that good pixels have, too, is reached halfway between the rates without and with them.
+        A score that also occurs in good images counts halfway between the rates without and with it.
         """
         keys = keys_of(values)
         at_or_above = self._credits[np.searchsorted(self._keys, keys, side="left")]

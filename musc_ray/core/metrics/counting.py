@@ -1,23 +1,17 @@
-"""Exact counts of billions of pixels in little memory: floats as ordered integers, counted in two levels.
+"""Exact counts of billions of pixels in bounded memory: floats as ordered integers, counted in two levels.
 
 The bits of a float32, flipped where it is negative, are an integer (its key) that orders as the number does. A key's
 upper 16 bits are its bin, the lower 16 its place in the bin. One pass over the pixels counts the bins; further passes
-count the places of those bins in which order matters, as many bins at a time as memory allows. Nothing is rounded.
+count the places of those bins in which order matters, as many bins at a time as fit in memory. Nothing is rounded.
 """
 
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from musc_ray.core.kernels.simd import OPTIONS
-
 BINS = PLACES = 2**16
-
-COMPILED = {name: value for name, value in OPTIONS.items() if name != "fastmath"}
-"""Without fast arithmetic: it takes for granted that there is no NaN, which is looked for here."""
 
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint32]
@@ -25,29 +19,29 @@ Number = TypeVar("Number", np.int64, np.float64)
 
 
 def keys_of(values: npt.NDArray[np.float32]) -> Keys:
-    """Integers that order as the float32 values do; zeros of both signs get the same one."""
+    """Map float32 values to uint32 keys of the same order; zeros of both signs get the same key."""
     bits = (values + np.float32(0)).view(np.uint32)
     return np.where(bits >> 31, ~bits, bits | np.uint32(2**31))
 
 
 def values_of(keys: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """The values of keys."""
+    """Map keys back to float32 values."""
     given = np.asarray(keys, np.uint32)
     return np.where(given >> 31, given ^ np.uint32(2**31), ~given).view(np.float32)
 
 
 @dataclass(frozen=True)
 class BinCounts:
-    """What a set of images has in each bin; the sum of two is that of both sets.
+    """Pixels of a set of images in each bin; two sets add up.
 
     Attributes:
-        bins: (B,) int64 ascending, the bins that hold anything.
+        bins: (B,) int64 ascending, the bins that are not empty.
         negatives: (B,) int64 pixels outside of masks.
         positives: (B,) int64 pixels in masks.
-        overlaps: (B,) sums over pixels in masks of 1 / pixels of their region: what they add to the overlaps.
+        overlaps: (B,) sums over pixels in masks of 1 / pixels of their region.
         normals: (B,) sums over pixels of good images of 1 / pixels of their image.
-        regions: connected regions of the masks.
-        good: good images.
+        regions: number of connected regions of the masks.
+        good: number of good images.
     """
 
     bins: npt.NDArray[np.int64]
@@ -84,7 +78,7 @@ EMPTY = BinCounts(_NONE, _NONE, _NONE, _NOTHING, _NOTHING)
 
 
 class BinCounter:
-    """Counts images into bins, one after the other."""
+    """Count images into bins, one after the other."""
 
     def __init__(self) -> None:
         self._negatives, self._positives = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
@@ -96,15 +90,17 @@ class BinCounter:
 
         Args:
             values: (P,) pixel scores.
-            regions: (P,) the number of each pixel's region from 1, 0 outside; or (0,) for an image without mask.
+            regions: (P,) the number of each pixel's region from 1, 0 outside; or (0,) for an image without a mask.
             shares: (R + 1,) 1 / pixels of each region, [0] = 0.
-            good: whether it is a good image.
+            good: whether the image is good.
 
         Raises:
             ValueError: NaN scores.
         """
         negatives = np.zeros(BINS, np.int64) if good else self._negatives
-        if not _count_bins(values, regions, shares, negatives, self._positives, self._overlaps):
+        from musc_ray.core.kernels.pixel_counts import count_bins  # here: imports numba
+
+        if not count_bins(values, regions, shares, negatives, self._positives, self._overlaps):
             raise ValueError("pixel scores must not hold NaN.")
         self._regions += len(shares) - 1
         if good:
@@ -113,7 +109,7 @@ class BinCounter:
             self._good += 1
 
     def counts(self) -> BinCounts:
-        """All that was added."""
+        """Return the counts of all images added."""
         bins = np.flatnonzero(self._negatives + self._positives)
         return BinCounts(
             bins,
@@ -127,21 +123,21 @@ class BinCounter:
 
 
 class PlaceCounter:
-    """Counts the places of some bins.
+    """Count the places of some bins.
 
     Attributes:
         negatives, positives: (B, 65536) pixels by bin and place.
         overlaps: (B, 65536) as in BinCounts.
     """
 
-    BYTES_A_BIN = PLACES * (4 + 4 + 8)
+    BYTES_PER_BIN = PLACES * (4 + 4 + 8)
 
     def __init__(self, bins: npt.NDArray[np.int64], pixels: int) -> None:
-        """Make room.
+        """Allocate the counts.
 
         Args:
-            bins: (B,) the bins to look into.
-            pixels: no more than so many will come.
+            bins: (B,) bins to count the places of.
+            pixels: maximum number of pixels.
         """
         dtype = np.uint32 if pixels < 2**32 else np.uint64
         self.negatives, self.positives = (np.zeros((len(bins), PLACES), dtype) for _ in range(2))
@@ -150,55 +146,12 @@ class PlaceCounter:
         self._rows[bins] = np.arange(len(bins), dtype=np.int32)
 
     def may_hold(self, low: float, high: float) -> bool:
-        """Whether any value from low to high can lie in the bins; a rounding error beyond them is allowed for."""
+        """Tell whether a value from low to high can lie in the bins, with a margin for rounding."""
         first, last = (keys_of(np.array([low, high], np.float32)) >> 16).astype(np.int64)
         return bool((self._rows[max(first - 1, 0) : last + 2] >= 0).any())
 
     def add(self, values: npt.NDArray[np.float32], regions: npt.NDArray[np.int32], shares: Floats) -> None:
         """Count an image, as in BinCounter."""
-        _count_places(values, regions, shares, self._rows, self.negatives, self.positives, self.overlaps)
+        from musc_ray.core.kernels.pixel_counts import count_places  # here: imports numba
 
-
-@numba.njit(**COMPILED)
-def _count_bins(values, regions, shares, negatives, positives, overlaps):  # type: ignore[no-untyped-def]
-    masked = len(regions) > 0
-    bits = values.view(np.uint32)
-    for i in range(len(values)):
-        if values[i] != values[i]:
-            return False
-        place = _key(values[i], bits[i]) >> np.uint32(16)
-        region = regions[i] if masked else 0
-        if region:
-            positives[place] += 1
-            overlaps[place] += shares[region]
-        else:
-            negatives[place] += 1
-    return True
-
-
-@numba.njit(**COMPILED)
-def _count_places(values, regions, shares, rows, negatives, positives, overlaps):  # type: ignore[no-untyped-def]
-    masked = len(regions) > 0
-    bits = values.view(np.uint32)
-    for i in range(len(values)):
-        key = _key(values[i], bits[i])
-        row = rows[key >> np.uint32(16)]
-        if row < 0:
-            continue
-        place = key & np.uint32(0xFFFF)
-        region = regions[i] if masked else 0
-        if region:
-            positives[row, place] += 1
-            overlaps[row, place] += shares[region]
-        else:
-            negatives[row, place] += 1
-
-
-@numba.njit(inline="always", **COMPILED)
-def _key(value, bits):  # type: ignore[no-untyped-def]
-    """The key of a value, as `keys_of`."""
-    if value == np.float32(0):
-        return np.uint32(0x80000000)
-    if bits >> np.uint32(31):
-        return ~bits
-    return bits | np.uint32(0x80000000)
+        count_places(values, regions, shares, self._rows, self.negatives, self.positives, self.overlaps)

@@ -1,4 +1,4 @@
-"""Image-level metrics. Labels never reach the scoring: they are only compared with its result."""
+"""Image-level metrics. Labels are only compared with scores, never used for scoring."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,7 +7,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def image_auroc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Area under the ROC curve of image scores (N,) against labels (N,), 1 = defective; ties count half.
+    """Compute the area under the ROC curve of image scores (N,) against labels (N,), 1 = defective; ties count half.
 
     The Mann-Whitney form: the share of (defective, good) pairs in which the defective image scores higher.
 
@@ -21,7 +21,7 @@ def image_auroc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
 
 def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Sum over the distinct scores, from the highest, of the step in recall times the precision there.
+    """Compute the average precision: sum over distinct scores, from the highest, of the step in recall times precision.
 
     Raises:
         ValueError: as `image_auroc`.
@@ -33,9 +33,9 @@ def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
 
 def f1_max(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[float, float]:
-    """The largest F1 that any threshold gives, and that threshold: an image is called defective at or above it.
+    """Compute the largest F1 of any threshold, and the lowest threshold that reaches it.
 
-    Of thresholds that are equally good the lowest.
+    An image counts as defective if its score is at or above the threshold.
 
     Raises:
         ValueError: as `image_auroc`.

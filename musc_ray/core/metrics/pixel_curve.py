@@ -1,8 +1,8 @@
 """Pixel AUROC, AP, F1-max and AUPRO from counts of pixels, in pieces that add up.
 
-All pixels of all images are ranked by score. Each distinct score is a threshold: pixels at or above it are called
-defective. A piece of the ranking, and what lies above it, gives its share of each metric; the pieces may be computed
-anywhere. Metrics are exact, thresholds are not sampled.
+All pixels of all images are ranked by score. Each distinct score is a threshold: pixels at or above it count as
+defective. A piece of the ranking, with the counts above it, gives its share of each metric; pieces can be computed on
+different workers. Metrics are exact, thresholds are not sampled.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ import numpy.typing as npt
 from musc_ray.core.metrics.counting import BinCounts, Floats, PlaceCounter, values_of
 
 FPR_LIMIT = 0.3
-"""Up to which false positive rate the per-region overlap is integrated (MVTec AD, Bergmann et al. 2021)."""
+"""False positive rate up to which the per-region overlap is integrated (MVTec AD, Bergmann et al. 2021)."""
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Pixels outside of masks, pixels in masks, and connected regions of masks."""
+    """Numbers of pixels outside masks, of pixels in masks, and of connected regions of masks."""
 
     negatives: int
     positives: int
@@ -27,7 +27,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Above:
-    """What scores higher: pixels outside of masks, in masks, and the sum of the regions' overlaps."""
+    """Counts of what scores higher: pixels outside masks, in masks, and the sum of the regions' overlaps."""
 
     negatives: float
     positives: float
@@ -36,7 +36,7 @@ class Above:
 
 @dataclass(frozen=True)
 class PixelMetrics:
-    """A piece's share of AUROC, AP and AUPRO, and the best F1 within it; the sum of all pieces is the metrics.
+    """A piece's share of AUROC, AP and AUPRO, and its best F1; the sum of all pieces gives the metrics.
 
     `threshold` is the lowest score at which F1 is the largest.
     """
@@ -54,23 +54,23 @@ class PixelMetrics:
 
 @dataclass(frozen=True)
 class Bins:
-    """Some bins, from the highest, of which every place has to be counted, and what lies above each."""
+    """Bins, from the highest, whose places have to be counted, and the counts above each."""
 
     bins: npt.NDArray[np.int64]
     above: list[Above]
 
 
 def totals_of(counts: BinCounts) -> Totals:
-    """What there is in all bins."""
+    """Sum the counts of all bins."""
     return Totals(int(counts.negatives.sum()), int(counts.positives.sum()), counts.regions)
 
 
-def plan_bins(counts: BinCounts, window_bytes: int) -> tuple[PixelMetrics, list[Bins]]:
-    """What bins without a mask's pixel contribute (order in them does not matter), and the windows of the others.
+def plan_bins(counts: BinCounts, max_bytes: int) -> tuple[PixelMetrics, list[Bins]]:
+    """Compute the contribution of bins without mask pixels (order in them does not matter); collect the other bins.
 
     Args:
         counts: of all images, with pixels of both kinds.
-        window_bytes: memory of a window's counts.
+        max_bytes: memory for the counts of the bins processed at a time.
     """
     totals, known = totals_of(counts), PixelMetrics()
     bins: list[int] = []
@@ -95,15 +95,15 @@ def plan_bins(counts: BinCounts, window_bytes: int) -> tuple[PixelMetrics, list[
             so_far.positives + counts.positives[i],
             so_far.overlaps + counts.overlaps[i],
         )
-    step = max(1, window_bytes // PlaceCounter.BYTES_A_BIN)
+    step = max(1, max_bytes // PlaceCounter.BYTES_PER_BIN)
     starts = range(0, len(bins), step)
     return known, [Bins(np.array(bins[i : i + step], np.int64), above[i : i + step]) for i in starts]
 
 
-def bins_metrics(window: Bins, counter: PlaceCounter, totals: Totals) -> PixelMetrics:
-    """What a window contributes, once all images are counted."""
+def bins_metrics(counted: Bins, counter: PlaceCounter, totals: Totals) -> PixelMetrics:
+    """Compute the contribution of bins whose places are counted for all images."""
     result = PixelMetrics()
-    for row, (number, above) in enumerate(zip(window.bins, window.above, strict=True)):
+    for row, (number, above) in enumerate(zip(counted.bins, counted.above, strict=True)):
         negatives, positives = counter.negatives[row], counter.positives[row]
         places = np.flatnonzero(negatives | positives)[::-1]
         keys = (number << 16) + places
@@ -119,13 +119,13 @@ def metrics_of(
     above: Above,
     totals: Totals,
 ) -> PixelMetrics:
-    """A piece's share of the metrics.
+    """Compute a piece's share of the metrics.
 
     Args:
         keys: (K,) distinct scores' keys, descending.
-        negatives, positives, overlaps: (K,) what has exactly these scores.
-        above: what scores higher.
-        totals: what there is at all; negatives, positives and regions are not 0.
+        negatives, positives, overlaps: (K,) counts of pixels with exactly these scores.
+        above: counts of what scores higher.
+        totals: counts of all; negatives, positives and regions are not 0.
     """
     if len(keys) == 0:
         return PixelMetrics()
@@ -147,7 +147,7 @@ def metrics_of(
 
 
 def _overlap_area(fpr: Floats, overlap: Floats) -> float:
-    """Area below the per-region overlap as a polygon over FPR, up to the limit, as a share of the limit."""
+    """Compute the area below the per-region overlap, a polygon over FPR, up to the limit, as a share of the limit."""
     width = np.diff(fpr)
     inside = np.clip(FPR_LIMIT - fpr[:-1], 0.0, width)
     part = np.divide(inside, width, out=np.zeros_like(width), where=width > 0)

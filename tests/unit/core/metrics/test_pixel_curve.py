@@ -30,7 +30,7 @@ def streamed(maps, masks, window_bins=2, files=2):
     totals = totals_of(counts)
     if not (totals.negatives and totals.positives):
         return None
-    result, windows = plan_bins(counts, window_bins * PlaceCounter.BYTES_A_BIN)
+    result, windows = plan_bins(counts, window_bins * PlaceCounter.BYTES_PER_BIN)
     for window in reversed(windows):  # in any order
         counter = PlaceCounter(window.bins, totals.negatives + totals.positives)
         for values, regions, shares in images:
