@@ -2,7 +2,7 @@
 
 A degree-r patch is the sum of its r x r neighbours, so the products of all pairs of degree-r patches are the r x r box
 filter, over both grids, of the products G of the plain patches: one matrix product serves every degree. With t the
-shift that keeps G small in low precision (see `operands/cpu.py`), n the length of a degree-r patch and T the box sum of t,
+shift that keeps G small in low precision (`operands/cpu.py`), n the length of a degree-r patch and T the box sum of t,
 
     -|a - b|^2 / 2  =  box(G)[a, b] / (n_a n_b)  +  (T_a / n_a) (T_b / n_b)  -  1
 

@@ -12,7 +12,7 @@ AVAILABLE = bool(torch.cpu.get_capabilities().get("avx512_f")) and hasattr(torch
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute x (..., C) times weight (D, C) transposed, plus bias (D,): float32 on a CPU by oneDNN, else by PyTorch."""
+    """Compute x (..., C) times weight (D, C) transposed, plus bias (D,): float32 on a CPU by oneDNN, else PyTorch."""
     if AVAILABLE and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product

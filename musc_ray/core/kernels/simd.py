@@ -60,7 +60,7 @@ def _address(builder: Any, pointer: Any, index: Any, pointee: Any) -> Any:
 
 @intrinsic
 def pointer(_context: Any, array: Any) -> Any:
-    """Return a pointer to an array's data: numba counts references to arrays, even in inner loops, but not to pointers."""
+    """Return a pointer to an array's data: numba counts references to arrays, even in inner loops, not to pointers."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return context.make_array(signature.args[0])(context, builder, value=arguments[0]).data

@@ -19,7 +19,7 @@ SCALED_INFINITY = np.uint32(0x47800000)
 
 @numba.njit(**OPTIONS)
 def means_of_smallest(values, length, start, stop, means):
-    """Compute the mean of the values of rank start to stop of each row (R, length), given flat: float32, or float16 bits.
+    """Average the values of rank start to stop of each row (R, length), given flat: float32, or float16 as bits.
 
     At least `stop` values of a row must be finite.
     """
