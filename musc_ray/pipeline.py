@@ -110,23 +110,23 @@ def score_archive(
     context: RunContext, stages: Stages, progress: Progress, labels: Mapping[str, int] | None = None
 ) -> RunResult:
     """The stages after the catalog, whose figures are given; `run_archive` tells the rest."""
-    settings, layout, run_id = context.settings, context.layout, context.run_id
-    complete = read_json(layout.fs, layout.run_json(run_id))
+    settings, layout, run_paths = context.settings, context.layout, context.run_paths
+    complete = read_json(layout.fs, run_paths.run_json)
     if complete is not None and not settings.overwrite:
         scored = [name for name in context.groups if name not in complete["failed_groups"]]
         complete = _with_rule(context, complete, scored)
-        publish_complete(layout, settings.lake, run_id)
+        publish_complete(layout, settings.lake, context.run_id)
         return _result(context, complete, computed=False)
     groups, _ = _scorable_groups(context, errors=())  # a hopeless job ends before its work
     _check_pending(context, groups)
     check_lake(layout, settings.lake)
     if settings.overwrite:
-        remove_tree(layout.fs, layout.run(run_id))
-    write_table(layout.fs, layout.catalog(run_id), to_table({name: g.listed for name, g in context.groups.items()}))
-    write_json(layout.fs, layout.started_json(run_id), started_record(context))
+        remove_tree(layout.fs, run_paths.folder)
+    write_table(layout.fs, run_paths.catalog, to_table({name: g.listed for name, g in context.groups.items()}))
+    write_json(layout.fs, run_paths.started_json, started_record(context))
     check_kept(context)
-    progress.record(lambda stages: write_json(layout.fs, layout.progress_json(run_id), stages))
-    with ray_cluster(settings), progress.watched(RunMetrics(run_id)):
+    progress.record(lambda stages: write_json(layout.fs, run_paths.progress_json, stages))
+    with ray_cluster(settings), progress.watched(RunMetrics(context.run_id)):
         errors = _extract(context, progress, stages)
         _write_errors(context, errors)
         scored_at = time_after_all(layout, datetime.now(UTC))
@@ -142,9 +142,9 @@ def score_archive(
         started = time.monotonic()
         write_report(layout, run, context.settings, progress, labels)
         run["stages"]["report"] = {"seconds": time.monotonic() - started}
-    write_json(layout.fs, layout.run_json(run_id), run)
+    write_json(layout.fs, run_paths.run_json, run)
     _clean_up(context)
-    publish_complete(layout, settings.lake, run_id)
+    publish_complete(layout, settings.lake, context.run_id)
     return _result(context, run, computed=True)
 
 
@@ -160,7 +160,7 @@ def _with_rule(context: RunContext, complete: dict[str, Any], groups: Sequence[s
             f"Run {complete['run_id']} is complete with contamination {complete['settings']['contamination']}: another "
             f"one needs --overwrite, since it is a share of the window, whose scores are not kept."
         )
-    return apply_rule(context.layout, complete, groups, rule)
+    return apply_rule(context.run_paths, complete, groups, rule)
 
 
 def _extract(context: RunContext, progress: Progress, stages: Stages) -> list[dict[str, str]]:
@@ -185,7 +185,7 @@ def _extract(context: RunContext, progress: Progress, stages: Stages) -> list[di
 
 def _write_errors(context: RunContext, errors: Sequence[dict[str, str]]) -> None:
     """Write the errors table, and fail when there are too many."""
-    layout, folder = context.layout, context.layout.errors(context.run_id)
+    layout, folder = context.layout, context.run_paths.errors
     write_table(layout.fs, f"{folder}/part-00000.parquet", pa.Table.from_pylist(list(errors), schema=ERRORS))
     _check_errors(context, errors, f"All are listed in {layout.uri(folder)}")
 
@@ -287,7 +287,7 @@ def _metrics(context: RunContext, groups: Sequence[GroupImages], labels: Mapping
     """Image AUROC of each group whose images all have labels of both kinds."""
     metrics = {}
     for group in groups if labels else ():
-        table = read_scores(context.layout, context.run_id, group.group, ["uri", "score"])
+        table = read_scores(context.run_paths, group.group, ["uri", "score"])
         known = [labels.get(uri, -1) for uri in table["uri"].to_pylist()]
         if set(known) == {0, 1}:
             name = "image AUROC" if len(groups) == 1 else f"image AUROC {group.group}"
@@ -329,7 +329,7 @@ def _drift_notes(night: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _clean_up(context: RunContext) -> None:
     """Remove intermediate results, and the features unless they are to be kept."""
-    remove_tree(context.layout.fs, context.layout.work(context.run_id))
+    remove_tree(context.layout.fs, context.run_paths.work)
     if not context.settings.keep_features:
         for name, group in context.groups.items():
             ids = {image.image_id for images in group.all.values() for image in images}
@@ -337,12 +337,12 @@ def _clean_up(context: RunContext) -> None:
 
 
 def _result(context: RunContext, run: dict[str, Any], computed: bool) -> RunResult:
-    layout = context.layout
+    run_paths = context.run_paths
     columns = ["image_id", "uri", "group", "score_raw", "score", "rank", "percentile"]
     worst, thresholds = [], []
     for name in context.groups:
         if name not in run["failed_groups"]:
-            table = read_scores(layout, context.run_id, name, columns)
+            table = read_scores(run_paths, name, columns)
             worst += table.filter(pc.less_equal(table["rank"], WORST_IMAGES)).to_pylist()
             threshold = run.get("thresholds", {}).get(name)
             if threshold is not None or context.earlier is None:  # a night alone is too little to suggest one from
@@ -351,7 +351,7 @@ def _result(context: RunContext, run: dict[str, Any], computed: bool) -> RunResu
         run=run,
         worst=sorted(worst, key=lambda row: (row["rank"], row["group"]))[:WORST_IMAGES],
         thresholds=thresholds,
-        scores_path=layout.uri(f"{layout.run(context.run_id)}/scores"),
-        report_path=layout.uri(f"{layout.report(context.run_id)}/index.html"),
+        scores_path=run_paths.uri(run_paths.scores),
+        report_path=run_paths.uri(f"{run_paths.report}/index.html"),
         computed=computed,
     )

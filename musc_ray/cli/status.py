@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.arrays import finished_bands
 from musc_ray.storage.filesystem import read_json
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths, RunPaths
 
 
 @dataclass(frozen=True)
@@ -34,34 +34,33 @@ def read_status(out: str) -> list[RunStatus]:
     Raises:
         MuscRayError: there is no run.
     """
-    layout = Layout.at(out)
-    runs = [status for run_id in layout.run_ids() if (status := _run_status(layout, run_id)) is not None]
+    layout = OutPaths.at(out)
+    runs = [status for run_id in layout.run_ids() if (status := _run_status(layout.run(run_id))) is not None]
     if not runs:
         raise MuscRayError(f"There is no run in {out}: start one with `musc-ray run SOURCE {out}`.")
     return sorted(runs, key=lambda run: run.started_at)
 
 
-def _run_status(layout: Layout, run_id: str) -> RunStatus | None:
-    started = read_json(layout.fs, layout.started_json(run_id))
+def _run_status(run_paths: RunPaths) -> RunStatus | None:
+    started = read_json(run_paths.fs, run_paths.started_json)
     if started is None:
         return None
-    run = read_json(layout.fs, layout.run_json(run_id))
-    progress = read_json(layout.fs, layout.progress_json(run_id)) or {"updated_at": None, "stages": []}
+    run = read_json(run_paths.fs, run_paths.run_json)
+    progress = read_json(run_paths.fs, run_paths.progress_json) or {"updated_at": None, "stages": []}
     groups = started["groups"]
     shards = {(name, shard) for name, group in groups.items() for shard in group["shards"]}
     bands = len(shards) * len(started["layers"])
     if run is not None:
         shards_done, bands_done = len(shards), bands
     else:
+        out_paths, features_id = run_paths.out, started["features_id"]
         shards_done = sum(
-            len(layout.written_shards(layout.features(started["features_id"], name)).keys() & set(group["shards"]))
+            len(out_paths.written_shards(out_paths.features(features_id, name)).keys() & set(group["shards"]))
             for name, group in groups.items()
         )
-        bands_done = sum(
-            len(finished_bands(layout, run_id, name, layer)) for name in groups for layer in started["layers"]
-        )
+        bands_done = sum(len(finished_bands(run_paths, name, layer)) for name in groups for layer in started["layers"])
     return RunStatus(
-        run_id=run_id,
+        run_id=run_paths.run_id,
         started_at=started["started_at"],
         complete=run is not None,
         images=sum(group["images"] for group in groups.values()),

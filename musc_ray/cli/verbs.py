@@ -365,10 +365,10 @@ def runs(out: Annotated[str, typer.Argument(help="The OUT of earlier runs.")]) -
     Example: `musc-ray runs results/`
     """
     from musc_ray.cli.output import print_runs
-    from musc_ray.storage.paths import Layout
+    from musc_ray.storage.paths import OutPaths
     from musc_ray.storage.runs import complete_runs
 
-    found = complete_runs(Layout.at(out))
+    found = complete_runs(OutPaths.at(out))
     if not found:
         raise MuscRayError(f"There is no complete run in {out}: start one with `musc-ray run SOURCE {out}`.")
     print_runs(found, Console())

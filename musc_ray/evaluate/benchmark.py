@@ -19,7 +19,7 @@ from musc_ray.runtime.progress import Progress
 from musc_ray.settings.model import Settings
 from musc_ray.sources.registry import list_source, open_source
 from musc_ray.storage.filesystem import absolute, open_filesystem, write_text
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 
 VISA_SPLIT = "split_csv/1cls.csv"
 """Which of VisA's images are for testing: a table with object, split, label, image and mask."""
@@ -126,7 +126,7 @@ def _write_source(out: str, images: Sequence[TestImage], groups: dict[str, str])
     writer = csv.writer(text)
     writer.writerow(["uri", "group"])
     writer.writerows([image.uri, groups[image.uri]] for image in images)
-    layout = Layout.at(out)
+    layout = OutPaths.at(out)
     path = f"{layout.root}/images.csv"
     write_text(layout.fs, path, text.getvalue())
     return absolute(layout.uri(path))

@@ -23,7 +23,7 @@ from musc_ray.runtime.progress import Progress
 from musc_ray.settings.model import Settings
 from musc_ray.storage.filesystem import check_writable, remove_tree
 from musc_ray.storage.parquet import read_table, write_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.runs import complete_run
 from musc_ray.storage.schemas import LABELS
 
@@ -69,16 +69,16 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
         raise SettingsError("Evaluating needs the evaluate extra: run `pip install 'musc-ray[evaluate]'`.")
     if settings.out is None:
         raise SettingsError("Evaluating needs the out of a run: `musc-ray evaluate OUT`.")
-    layout = Layout.at(settings.out)
+    layout = OutPaths.at(settings.out)
     run = complete_run(layout, settings.run_id)
-    run_id = run["run_id"]
-    check_writable(layout.fs, layout.evaluation(run_id))
-    scores = _read_scores(layout, run)
+    run_paths = layout.run(run["run_id"])
+    check_writable(layout.fs, run_paths.evaluation)
+    scores = _read_scores(run_paths, run)
     if labels is None:
         labels = find_labels(settings.labels, [uri for table in scores.values() for uri in table["uri"].to_pylist()])
-    groups, unlabelled = _join(layout, run_id, scores, labels)
+    groups, unlabelled = _join(run_paths, scores, labels)
     notes = [f"{unlabelled:,} scored images have no label and are left out."] if unlabelled else []
-    _write_labels(layout, run_id, groups)
+    _write_labels(run_paths, groups)
     pixels: dict[tuple[str, str], dict[str, float | None]] = {}
     if any(label.mask for group in groups.values() for label in group.labels):
         size = tuple(run["resolved"]["image_size"]) if settings.pixels == "model" else None
@@ -87,36 +87,37 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
             with ray_cluster(settings):
                 pixels = evaluate_pixels(settings, layout, size, labels.mask_level, work, progress, notes)
         finally:
-            remove_tree(layout.fs, f"{layout.evaluation(run_id)}/regions")
+            remove_tree(layout.fs, f"{run_paths.evaluation}/regions")
     else:
         notes.append("There are no masks: pixel metrics cannot be computed.")
     rows = _rows(layout, run, groups, pixels, notes)
     about = {
-        "run": run_id,
+        "run": run_paths.run_id,
         "backbone": run["resolved"]["backbone"],
         "image_size": "x".join(map(str, run["resolved"]["image_size"])),
         "pixels": settings.pixels,
         "labels": labels.origin,
     }
-    write_metrics(layout, run_id, rows, about, notes)
-    return Evaluation(run_id, about, rows, notes, layout.uri(layout.evaluation(run_id)))
+    write_metrics(run_paths, rows, about, notes)
+    return Evaluation(run_paths.run_id, about, rows, notes, layout.uri(run_paths.evaluation))
 
 
-def _read_scores(layout: Layout, run: dict[str, Any]) -> dict[tuple[str, str], pa.Table]:
+def _read_scores(run_paths: RunPaths, run: dict[str, Any]) -> dict[tuple[str, str], pa.Table]:
     """Image scores by group and file, without maps."""
-    catalog = read_table(layout.fs, layout.catalog(run["run_id"]), ["group"])
+    catalog = read_table(run_paths.fs, run_paths.catalog, ["group"])
     columns = ["image_id", "uri", "score", "score_raw"]
     scores = {}
-    for name in sorted(set(catalog["group"].to_pylist()) - set(run["failed_groups"])):
-        for path in layout.score_files(run["run_id"], name):
-            scores[name, path] = table = read_table(layout.fs, path, columns)
+    names = sorted(set(catalog["group"].to_pylist()) - set(run["failed_groups"]))
+    for name, paths in run_paths.parts_of(run_paths.scores, names).items():
+        for path in paths:
+            scores[name, path] = table = read_table(run_paths.fs, path, columns)
             if np.isnan(table["score"].to_numpy()).any():
                 raise MuscRayError(f"The scores of group '{name}' hold NaN: score the run again with --overwrite.")
     return scores
 
 
 def _join(
-    layout: Layout, run_id: str, scores: dict[tuple[str, str], pa.Table], labels: Labels
+    run_paths: RunPaths, scores: dict[tuple[str, str], pa.Table], labels: Labels
 ) -> tuple[dict[str, GroupLabels], int]:
     """The labelled images by the group that they are evaluated in, and how many have no label."""
     groups: dict[str, GroupLabels] = defaultdict(GroupLabels)
@@ -139,7 +140,7 @@ def _join(
             group.scored_in.add(scored_in)
             in_file[name][row] = (uri, label)
         for part, (name, images) in enumerate(in_file.items()):
-            regions = f"{layout.evaluation(run_id)}/regions/{number:06d}-{part}.parquet"
+            regions = f"{run_paths.evaluation}/regions/{number:06d}-{part}.parquet"
             groups[name].files[path] = LabelledFile(MapFile(path, regions), images)
     if not groups:
         raise MuscRayError(
@@ -148,7 +149,7 @@ def _join(
     return dict(sorted(groups.items())), unlabelled
 
 
-def _write_labels(layout: Layout, run_id: str, groups: dict[str, GroupLabels]) -> None:
+def _write_labels(run_paths: RunPaths, groups: dict[str, GroupLabels]) -> None:
     columns = [
         [image_id for group in groups.values() for image_id in group.ids],
         [uri for group in groups.values() for uri in group.uris],
@@ -157,11 +158,11 @@ def _write_labels(layout: Layout, run_id: str, groups: dict[str, GroupLabels]) -
         [label.defect for group in groups.values() for label in group.labels],
         [label.mask for group in groups.values() for label in group.labels],
     ]
-    write_table(layout.fs, f"{layout.evaluation(run_id)}/labels.parquet", pa.table(columns, schema=LABELS))
+    write_table(run_paths.fs, f"{run_paths.evaluation}/labels.parquet", pa.table(columns, schema=LABELS))
 
 
 def _rows(
-    layout: Layout,
+    layout: OutPaths,
     run: dict[str, Any],
     groups: dict[str, GroupLabels],
     pixels: dict[tuple[str, str], dict[str, float | None]],

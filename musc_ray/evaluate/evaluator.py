@@ -16,7 +16,7 @@ from musc_ray.runtime.cluster import ActorPlan, take_share
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.sources.decoding import upright_size
 from musc_ray.sources.reading import read_image
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Evaluator:
     ) -> None:
         """Say at which resolution to compare: (H, W), or None for each image's own."""
         take_share(plan)
-        self.fs = Layout.at(out).fs
+        self.fs = OutPaths.at(out).fs
         self.image_size, self.mask_level, self.limits = image_size, mask_level, limits
 
     def prepare(self, labelled: LabelledFile) -> FileCounts:

@@ -22,7 +22,7 @@ from musc_ray.evaluate.maps import MapFile
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.model import Settings
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 
 WINDOW_BYTES = 2**26
 """Memory of an actor's counts. A larger window means fewer passes: scores of real images need 0.2 to 0.5 GB in all."""
@@ -54,7 +54,7 @@ Key = tuple[str, str]
 
 def evaluate_pixels(
     settings: Settings,
-    layout: Layout,
+    layout: OutPaths,
     image_size: tuple[int, int] | None,
     mask_level: int,
     groups: Sequence[GroupPixels],

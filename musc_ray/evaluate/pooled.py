@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from musc_ray.core.rscin import rscin
 from musc_ray.errors import MuscRayError
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import read_class_tokens, read_meta
 
 
 def pooled_scores(
-    layout: Layout, run: dict[str, Any], scored_in: Sequence[str], ids: Sequence[str], raw: npt.NDArray[np.float32]
+    layout: OutPaths, run: dict[str, Any], scored_in: Sequence[str], ids: Sequence[str], raw: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
     """Scores after RsCIN (N,) over images of several groups.
 

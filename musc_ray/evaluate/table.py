@@ -14,7 +14,7 @@ import pyarrow as pa
 from musc_ray.core.metrics.image import average_precision, f1_max, image_auroc
 from musc_ray.storage.filesystem import write_text
 from musc_ray.storage.parquet import write_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import RunPaths
 from musc_ray.storage.schemas import METRICS
 
 MEAN = "mean"
@@ -78,19 +78,19 @@ def mean_row(rows: Sequence[MetricsRow]) -> MetricsRow:
 
 
 def write_metrics(
-    layout: Layout, run_id: str, rows: Sequence[MetricsRow], about: Mapping[str, Any], notes: Sequence[str]
+    run_paths: RunPaths, rows: Sequence[MetricsRow], about: Mapping[str, Any], notes: Sequence[str]
 ) -> None:
     """Write metrics.parquet, metrics.csv and metrics.md; `about` and notes stand in the metadata and the Markdown."""
-    folder = layout.evaluation(run_id)
+    folder = run_paths.evaluation
     metadata = {"musc_ray": json.dumps({**about, "notes": list(notes)})}
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=METRICS.with_metadata(metadata))
-    write_table(layout.fs, f"{folder}/metrics.parquet", table)
+    write_table(run_paths.fs, f"{folder}/metrics.parquet", table)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, METRICS.names)
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    write_text(layout.fs, f"{folder}/metrics.csv", text.getvalue())
-    write_text(layout.fs, f"{folder}/metrics.md", _markdown(rows, about, notes))
+    write_text(run_paths.fs, f"{folder}/metrics.csv", text.getvalue())
+    write_text(run_paths.fs, f"{folder}/metrics.md", _markdown(rows, about, notes))
 
 
 def shown_row(row: MetricsRow) -> list[str]:

@@ -15,7 +15,7 @@ from musc_ray.settings.model import Settings, identity_values
 from musc_ray.sources.catalog import list_images
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.filesystem import absolute, check_writable
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.requests import limit_requests
 from musc_ray.storage.shards import FeaturesMeta
 
@@ -32,13 +32,18 @@ class RunContext:
     """
 
     settings: Settings
-    layout: Layout
+    layout: OutPaths
     run_id: str
     meta: FeaturesMeta
     groups: dict[str, GroupShards]
     earlier: Mapping[str, frozenset[str]] | None = None
     source_snapshot: int | None = None
     waiting: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def run_paths(self) -> RunPaths:
+        """Paths of the run."""
+        return self.layout.run(self.run_id)
 
     @property
     def images(self) -> int:
@@ -67,7 +72,7 @@ def open_context(settings: Settings) -> RunContext:
     return replace(context_of(settings, layout, meta, listed), source_snapshot=snapshot)
 
 
-def open_out(settings: Settings, out: str) -> tuple[Settings, Layout, FeaturesMeta]:
+def open_out(settings: Settings, out: str) -> tuple[Settings, OutPaths, FeaturesMeta]:
     """Resolve backbone and weights, and what features of theirs are called.
 
     Returns:
@@ -78,14 +83,14 @@ def open_out(settings: Settings, out: str) -> tuple[Settings, Layout, FeaturesMe
     weights = fetch_weights(resolve_backbone(settings.backbone), settings.weights)
     if settings.weights is not None:  # workers have another working directory
         settings = settings.model_copy(update={"weights": absolute(settings.weights)})
-    layout = Layout.at(out)
+    layout = OutPaths.at(out)
     check_writable(layout.fs, layout.root)
     return settings, layout, features_meta(info, weights.sha256, _features_id(settings, info, weights.sha256))
 
 
 def context_of(
     settings: Settings,
-    layout: Layout,
+    layout: OutPaths,
     meta: FeaturesMeta,
     listed: Mapping[str, Sequence[CatalogImage]],
     earlier: Mapping[str, frozenset[str]] | None = None,
@@ -125,7 +130,7 @@ def _features_id(settings: Settings, info: BackboneInfo, weights_sha256: str) ->
     return features_id({**values, "weights_sha256": weights_sha256})
 
 
-def forget_features(layout: Layout, features_id: str, group: str, image_ids: set[str]) -> None:
+def forget_features(layout: OutPaths, features_id: str, group: str, image_ids: set[str]) -> None:
     """Delete a group's shards that hold none but the given images; shared ones stay, and so do other runs' images."""
     for number, meta in existing_shards(layout, features_id, group).items():
         if all(image.image_id in image_ids for image in meta.images):

@@ -26,7 +26,7 @@ from musc_ray.settings.model import Settings
 from musc_ray.sources.decoding import decode_image
 from musc_ray.sources.images import CatalogImage
 from musc_ray.sources.reading import read_image
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.retry import PERMANENT
 from musc_ray.storage.shards import (
     BrokenShardError,
@@ -101,7 +101,7 @@ class Extractor:
     def __init__(self, settings: Settings, out: str, meta: FeaturesMeta, plan: ActorPlan) -> None:
         take_share(plan)
         self.settings, self.meta, self.plan = settings, meta, plan
-        self.layout = Layout.at(out)
+        self.layout = OutPaths.at(out)
         self.model_turn = threading.Lock()
         self.readers = ThreadPoolExecutor(max(2, plan.threads))
 
@@ -252,7 +252,7 @@ def model_precision(settings: Settings, device: str) -> str:
 
 
 def extract(
-    settings: Settings, layout: Layout, meta: FeaturesMeta, tasks: Sequence[ShardTask], only_broken: bool = False
+    settings: Settings, layout: OutPaths, meta: FeaturesMeta, tasks: Sequence[ShardTask], only_broken: bool = False
 ) -> Iterator[ExtractStats]:
     """Extract shards on a pool of actors; yields each shard's figures as soon as it is written.
 

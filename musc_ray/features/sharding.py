@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from musc_ray.sources.images import CatalogImage
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import BrokenShardError, FeaturesMeta, ShardImage, read_meta
 
 FOOTERS_AT_ONCE = 32
@@ -46,7 +46,7 @@ class GroupShards:
         }
 
 
-def existing_shards(layout: Layout, features_id: str, group: str) -> dict[int, FeaturesMeta]:
+def existing_shards(layout: OutPaths, features_id: str, group: str) -> dict[int, FeaturesMeta]:
     """The shards of a group that are written, by number, from their footers; without broken ones."""
 
     def described(path: str) -> FeaturesMeta | None:

@@ -13,7 +13,7 @@ from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.settings.lake import Lake
 from musc_ray.storage.filesystem import is_local
 from musc_ray.storage.parquet import read_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.runs import complete_run, complete_runs
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def check_lake(layout: Layout, lake: Lake | None) -> None:
+def check_lake(layout: OutPaths, lake: Lake | None) -> None:
     """Open the catalog, so that a job whose scores could not be published fails before its work.
 
     Raises:
@@ -33,7 +33,7 @@ def check_lake(layout: Layout, lake: Lake | None) -> None:
         _open(layout, lake)
 
 
-def publish_complete(layout: Layout, lake: Lake | None, run_id: str) -> None:
+def publish_complete(layout: OutPaths, lake: Lake | None, run_id: str) -> None:
     """Publish a run, and before it other runs of its OUT that were meant for the same table and did not get there.
 
     Raises:
@@ -58,7 +58,7 @@ def publish_again(out: str, lake: Lake | None, run_id: str | None) -> tuple[list
     Raises:
         SettingsError: no lake is given, and that run has none.
     """
-    layout = Layout.at(out)
+    layout = OutPaths.at(out)
     last = complete_run(layout, run_id)
     runs = complete_runs(layout) if run_id is None else [last]
     if lake is None and last["settings"].get("lake"):
@@ -69,7 +69,7 @@ def publish_again(out: str, lake: Lake | None, run_id: str | None) -> tuple[list
     return published, [run["run_id"] for run in runs if run["run_id"] not in published]
 
 
-def publish_runs(layout: Layout, lake: Lake, runs: Iterable[dict[str, Any]]) -> list[str]:
+def publish_runs(layout: OutPaths, lake: Lake, runs: Iterable[dict[str, Any]]) -> list[str]:
     """Publish complete runs, given by run.json and the earliest first; returns those that were not there already.
 
     Raises:
@@ -85,7 +85,7 @@ def publish_runs(layout: Layout, lake: Lake, runs: Iterable[dict[str, Any]]) -> 
         if run.get("thresholds", {}) is None:
             logger.warning("Run %s is not published: its thresholds are half written, run it again.", run["run_id"])
             continue
-        found = LakeRun(run, layout.uri(layout.root), _scores_of(layout, run["run_id"]), lake.maps)
+        found = LakeRun(run, layout.uri(layout.root), _scores_of(layout.run(run["run_id"])), lake.maps)
         try:
             if publish_run(catalog, lake.table, found):
                 published.append(run["run_id"])
@@ -100,13 +100,13 @@ def publish_runs(layout: Layout, lake: Lake, runs: Iterable[dict[str, Any]]) -> 
     return published
 
 
-def _scores_of(layout: Layout, run_id: str) -> Callable[[Sequence[str]], Iterator[pa.Table]]:
+def _scores_of(run_paths: RunPaths) -> Callable[[Sequence[str]], Iterator[pa.Table]]:
     """Reads some columns of a run's scores, file by file."""
-    paths = layout.all_score_files(run_id)
-    return lambda columns: (read_table(layout.fs, path, columns) for path in paths)
+    paths = run_paths.out.table_files(run_paths.scores)
+    return lambda columns: (read_table(run_paths.fs, path, columns) for path in paths)
 
 
-def _open(layout: Layout, lake: Lake) -> "Catalog":
+def _open(layout: OutPaths, lake: Lake) -> "Catalog":
     """The catalog of a lake; without one a SQLite file in OUT."""
     from musc_ray.lake.catalog import SQLITE, open_catalog
 

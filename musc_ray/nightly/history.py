@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from musc_ray.storage.parquet import read_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.runs import complete_runs
 
 
@@ -21,7 +21,7 @@ class Known:
     at: datetime
 
 
-def known_images(layout: Layout, features_id: str) -> dict[str, dict[str, Known]]:
+def known_images(layout: OutPaths, features_id: str) -> dict[str, dict[str, Known]]:
     """Images by group and id, scored or found to be broken, in their latest version.
 
     Images of groups that could not be scored are not known: they wait for others of their kind. Nor are those that were
@@ -32,7 +32,7 @@ def known_images(layout: Layout, features_id: str) -> dict[str, dict[str, Known]
         if run["features_id"] != features_id:
             continue
         scored_at = datetime.fromisoformat(run["scored_at"])
-        for image in read_table(layout.fs, layout.catalog(run["run_id"])).to_pylist():
+        for image in read_table(layout.fs, layout.run(run["run_id"]).catalog).to_pylist():
             if image["group"] in run["failed_groups"]:
                 continue
             group = known.setdefault(image["group"], {})
@@ -42,7 +42,7 @@ def known_images(layout: Layout, features_id: str) -> dict[str, dict[str, Known]
     return known
 
 
-def seen_snapshot(layout: Layout, features_id: str, source: str, group_by: str | None) -> int | None:
+def seen_snapshot(layout: OutPaths, features_id: str, source: str, group_by: str | None) -> int | None:
     """The latest snapshot of a source, an Iceberg table, all of whose images are known; None if there is none.
 
     After a run in which groups failed or waited, or that asked for images since a day, some may be unknown.

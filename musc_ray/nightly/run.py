@@ -14,7 +14,7 @@ from musc_ray.settings.loading import load_settings
 from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import list_images
 from musc_ray.storage.lease import lease
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.runs import complete_run
 
 OF_ONE_RUN = (
@@ -42,7 +42,7 @@ def night_settings(given: Settings) -> Settings:
     """
     if given.out is None:
         raise SettingsError("A nightly run needs the out of an earlier run, as in `musc-ray rescore OUT`.")
-    last = complete_run(Layout.at(given.out), None)["settings"]
+    last = complete_run(OutPaths.at(given.out), None)["settings"]
     kept = {name: value for name, value in last.items() if name in Settings.model_fields and name not in OF_ONE_RUN}
     return load_settings(None, kept | {name: getattr(given, name) for name in given.model_fields_set})
 
@@ -69,7 +69,7 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
         raise SettingsError("A nightly run needs a source and an out.")
     if not settings.keep_features:
         raise SettingsError("A nightly run compares with the features of earlier images: set keep_features to true.")
-    layout = Layout.at(out)
+    layout = OutPaths.at(out)
     with lease(layout.fs, layout.night_lease, "A nightly run"):
         with progress.stage("catalog", total=None, unit="images") as stage:
             settings, layout, meta = open_out(settings, out)

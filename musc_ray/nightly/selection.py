@@ -10,7 +10,7 @@ from musc_ray.features.sharding import existing_shards
 from musc_ray.nightly.history import Known
 from musc_ray.settings.model import Settings
 from musc_ray.sources.images import CatalogImage
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Night:
 
 def select_night(
     settings: Settings,
-    layout: Layout,
+    layout: OutPaths,
     features_id: str,
     listed: Mapping[str, Sequence[CatalogImage]],
     known: Mapping[str, Mapping[str, Known]],
@@ -82,7 +82,7 @@ def _is_new(image: CatalogImage, known: Mapping[str, Known], since: datetime | N
 
 
 def _earlier(
-    layout: Layout, features_id: str, group: str, recent: Mapping[str, Known], settings: Settings
+    layout: OutPaths, features_id: str, group: str, recent: Mapping[str, Known], settings: Settings
 ) -> Iterator[CatalogImage]:
     """Images of the window: all, or M of them, from whole shards in a seeded order, so that few are read."""
     if not recent:

@@ -27,7 +27,7 @@ from musc_ray.scoring.thresholds import group_threshold
 from musc_ray.settings.loading import load_settings
 from musc_ray.settings.model import Settings
 from musc_ray.storage.filesystem import read_json, remove_tree, write_text
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.runs import complete_run
 from musc_ray.storage.schemas import DEFECTS, ERRORS
 from musc_ray.storage.scores import map_scale, read_tables
@@ -60,7 +60,7 @@ def report_again(
     for option in set_options:
         if (name := option.partition("=")[0].strip()) not in REPORT_SETTINGS:
             raise SettingsError(f"Setting '{name}' does not change a report; these do: {', '.join(REPORT_SETTINGS)}.")
-    layout = Layout.at(out)
+    layout = OutPaths.at(out)
     run = complete_run(layout, run_id)
     known = {name: value for name, value in run["settings"].items() if name in Settings.model_fields}
     settings = load_settings(None, known | {"out": None, "address": address}, set_options)
@@ -69,7 +69,7 @@ def report_again(
 
 
 def write_report(
-    layout: Layout,
+    layout: OutPaths,
     run: Mapping[str, Any],
     settings: Settings,
     progress: Progress,
@@ -84,13 +84,14 @@ def write_report(
         progress: shows the stage.
         labels: by uri, 1 = defective; shown where the run has not been evaluated.
     """
-    run_id, folder = run["run_id"], layout.report(run["run_id"])
-    started = read_json(layout.fs, layout.started_json(run_id))
+    run_paths = layout.run(run["run_id"])
+    run_id, folder = run_paths.run_id, run_paths.report
+    started = read_json(layout.fs, run_paths.started_json)
     if started is None:
         raise MuscRayError(f"Run {run_id} lacks its started.json: run it again with --overwrite.")
     names = sorted(name for name in started["groups"] if name not in run["failed_groups"])
     remove_tree(layout.fs, folder)
-    known = Labels.read(layout, run_id, labels or {})
+    known = Labels.read(run_paths, labels or {})
     tasks = run["counts"]["scored"] // CHUNK_ROWS + len(names)
     on_cpus = settings.model_copy(update={"device": "cpu"})  # a GPU has nothing to do here
     arguments = (layout.uri(layout.root), run_id, settings.image_limits)
@@ -103,7 +104,7 @@ def write_report(
         for path, text in static_files():
             write_text(layout.fs, f"{folder}/{path}", text)
         site.write_images(pool, names, stage)
-        errors = read_tables(layout.fs, layout.table_files(layout.errors(run_id)), ERRORS.names)
+        errors = read_tables(layout.fs, layout.table_files(run_paths.errors), ERRORS.names)
         rows = pa.concat_tables(errors).to_pylist() if errors else []
         for path, text in run_files(report, site.rows, rows, known.metrics_beside(names)):
             write_text(layout.fs, f"{folder}/{path}", text)
@@ -121,7 +122,7 @@ class _Site:
     """
 
     def __init__(
-        self, layout: Layout, run: Mapping[str, Any], report: RunReport, settings: Settings, labels: Labels
+        self, layout: OutPaths, run: Mapping[str, Any], report: RunReport, settings: Settings, labels: Labels
     ) -> None:
         self.layout, self.run, self.report, self.settings, self.labels = layout, run, report, settings, labels
         self.rows: list[dict[str, Any]] = []
@@ -139,19 +140,19 @@ class _Site:
 
     def _group(self, number: int, name: str) -> Iterator[SiteTask]:
         """Write what is known of a whole group; yields what is to be done for its images."""
-        layout, run_id = self.layout, self.run["run_id"]
-        paths = layout.score_files(run_id, name)
+        layout, run_paths = self.layout, self.layout.run(self.run["run_id"])
+        paths = run_paths.parts(run_paths.scores, name)
         parts = read_tables(layout.fs, paths, COLUMNS)
         firsts = detail_files([len(part) for part in parts])
         table = _by_rank(parts, firsts)
         labels = self.labels.of_images(table)
         table = table.append_column("label", pa.array(labels.names, pa.string()))
-        scale = map_scale(layout, run_id, name, float(pc.max(table["score_raw"]).as_py()))
+        scale = map_scale(run_paths, name, float(pc.max(table["score_raw"]).as_py()))
         defects, pictures_of_defects = self._defects(number, name, table)
         group = self._report(number, name, table, labels.values, scale, defects)
         self.rows.append(group_row(group))
         for path, text in group_files(self.report, group):
-            write_text(layout.fs, f"{layout.report(run_id)}/{path}", text)
+            write_text(layout.fs, f"{run_paths.report}/{path}", text)
         yield from pictures_of_defects
         pictures = self.settings.report_images
         thumbnails = max(pictures, self.settings.report_thumbnails)
@@ -160,7 +161,7 @@ class _Site:
             shown = (min(max(most - start, 0), len(rows)) for most in (thumbnails, pictures))
             yield RowsTask(number, chunk, rows.combine_chunks(), *shown)
         lookup = ray.put(Lookup.of(table["image_id"].to_pylist(), table["rank"].to_numpy()))
-        similar = {PurePosixPath(path).name: path for path in layout.table_files(layout.neighbours(run_id, name))}
+        similar = {PurePosixPath(path).name: path for path in run_paths.parts(run_paths.neighbours, name)}
         if "night" in self.run and not self.run["settings"]["rescore_window"]:
             similar = {}  # most of them are earlier images, which got no scores
         for path, first in zip(paths, firsts, strict=True):
@@ -201,7 +202,8 @@ class _Site:
         """The repeated defects of a group, whose table is in the order of the ranks, and their pictures to be made."""
         if "repeated_defects" not in self.run:
             return None, []
-        paths = self.layout.table_files(self.layout.defects(self.run["run_id"], name))
+        run_paths = self.layout.run(self.run["run_id"])
+        paths = run_paths.parts(run_paths.defects, name)
         parts = read_tables(self.layout.fs, paths, DEFECTS.names)
         if not parts:
             return [], []

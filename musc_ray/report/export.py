@@ -23,7 +23,7 @@ from musc_ray.sources.overlap import lists_out
 from musc_ray.sources.reading import read_image
 from musc_ray.storage.filesystem import absolute, atomic_file, check_writable, open_filesystem, read_json
 from musc_ray.storage.parquet import read_table
-from musc_ray.storage.paths import Layout, escape_group
+from musc_ray.storage.paths import OutPaths, escape_group
 from musc_ray.storage.runs import complete_run
 from musc_ray.storage.scores import map_scale, read_tables
 
@@ -94,9 +94,9 @@ def export_heatmaps(
         raise SettingsError(credentials_sentence("--to"))
     if settings.out is None:
         raise SettingsError("Heat maps need the out of a run: `musc-ray heatmaps OUT --format png`.")
-    layout = Layout.at(settings.out)
+    layout = OutPaths.at(settings.out)
     run = complete_run(layout, settings.run_id)
-    folder = layout.uri(layout.heatmaps(run["run_id"])) if to is None else absolute(to)
+    folder = layout.uri(layout.run(run["run_id"]).heatmaps) if to is None else absolute(to)
     if to is not None and lists_out(run["settings"]["source"], folder):
         raise SettingsError(f"--to {shown(to)} lies among the images of the source: choose another folder.")
     groups = _groups(layout, run, group)
@@ -115,9 +115,9 @@ def export_heatmaps(
     return HeatmapsResult(counts["written"], counts["skipped"], counts["unreadable"], first, folder)
 
 
-def _groups(layout: Layout, run: dict[str, Any], only: str | None) -> list[str]:
+def _groups(layout: OutPaths, run: dict[str, Any], only: str | None) -> list[str]:
     """The groups that the run scored, or the one that is asked for."""
-    started = read_json(layout.fs, layout.started_json(run["run_id"])) or {"groups": {}}
+    started = read_json(layout.fs, layout.run(run["run_id"]).started_json) or {"groups": {}}
     names = [name for name in started["groups"] if name not in run["failed_groups"]]
     if only is None:
         return names
@@ -127,12 +127,13 @@ def _groups(layout: Layout, run: dict[str, Any], only: str | None) -> list[str]:
     return [only]
 
 
-def _group_tasks(layout: Layout, run: dict[str, Any], group: str, folder: str, top: int | None) -> list[HeatmapsTask]:
+def _group_tasks(layout: OutPaths, run: dict[str, Any], group: str, folder: str, top: int | None) -> list[HeatmapsTask]:
     """A task a file of scores that holds images to write."""
-    paths = layout.score_files(run["run_id"], group)
+    run_paths = layout.run(run["run_id"])
+    paths = run_paths.parts(run_paths.scores, group)
     tables = read_tables(layout.fs, paths, ["score_raw", "rank"])
     largest = float(pc.max(pa.concat_tables(tables)["score_raw"]).as_py())
-    scale = map_scale(layout, run["run_id"], group, largest)
+    scale = map_scale(run_paths, group, largest)
     wanted = [len(table) if top is None else pc.sum(pc.less_equal(table["rank"], top)).as_py() for table in tables]
     target, settings = f"{folder}/group={escape_group(group)}", run["settings"]
     limits = ImageLimits(settings["max_pixels"], settings.get("max_image_mb", MAX_IMAGE_MB) * 2**20)

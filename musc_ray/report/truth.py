@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from musc_ray.report.data import NO_LABEL
 from musc_ray.storage.parquet import read_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import RunPaths
 
 LABEL_NAMES = {0: "good", 1: "defective"}
 
@@ -39,11 +39,11 @@ class Labels:
     by_uri: Mapping[str, int]
 
     @classmethod
-    def read(cls, layout: Layout, run_id: str, by_uri: Mapping[str, int]) -> "Labels":
+    def read(cls, run_paths: RunPaths, by_uri: Mapping[str, int]) -> "Labels":
         """The tables of a run's evaluation, if there are any."""
-        folder = layout.evaluation(run_id)
+        folder = run_paths.evaluation
         labels, metrics = (
-            read_table(layout.fs, path, columns) if layout.fs.exists(path) else None
+            read_table(run_paths.fs, path, columns) if run_paths.fs.exists(path) else None
             for path, columns in (
                 (f"{folder}/labels.parquet", ["image_id", "label", "defect"]),
                 (f"{folder}/metrics.parquet", None),

@@ -29,7 +29,7 @@ from musc_ray.sources.decoding import decode_original
 from musc_ray.sources.reading import read_image
 from musc_ray.storage.filesystem import write_bytes, write_text
 from musc_ray.storage.parquet import read_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.requests import limit_requests
 from musc_ray.storage.retry import PERMANENT
 
@@ -98,8 +98,8 @@ class SiteWriter:
 
     def __init__(self, out: str, run_id: str, limits: ImageLimits, plan: ActorPlan) -> None:
         limit_requests(plan.requests)
-        self.layout = Layout.at(out)
-        self.data = f"{self.layout.report(run_id)}/data"
+        self.layout = OutPaths.at(out)
+        self.data = f"{self.layout.run(run_id).report}/data"
         self.limits = limits
         self.threads = ThreadPoolExecutor(PICTURES_AT_ONCE)
 

@@ -20,7 +20,7 @@ from musc_ray.runtime.pool import Pool, References, Task, Worker
 from musc_ray.scoring.ring import BlockTask, GroupImages, RingBlock, ring_blocks
 from musc_ray.settings.model import Settings
 from musc_ray.storage.arrays import finished_bands
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import RunPaths
 
 LARGEST_SIDE = 8
 """Shards along a side of a block: each that is read serves so many tiles."""
@@ -115,10 +115,8 @@ def _block_count(shards: int, side: int) -> int:
 class Mutual:
     """The bands of all groups and layers: hands out blocks, takes their parts in, and has complete bands reduced."""
 
-    def __init__(
-        self, layout: Layout, run_id: str, groups: Sequence[GroupImages], layers: Sequence[int], side: int
-    ) -> None:
-        self.layout, self.run_id, self.layers, self.side = layout, run_id, layers, side
+    def __init__(self, run_paths: RunPaths, groups: Sequence[GroupImages], layers: Sequence[int], side: int) -> None:
+        self.run_paths, self.layers, self.side = run_paths, layers, side
         self.groups = {group.group: group for group in groups}
         self.blocks = {group.group: ring_blocks(group, side) for group in groups}
         self.bands: dict[BandKey, Band] = {}
@@ -147,7 +145,7 @@ class Mutual:
         """The blocks that unfinished bands need, group by group and layer by layer."""
         for group in self.groups.values():
             for layer in self.layers:
-                done = finished_bands(self.layout, self.run_id, group.group, layer)
+                done = finished_bands(self.run_paths, group.group, layer)
                 blocks = self.blocks[group.group]
                 needed = [block for block in blocks if not block.shards <= done]
                 self.stats.already_done += sum(block.tiles for block in blocks) - sum(b.tiles for b in needed)

@@ -23,7 +23,7 @@ from musc_ray.scoring.defects.work import RepeatsWork
 from musc_ray.scoring.ring import GroupImages, RingShard
 from musc_ray.scoring.thresholds import ThresholdRule
 from musc_ray.storage.parquet import read_table, write_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.schemas import DEFECT_GROUP, DEFECTS, IS_ANOMALOUS, NEIGHBOURS, SCORES
 from musc_ray.storage.shards import FeaturesMeta, read_class_tokens
 
@@ -59,7 +59,7 @@ def parts_of(images: GroupImages) -> list[range]:
     return parts
 
 
-def find_neighbours(layout: Layout, meta: FeaturesMeta, images: GroupImages, part: range, k: int) -> Neighbours:
+def find_neighbours(layout: OutPaths, meta: FeaturesMeta, images: GroupImages, part: range, k: int) -> Neighbours:
     """The most similar images of a part's images in the whole group: similarities and ring positions, both (n, k)."""
     first, last = images.ring[part.start], images.ring[part.stop - 1]
     own = np.arange(first.first, last.positions.stop)
@@ -72,8 +72,7 @@ def find_neighbours(layout: Layout, meta: FeaturesMeta, images: GroupImages, par
 
 
 def rank_group(
-    layout: Layout,
-    run_id: str,
+    run_paths: RunPaths,
     images: GroupImages,
     neighbours: Sequence[Neighbours],
     k_list: Sequence[int],
@@ -83,7 +82,7 @@ def rank_group(
 
     In a night percentiles are among the earlier images, and ranks among those that are published.
     """
-    raw = np.concatenate([_raw_scores(layout, run_id, images.group, shard.number) for shard in images.ring])
+    raw = np.concatenate([_raw_scores(run_paths, images.group, shard.number) for shard in images.ring])
     score = np.concatenate([weighted_scores(raw, *found, k_list) for found in neighbours])
     ids = np.array([image_id for shard in images.ring for image_id in shard.ids])
     columns: Columns = {"score": score, "rank": ranks(score, ids), "percentile": percentiles(score)}
@@ -104,8 +103,7 @@ def rank_group(
 
 
 def write_part(
-    layout: Layout,
-    run_id: str,
+    run_paths: RunPaths,
     images: GroupImages,
     part: range,
     grid: tuple[int, int],
@@ -122,11 +120,10 @@ def write_part(
     shards = images.ring[part.start : part.stop]
     for shard in shards:
         rows = slice(shard.first - shards[0].first, shard.positions.stop - shards[0].first)
-        name = f"part-{shard.number:05d}.parquet"
         values = {column: values[rows] for column, values in columns.items() if column != PUBLISHED}
         defects, patches = (None, None) if repeats is None else repeats.defects(shard.number)
         values[DEFECT_GROUP.name] = np.zeros(len(shard.ids), np.int32) if defects is None else defects
-        table = _scores_table(layout, run_id, images.group, shard.number, grid, scored_at, values)
+        table = _scores_table(run_paths, images.group, shard.number, grid, scored_at, values)
         similar = _neighbours_table(images, shard, neighbours[0][rows], neighbours[1][rows])
         if PUBLISHED in columns:
             published = pa.array(columns[PUBLISHED][rows])
@@ -136,12 +133,12 @@ def write_part(
         if patches is not None and patches.any():
             shared = _defects_table(shard, table, patches)
             if len(shared):
-                write_table(layout.fs, f"{layout.defects(run_id, images.group)}/{name}", shared)
-        write_table(layout.fs, f"{layout.neighbours(run_id, images.group)}/{name}", similar)
-        write_table(layout.fs, f"{layout.scores(run_id, images.group)}/{name}", table)
+                write_table(run_paths.fs, run_paths.part(run_paths.defects, images.group, shard.number), shared)
+        write_table(run_paths.fs, run_paths.part(run_paths.neighbours, images.group, shard.number), similar)
+        write_table(run_paths.fs, run_paths.part(run_paths.scores, images.group, shard.number), table)
 
 
-def _class_tokens(layout: Layout, meta: FeaturesMeta, images: GroupImages, part: range) -> npt.NDArray[np.float32]:
+def _class_tokens(layout: OutPaths, meta: FeaturesMeta, images: GroupImages, part: range) -> npt.NDArray[np.float32]:
     shards = images.ring[part.start : part.stop]
     paths = [layout.shard(meta.features_id, images.group, shard.number) for shard in shards]
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
@@ -150,15 +147,14 @@ def _class_tokens(layout: Layout, meta: FeaturesMeta, images: GroupImages, part:
         )
 
 
-def _raw_scores(layout: Layout, run_id: str, group: str, shard: int) -> npt.NDArray[np.float32]:
-    table = read_table(layout.fs, layout.maps(run_id, group, shard), ["score_raw"])
+def _raw_scores(run_paths: RunPaths, group: str, shard: int) -> npt.NDArray[np.float32]:
+    table = read_table(run_paths.fs, run_paths.maps(group, shard), ["score_raw"])
     scores: npt.NDArray[np.float32] = table["score_raw"].to_numpy()
     return scores
 
 
 def _scores_table(
-    layout: Layout,
-    run_id: str,
+    run_paths: RunPaths,
     group: str,
     shard: int,
     grid: tuple[int, int],
@@ -166,9 +162,10 @@ def _scores_table(
     columns: Mapping[str, npt.NDArray[Any]],
 ) -> pa.Table:
     """The rows of one shard's images, in the contract's column order and types."""
-    maps = read_table(layout.fs, layout.maps(run_id, group, shard))
+    maps = read_table(run_paths.fs, run_paths.maps(group, shard))
     rows = len(maps)
-    constant = {"group": group, "run_id": run_id, "scored_at": scored_at, "grid_h": grid[0], "grid_w": grid[1]}
+    constant = {"group": group, "run_id": run_paths.run_id, "scored_at": scored_at}
+    constant |= {"grid_h": grid[0], "grid_w": grid[1]}
     arrays = {name: pa.array([value] * rows, SCORES.field(name).type) for name, value in constant.items()}
     schema = SCORES.append(DEFECT_GROUP)
     schema = schema.append(IS_ANOMALOUS) if IS_ANOMALOUS.name in columns else schema
@@ -182,7 +179,9 @@ def _scores_table(
 def _defects_table(shard: RingShard, scores: pa.Table, patches: npt.NDArray[np.bool_]) -> pa.Table:
     """The images of one shard that have a repeated defect and are published, and where: patches is (A, L)."""
     of_id = dict(zip(shard.ids, patches, strict=True))
-    found = scores.filter(pc.is_valid(scores[DEFECT_GROUP.name])).select(["image_id", "uri", DEFECT_GROUP.name])
+    found = scores.filter(pc.is_valid(scores[DEFECT_GROUP.name])).select(
+        ["image_id", "uri", "group", DEFECT_GROUP.name]
+    )
     numbers = [np.flatnonzero(of_id[image_id]).tolist() for image_id in found["image_id"].to_pylist()]
     arrays = [*(column.combine_chunks() for column in found.columns), pa.array(numbers, DEFECTS.field("patches").type)]
     return pa.table(arrays, schema=DEFECTS)
@@ -201,6 +200,7 @@ def _neighbours_table(
     return pa.table(
         {
             "image_id": list(shard.ids),
+            "group": [images.group] * len(shard.ids),
             "neighbours": [[id_at(position) for position in row] for row in positions[:, 1:].tolist()],
             "similarities": similarities[:, 1:].tolist(),
         },

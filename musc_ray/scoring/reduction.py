@@ -8,22 +8,21 @@ from musc_ray.core.pixel_map import image_scores
 from musc_ray.scoring.ring import RingShard
 from musc_ray.storage.arrays import read_array
 from musc_ray.storage.parquet import write_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import RunPaths
 from musc_ray.storage.schemas import MAPS
 from musc_ray.storage.shards import FeaturesMeta, read_meta
 
 
-def combine_shard(layout: Layout, run_id: str, group: str, shard: RingShard, meta: FeaturesMeta) -> None:
+def combine_shard(run_paths: RunPaths, group: str, shard: RingShard, meta: FeaturesMeta) -> None:
     """Average a shard's bands over layers and store its images' patch maps and raw scores.
 
     The mean over degrees is already taken; both means commute (MuSc, eq. 6).
     """
-    bands = [_band(layout, run_id, group, layer, shard.number) for layer in meta.layers]
+    bands = [_band(run_paths, group, layer, shard.number) for layer in meta.layers]
     patch_maps = np.stack(bands).mean(axis=0, dtype=np.float64).astype(np.float32)
     grids = torch.from_numpy(patch_maps).view(-1, *meta.grid)
-    uri_of = {
-        i.image_id: i.uri for i in read_meta(layout.fs, layout.shard(meta.features_id, group, shard.number)).images
-    }
+    features = read_meta(run_paths.fs, run_paths.out.shard(meta.features_id, group, shard.number))
+    uri_of = {image.image_id: image.uri for image in features.images}
     table = pa.table(
         {
             "image_id": list(shard.ids),
@@ -33,13 +32,13 @@ def combine_shard(layout: Layout, run_id: str, group: str, shard: RingShard, met
         },
         schema=MAPS,
     )
-    write_table(layout.fs, layout.maps(run_id, group, shard.number), table)
+    write_table(run_paths.fs, run_paths.maps(group, shard.number), table)
 
 
-def _band(layout: Layout, run_id: str, group: str, layer: int, shard: int) -> np.ndarray:
+def _band(run_paths: RunPaths, group: str, layer: int, shard: int) -> np.ndarray:
     """A band (A, L) float32: as it was scored last, where images of it were scored again without repeated defects."""
-    again = layout.rescored_band(run_id, group, layer, shard)
-    return read_array(layout, again if layout.fs.exists(again) else layout.band(run_id, group, layer, shard))
+    again = run_paths.rescored_band(group, layer, shard)
+    return read_array(run_paths.fs, again if run_paths.fs.exists(again) else run_paths.band(group, layer, shard))
 
 
 def list_rows(array: np.ndarray) -> pa.Array:

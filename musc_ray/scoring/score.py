@@ -45,13 +45,13 @@ def score_groups(
     Returns:
         Figures of the groups that are scored; the groups that failed, and why.
     """
-    settings, layout, run_id, meta = context.settings, context.layout, context.run_id, context.meta
+    settings, run_paths, meta = context.settings, context.run_paths, context.meta
     patches, layers = meta.grid[0] * meta.grid[1], len(meta.layers)
     shards = [len(group.ring) for group in groups]
     workers = plan_actors(settings, layers * sum(shards)).actors
     side = block_side(settings, shards, layers, patches, workers)
-    mutual = Mutual(layout, run_id, groups, meta.layers, side)
-    arguments = (settings, layout.uri(layout.root), run_id, meta)
+    mutual = Mutual(run_paths, groups, meta.layers, side)
+    arguments = (settings, context.layout.uri(context.layout.root), context.run_id, meta)
     with Pool(Scorer, settings, workers, *arguments, calls_at_once=CALLS_AT_ONCE) as pool:
         products = products_per_tile(pool.plan.device == "cuda", settings.vectors)
         with progress.stage("mutual", total=mutual.total, unit="tiles") as stage:
@@ -98,13 +98,13 @@ def _repeats(
     stages: dict[str, dict[str, Any]],
 ) -> dict[str, Exception]:
     """Find and cure the repeated defects of all groups; returns the groups that failed, and why."""
-    layout, run_id, layers, seed = context.layout, context.run_id, context.meta.layers, context.settings.seed
+    run_paths, layers, seed = context.run_paths, context.meta.layers, context.settings.seed
     defects: dict[str, list[dict[str, int]]] = {}
     failed: dict[str, Exception] = {}
     with progress.stage("repeats", total=len(groups), unit="groups") as stage:
         for group in groups:
             try:
-                defects[group.group] = find_repeats(pool, layout, run_id, group, layers, seed)
+                defects[group.group] = find_repeats(pool, run_paths, group, layers, seed)
             except RayError as error:
                 failed[group.group] = error
             stage.advance(1)

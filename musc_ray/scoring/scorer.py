@@ -35,7 +35,7 @@ from musc_ray.scoring.ring import BlockTask, GroupImages, RingShard
 from musc_ray.scoring.thresholds import ThresholdRule
 from musc_ray.settings.model import Settings
 from musc_ray.storage.arrays import write_array
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import FeaturesMeta, read_layer
 
 LOADERS = 2
@@ -78,8 +78,8 @@ class Scorer:
 
     def __init__(self, settings: Settings, out: str, run_id: str, meta: FeaturesMeta, plan: ActorPlan) -> None:
         take_share(plan)
-        self.settings, self.run_id, self.meta, self.plan = settings, run_id, meta, plan
-        self.layout = Layout.at(out)
+        self.settings, self.meta, self.plan = settings, meta, plan
+        self.run_paths = OutPaths.at(out).run(run_id)
         self.device = torch.device(plan.device)
         self.cache_bytes = settings.cache_mb * 2**20
         self.cache: OrderedDict[tuple[str, int, int], Future[PreparedShard]] = OrderedDict()
@@ -128,12 +128,12 @@ class Scorer:
 
     def neighbours(self, images: GroupImages, part: range) -> tuple[None, Neighbours]:
         """The most similar images of a part of a group."""
-        return None, find_neighbours(self.layout, self.meta, images, part, max(self.settings.k_list))
+        return None, find_neighbours(self.run_paths.out, self.meta, images, part, max(self.settings.k_list))
 
     def rank(self, images: GroupImages, *neighbours: Neighbours) -> tuple[GroupFigures | Columns, ...]:
         """Figures of a group, then scores, ranks and percentiles, a return value a part."""
         rule = ThresholdRule.of(self.settings)
-        figures, parts = rank_group(self.layout, self.run_id, images, neighbours, self.settings.k_list, rule)
+        figures, parts = rank_group(self.run_paths, images, neighbours, self.settings.k_list, rule)
         return figures, *parts
 
     def publish(
@@ -141,7 +141,7 @@ class Scorer:
     ) -> None:
         """Write a part of a group's scores and neighbours."""
         repeats = self._repeats(images) if self.settings.repeated_defects else None
-        write_part(self.layout, self.run_id, images, part, self.meta.grid, scored_at, columns, neighbours, repeats)
+        write_part(self.run_paths, images, part, self.meta.grid, scored_at, columns, neighbours, repeats)
 
     def repeats(self, step: ShardStep) -> Any:
         """A step of the search for repeated defects on one shard; see RepeatsWork."""
@@ -163,7 +163,7 @@ class Scorer:
 
     def combine(self, group: str, shard: RingShard) -> None:
         """Mean over layers, patch maps and raw scores of one shard."""
-        combine_shard(self.layout, self.run_id, group, shard, self.meta)
+        combine_shard(self.run_paths, group, shard, self.meta)
 
     def _multiply(
         self, task: BlockTask, shards: dict[int, Future[PreparedShard]] | None
@@ -195,7 +195,7 @@ class Scorer:
         return minima, BlockStats(pairs=pairs, seconds_in_kernel=seconds)
 
     def _repeats(self, images: GroupImages) -> RepeatsWork:
-        return RepeatsWork(self.layout, self.run_id, images, self.meta.grid)
+        return RepeatsWork(self.run_paths, images, self.meta.grid)
 
     def _rescore(self, work: RepeatsWork, step: ShardStep) -> int:
         """Score a shard's images with a repeated defect again, for one layer."""
@@ -240,11 +240,11 @@ class Scorer:
         """Write a band, and before it, since a band that is there is complete, whom its patches are nearest to."""
         parts, nearest = [part for part, _ in traced], _merged(traced)
         if nearest is not None:
-            keys, far = (of(self.run_id, group, layer, shard) for of in (self.layout.nearest, self.layout.far))
-            write_array(self.layout, keys, nearest.keys.numpy())
-            write_array(self.layout, far, distance_of_rank(parts, far_rank(window.references)).numpy())
+            keys, far = (of(group, layer, shard) for of in (self.run_paths.nearest, self.run_paths.far))
+            write_array(self.run_paths.fs, keys, nearest.keys.numpy())
+            write_array(self.run_paths.fs, far, distance_of_rank(parts, far_rank(window.references)).numpy())
         scores, error = patch_scores(parts, window.references, self.settings.interval, self.device)
-        write_array(self.layout, self.layout.band(self.run_id, group, layer, shard), scores.numpy())
+        write_array(self.run_paths.fs, self.run_paths.band(group, layer, shard), scores.numpy())
         return error
 
     def _at_hand(self, task: BlockTask) -> tuple[dict[int, Future[PreparedShard]], int]:
@@ -277,8 +277,8 @@ class Scorer:
 
     def _prepared(self, group: str, layer: int, number: int, ids: Sequence[str], images: int) -> PreparedShard:
         """Some images of a shard; `images` are those of the group, on which the precision depends."""
-        path = self.layout.shard(self.meta.features_id, group, number)
-        tokens = torch.from_numpy(read_layer(self.layout.fs, path, layer, ids))
+        path = self.run_paths.out.shard(self.meta.features_id, group, number)
+        tokens = torch.from_numpy(read_layer(self.run_paths.fs, path, layer, ids))
         settings = self.settings
         dtype = resolve_precision(settings.precision, self.device, images)
         return prepare(tokens.to(self.device), self.meta.grid, settings.degrees, dtype, settings.aggregation)

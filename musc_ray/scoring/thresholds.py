@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -18,7 +19,7 @@ from musc_ray.core.threshold import contamination_threshold, is_anomalous, sugge
 from musc_ray.settings.model import Settings
 from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.parquet import read_table, write_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import RunPaths
 from musc_ray.storage.schemas import IS_ANOMALOUS
 from musc_ray.storage.scores import read_scores
 
@@ -65,23 +66,23 @@ def group_threshold(group: str, scores: npt.NDArray[np.float32], given: float | 
     return GroupThreshold(group, threshold, int(is_anomalous(scores, threshold).sum()), len(scores), given is None)
 
 
-def thresholds_of(layout: Layout, run_id: str, groups: Sequence[str], rule: ThresholdRule) -> dict[str, float]:
+def thresholds_of(run_paths: RunPaths, groups: Sequence[str], rule: ThresholdRule) -> dict[str, float]:
     """The threshold of each group whose scores are written; empty without a rule."""
     thresholds = {}
     for group in groups:
-        threshold = rule.threshold_of(read_scores(layout, run_id, group, ["score"])["score"].to_numpy())
+        threshold = rule.threshold_of(read_scores(run_paths, group, ["score"])["score"].to_numpy())
         if threshold is not None:
             thresholds[group] = threshold
     return thresholds
 
 
-def apply_rule(layout: Layout, run: dict[str, Any], groups: Sequence[str], rule: ThresholdRule) -> dict[str, Any]:
+def apply_rule(run_paths: RunPaths, run: dict[str, Any], groups: Sequence[str], rule: ThresholdRule) -> dict[str, Any]:
     """Give a complete run the thresholds of a rule, or none; nothing is written when it has them already.
 
     While files are rewritten, `thresholds` in run.json is null: when that is cut short, the next command goes on.
 
     Args:
-        layout: where the run lies.
+        run_paths: where the run lies.
         run: the content of run.json.
         groups: those that are scored.
         rule: what is asked for now.
@@ -89,30 +90,31 @@ def apply_rule(layout: Layout, run: dict[str, Any], groups: Sequence[str], rule:
     Returns:
         The new content of run.json.
     """
-    settings, run_id = run["settings"], run["run_id"]
+    settings = run["settings"]
     before = ThresholdRule(settings.get("threshold"), settings.get("contamination"))
     if before == rule and run.get("thresholds", {}) is not None:
         return run
     run = {**run, "settings": {**settings, **asdict(rule)}, "thresholds": None}
-    write_json(layout.fs, layout.run_json(run_id), run)
-    thresholds = thresholds_of(layout, run_id, groups, rule)
-    files = [(path, thresholds.get(group)) for group in groups for path in layout.score_files(run_id, group)]
+    write_json(run_paths.fs, run_paths.run_json, run)
+    thresholds = thresholds_of(run_paths, groups, rule)
+    parts = run_paths.parts_of(run_paths.scores, groups)
+    files = [(path, thresholds.get(group)) for group in groups for path in parts[group]]
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        for _ in pool.map(lambda file: _mark(layout, *file), files):
+        for _ in pool.map(lambda file: _mark(run_paths.fs, *file), files):
             pass
     if thresholds:
         run["thresholds"] = thresholds
     else:
         del run["thresholds"]
-    write_json(layout.fs, layout.run_json(run_id), run)
+    write_json(run_paths.fs, run_paths.run_json, run)
     return run
 
 
-def _mark(layout: Layout, path: str, threshold: float | None) -> None:
+def _mark(fs: fsspec.AbstractFileSystem, path: str, threshold: float | None) -> None:
     """Write a file of scores with the column `is_anomalous`, or without it."""
-    table = read_table(layout.fs, path)
+    table = read_table(fs, path)
     if IS_ANOMALOUS.name in table.column_names:
         table = table.drop_columns([IS_ANOMALOUS.name])
     if threshold is not None:
         table = table.append_column(IS_ANOMALOUS, pa.array(is_anomalous(table["score"].to_numpy(), threshold)))
-    write_table(layout.fs, path, table)
+    write_table(fs, path, table)

@@ -2,32 +2,33 @@
 
 from typing import Any
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.filesystem import atomic_file
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import RunPaths
 
 
-def finished_bands(layout: Layout, run_id: str, group: str, layer: int) -> set[int]:
+def finished_bands(run_paths: RunPaths, group: str, layer: int) -> set[int]:
     """Shards whose band of this layer is already written."""
-    return set(layout.written_shards(layout.bands(run_id, group, layer)))
+    return set(run_paths.out.written_shards(run_paths.bands(group, layer)))
 
 
-def write_array(layout: Layout, path: str, array: npt.NDArray[Any]) -> None:
+def write_array(fs: fsspec.AbstractFileSystem, path: str, array: npt.NDArray[Any]) -> None:
     """Store an array, such as a band's patch scores (A, L), atomically."""
-    with atomic_file(layout.fs, path) as partial, partial.open("wb") as file:
+    with atomic_file(fs, path) as partial, partial.open("wb") as file:
         np.save(file, array, allow_pickle=False)
 
 
-def read_array(layout: Layout, path: str) -> npt.NDArray[Any]:
+def read_array(fs: fsspec.AbstractFileSystem, path: str) -> npt.NDArray[Any]:
     """An array that `write_array` stored.
 
     Raises:
         MuscRayError: the file is broken.
     """
-    with layout.fs.open(path, "rb") as file:
+    with fs.open(path, "rb") as file:
         try:
             array: npt.NDArray[Any] = np.load(file, allow_pickle=False)
         except (EOFError, ValueError) as error:

@@ -13,7 +13,7 @@ from musc_ray.storage.file_info import file_time
 from musc_ray.storage.filesystem import PARTIAL, WRITE_CHECK, is_local, read_json, remove_tree
 from musc_ray.storage.lease import check_free, lease
 from musc_ray.storage.parquet import read_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import BrokenShardError, read_meta
 
 AT_WORK_MINUTES = 15
@@ -46,7 +46,7 @@ def collect_garbage(out: str, older_than_days: int, delete: bool, now: datetime 
     Raises:
         MuscRayError: no runs there; or a run or a nightly is at work, and something was to be deleted.
     """
-    layout, now = Layout.at(out), now or datetime.now(UTC)
+    layout, now = OutPaths.at(out), now or datetime.now(UTC)
     layout.fs.invalidate_cache()
     if not layout.fs.exists(layout.runs):
         raise MuscRayError(f"There is no run in {out}: give the OUT of earlier runs.")
@@ -59,7 +59,7 @@ def collect_garbage(out: str, older_than_days: int, delete: bool, now: datetime 
         oldest = now - timedelta(days=older_than_days)
         given_up = {run_id for run_id, at in unfinished.items() if at < oldest}
         found = [
-            *(_garbage(layout, layout.run(run_id), "run that was given up") for run_id in sorted(given_up)),
+            *(_garbage(layout, layout.run(run_id).folder, "run that was given up") for run_id in sorted(given_up)),
             *_leftovers(layout, [run_id for run_id, (complete, _) in runs.items() if complete]),
             *_features(layout, [run_id for run_id in runs if run_id not in given_up], oldest),
             *(_garbage(layout, path, "file of a command that was killed") for path in _unfinished_files(layout, now)),
@@ -88,14 +88,14 @@ def check_kept(context: RunContext) -> None:
 
 
 @contextmanager
-def _leases(layout: Layout) -> Iterator[None]:
+def _leases(layout: OutPaths) -> Iterator[None]:
     """No nightly at work, and no run may begin."""
     what = "Removing what is not needed"
     with lease(layout.fs, layout.night_lease, what), lease(layout.fs, layout.gc_lease, what):
         yield
 
 
-def _unfinished_files(layout: Layout, now: datetime) -> Iterator[str]:
+def _unfinished_files(layout: OutPaths, now: datetime) -> Iterator[str]:
     """Files that a killed command was writing, or with which it tried whether it can write, and not just now."""
     found = layout.fs.find(layout.root) if is_local(layout.fs) else layout.fs.ls(layout.root, detail=False)
     for path in sorted(found):
@@ -105,33 +105,32 @@ def _unfinished_files(layout: Layout, now: datetime) -> Iterator[str]:
             yield path
 
 
-def _runs(layout: Layout) -> dict[str, tuple[bool, datetime]]:
+def _runs(layout: OutPaths) -> dict[str, tuple[bool, datetime]]:
     """Of every run: whether it is complete, and when something was last written of how far it is."""
     found = {}
     for run_id in layout.run_ids():
-        complete = layout.fs.exists(layout.run_json(run_id))
-        progress = read_json(layout.fs, layout.progress_json(run_id)) or {}
-        started = read_json(layout.fs, layout.started_json(run_id)) or {}
+        complete = layout.fs.exists(layout.run(run_id).run_json)
+        progress = read_json(layout.fs, layout.run(run_id).progress_json) or {}
+        started = read_json(layout.fs, layout.run(run_id).started_json) or {}
         written = progress.get("updated_at") or started.get("started_at")
         if complete or written:
             found[run_id] = (complete, datetime.fromisoformat(written) if written else datetime.max.replace(tzinfo=UTC))
     return found
 
 
-def _leftovers(layout: Layout, complete: list[str]) -> Iterator[Garbage]:
+def _leftovers(layout: OutPaths, complete: list[str]) -> Iterator[Garbage]:
     for run_id in complete:
-        if layout.fs.exists(layout.work(run_id)):
-            yield _garbage(layout, layout.work(run_id), "intermediate results of a complete run")
+        if layout.fs.exists(layout.run(run_id).work):
+            yield _garbage(layout, layout.run(run_id).work, "intermediate results of a complete run")
 
 
-def _features(layout: Layout, needed: list[str], oldest: datetime) -> Iterator[Garbage]:
+def _features(layout: OutPaths, needed: list[str], oldest: datetime) -> Iterator[Garbage]:
     """Features and shards that no needed run refers to, written before a time."""
     images: dict[str, set[tuple[str, str]]] = {}
     for run_id in needed:
-        run: dict[str, Any] = (
-            read_json(layout.fs, layout.run_json(run_id)) or read_json(layout.fs, layout.started_json(run_id)) or {}
-        )
-        table = read_table(layout.fs, layout.catalog(run_id), ["image_id", "version"])
+        paths = layout.run(run_id)
+        run: dict[str, Any] = read_json(layout.fs, paths.run_json) or read_json(layout.fs, paths.started_json) or {}
+        table = read_table(layout.fs, paths.catalog, ["image_id", "version"])
         pairs = zip(table["image_id"].to_pylist(), table["version"].to_pylist(), strict=True)
         images.setdefault(run["features_id"], set()).update(pairs)
     root = f"{layout.root}/features"
@@ -152,11 +151,11 @@ def _features(layout: Layout, needed: list[str], oldest: datetime) -> Iterator[G
                     yield _garbage(layout, path, why)
 
 
-def _is_old(layout: Layout, path: str, oldest: datetime) -> bool:
+def _is_old(layout: OutPaths, path: str, oldest: datetime) -> bool:
     """Whether a file, or all below a folder, was written before a time."""
     times = (file_time(info) for info in layout.fs.find(path, detail=True).values())
     return all(time is None or time < oldest for time in times)
 
 
-def _garbage(layout: Layout, path: str, why: str) -> Garbage:
+def _garbage(layout: OutPaths, path: str, why: str) -> Garbage:
     return Garbage(path, why, int(layout.fs.du(path)))

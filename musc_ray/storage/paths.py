@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import quote
@@ -12,36 +13,49 @@ from musc_ray.storage.filesystem import is_local, open_filesystem
 
 NUMBERED = re.compile(r"/shard-(\d+)\.\w+\Z")
 
-LONGEST_NAME = 180
+MAX_NAME_LENGTH = 180
 """Longer escaped group names are cut and made unique by a hash: file systems allow 255 bytes a name."""
+
+MAX_SLUG_LENGTH = 40
 
 
 def escape_group(group: str) -> str:
-    """A group's name as one path segment: percent-encoded, so that `/`, `..`, spaces and newlines are harmless."""
+    """Return a group's name as one path segment: percent-encoded, so that `/`, `..` and newlines are harmless."""
     escaped = quote(group, safe="")
-    if len(escaped) > LONGEST_NAME:
-        escaped = f"{escaped[:LONGEST_NAME]}-{hashlib.sha256(group.encode()).hexdigest()[:16]}"
+    if len(escaped) > MAX_NAME_LENGTH:
+        escaped = f"{escaped[:MAX_NAME_LENGTH]}-{hashlib.sha256(group.encode()).hexdigest()[:16]}"
     return escaped
 
 
+def part_prefix(group: str) -> str:
+    """Return how the names of a group's files begin in the flat folder of a table.
+
+    Without `=` and a leading `_` or `.`, which engines take for partitions and hidden files; the hash keeps `A` and `a`
+    apart where file names ignore case.
+    """
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "", group)[:MAX_SLUG_LENGTH]
+    digest = hashlib.sha256(group.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return "-".join(filter(None, ("part", slug, digest))) + "-"
+
+
 @dataclass(frozen=True)
-class Layout:
+class OutPaths:
     """Paths below an OUT folder or prefix on its filesystem."""
 
     fs: fsspec.AbstractFileSystem
     root: str
 
     @classmethod
-    def at(cls, out: str) -> "Layout":
-        """The layout of an OUT given as a path or URI."""
+    def at(cls, out: str) -> "OutPaths":
+        """Return the paths of an OUT given as a path or URI."""
         return cls(*open_filesystem(out))
 
-    def features(self, features_id: str, group: str) -> str:
-        """Folder of a group's feature shards."""
-        return f"{self.root}/features/{features_id}/group={escape_group(group)}"
+    def uri(self, path: str) -> str:
+        """Return a path as a user would type it: plain when local, with its protocol otherwise."""
+        return path if is_local(self.fs) else str(self.fs.unstrip_protocol(path))
 
     def written_shards(self, folder: str) -> dict[int, str]:
-        """The files `shard-<n>.*` of a folder by number, from one listing; none where there is no folder."""
+        """List the files `shard-<n>.*` of a folder by number; empty where the folder is missing."""
         if not self.fs.exists(folder):
             return {}
         self.fs.invalidate_cache(folder)
@@ -49,10 +63,15 @@ class Layout:
         return {int(match[1]): path for match, path in found if match}
 
     def table_files(self, folder: str) -> list[str]:
-        """The Parquet files of a folder; none where there is no folder."""
+        """List the Parquet files of a folder, sorted; empty where the folder is missing."""
         if not self.fs.exists(folder):
             return []
+        self.fs.invalidate_cache(folder)
         return sorted(path for path in self.fs.ls(folder, detail=False) if path.endswith(".parquet"))
+
+    def features(self, features_id: str, group: str) -> str:
+        """Folder of a group's feature shards."""
+        return f"{self.root}/features/{features_id}/group={escape_group(group)}"
 
     def shard(self, features_id: str, group: str, shard: int) -> str:
         """A feature shard."""
@@ -60,13 +79,18 @@ class Layout:
 
     @property
     def night_lease(self) -> str:
-        """Held by the nightly that is at work, so that there is one at a time."""
+        """Held by a nightly run, so that there is one at a time."""
         return f"{self.root}/nightly-lease.json"
 
     @property
     def gc_lease(self) -> str:
-        """Held while what no run needs is removed, so that no run begins meanwhile."""
+        """Held while unneeded files are removed, so that no run begins meanwhile."""
         return f"{self.root}/gc-lease.json"
+
+    @property
+    def lake(self) -> str:
+        """Folder of the Iceberg tables of an OUT whose settings name no other place for them."""
+        return f"{self.root}/lake"
 
     @property
     def runs(self) -> str:
@@ -74,108 +98,140 @@ class Layout:
         return f"{self.root}/runs"
 
     def run_ids(self) -> list[str]:
-        """The runs that have a folder, complete or not, sorted."""
+        """List the runs that have a folder, complete or not, sorted."""
         if not self.fs.exists(self.runs):
             return []
         return sorted(PurePosixPath(folder).name for folder in self.fs.ls(self.runs, detail=False))
 
-    def run(self, run_id: str) -> str:
-        """Folder of a run."""
-        return f"{self.runs}/{run_id}"
+    def run(self, run_id: str) -> "RunPaths":
+        """Return the paths of a run."""
+        return RunPaths(self, run_id)
 
-    def run_json(self, run_id: str) -> str:
-        """What a complete run did; written last."""
-        return f"{self.run(run_id)}/run.json"
 
-    def started_json(self, run_id: str) -> str:
-        """What a run is going to do; written first, so that `status` can tell how far it is."""
-        return f"{self.run(run_id)}/started.json"
+@dataclass(frozen=True)
+class RunPaths:
+    """Paths of one run below an OUT."""
 
-    def progress_json(self, run_id: str) -> str:
-        """How far the run's stages are; written now and then while it goes on."""
-        return f"{self.run(run_id)}/progress.json"
-
-    def catalog(self, run_id: str) -> str:
-        """The run's images."""
-        return f"{self.run(run_id)}/catalog.parquet"
-
-    def scores(self, run_id: str, group: str) -> str:
-        """Folder of a group's part of the scores table."""
-        return f"{self.run(run_id)}/scores/group={escape_group(group)}"
-
-    def score_files(self, run_id: str, group: str) -> list[str]:
-        """The files of a group's part of the scores table."""
-        return self.table_files(self.scores(run_id, group))
-
-    def all_score_files(self, run_id: str) -> list[str]:
-        """The files of a run's scores table, group by group."""
-        return sorted(self.fs.glob(f"{self.run(run_id)}/scores/*/*.parquet"))
+    out: OutPaths
+    run_id: str
 
     @property
-    def lake(self) -> str:
-        """Folder of the Iceberg tables of an OUT whose settings name no other place for them."""
-        return f"{self.root}/lake"
-
-    def neighbours(self, run_id: str, group: str) -> str:
-        """Folder of a group's most similar images, a file for each file of scores."""
-        return f"{self.run(run_id)}/neighbours/group={escape_group(group)}"
-
-    def errors(self, run_id: str) -> str:
-        """Folder of the errors table."""
-        return f"{self.run(run_id)}/errors"
-
-    def work(self, run_id: str) -> str:
-        """Folder of a run's intermediate results; removed when the run is complete."""
-        return f"{self.run(run_id)}/work"
-
-    def bands(self, run_id: str, group: str, layer: int) -> str:
-        """Folder of a group's bands of one layer."""
-        return f"{self.work(run_id)}/bands/group={escape_group(group)}/layer-{layer:02d}"
-
-    def band(self, run_id: str, group: str, layer: int, shard: int) -> str:
-        """Patch scores of one shard's images for one layer: the unit of resume of the mutual stage."""
-        return f"{self.bands(run_id, group, layer)}/shard-{shard:05d}.npy"
-
-    def nearest(self, run_id: str, group: str, layer: int, shard: int) -> str:
-        """Nearest images of one shard's patches for one layer, where repeated defects are looked for."""
-        return f"{self.repeats(run_id, group)}/nearest/layer-{layer:02d}/shard-{shard:05d}.npy"
-
-    def far(self, run_id: str, group: str, layer: int, shard: int) -> str:
-        """The distances that those of the nearest images are compared with."""
-        return f"{self.repeats(run_id, group)}/far/layer-{layer:02d}/shard-{shard:05d}.npy"
-
-    def repeats(self, run_id: str, group: str) -> str:
-        """Folder of what is known of a group's repeated defects."""
-        return f"{self.work(run_id)}/repeats/group={escape_group(group)}"
-
-    def rescored_bands(self, run_id: str, group: str, layer: int) -> str:
-        """Folder of a group's bands that were scored again without repeated defects."""
-        return f"{self.repeats(run_id, group)}/bands/layer-{layer:02d}"
-
-    def rescored_band(self, run_id: str, group: str, layer: int, shard: int) -> str:
-        """One of them."""
-        return f"{self.rescored_bands(run_id, group, layer)}/shard-{shard:05d}.npy"
-
-    def defects(self, run_id: str, group: str) -> str:
-        """Folder of a group's part of the table of repeated defects."""
-        return f"{self.run(run_id)}/defects/group={escape_group(group)}"
-
-    def maps(self, run_id: str, group: str, shard: int) -> str:
-        """Patch maps and raw scores of one shard's images."""
-        return f"{self.work(run_id)}/maps/group={escape_group(group)}/shard-{shard:05d}.parquet"
-
-    def heatmaps(self, run_id: str) -> str:
-        """Folder of exported heat maps, where no other is asked for."""
-        return f"{self.run(run_id)}/heatmaps"
-
-    def report(self, run_id: str) -> str:
-        """Folder of the report, a static site whose first page is index.html."""
-        return f"{self.run(run_id)}/report"
-
-    def evaluation(self, run_id: str) -> str:
-        """Folder of what labels say of a run: its metrics and the labels themselves."""
-        return f"{self.run(run_id)}/evaluation"
+    def fs(self) -> fsspec.AbstractFileSystem:
+        """The filesystem of the OUT."""
+        return self.out.fs
 
     def uri(self, path: str) -> str:
-        """A path of this layout as a user would type it: plain when local, with its protocol otherwise."""
-        return path if is_local(self.fs) else str(self.fs.unstrip_protocol(path))
+        """Return a path as a user would type it."""
+        return self.out.uri(path)
+
+    @property
+    def folder(self) -> str:
+        """All that the run writes."""
+        return f"{self.out.runs}/{self.run_id}"
+
+    @property
+    def run_json(self) -> str:
+        """What a complete run did (`RunManifest`); written last."""
+        return f"{self.folder}/run.json"
+
+    @property
+    def started_json(self) -> str:
+        """What a run is going to do; written first, so that `status` can measure how far it is."""
+        return f"{self.folder}/started.json"
+
+    @property
+    def progress_json(self) -> str:
+        """How far the run's stages are; written now and then during the run."""
+        return f"{self.folder}/progress.json"
+
+    @property
+    def catalog(self) -> str:
+        """The run's images."""
+        return f"{self.folder}/catalog.parquet"
+
+    @property
+    def scores(self) -> str:
+        """Folder of the scores table, flat: the group is a column."""
+        return f"{self.folder}/scores"
+
+    @property
+    def neighbours(self) -> str:
+        """Folder of the table of most similar images; its files are named as those of the scores."""
+        return f"{self.folder}/neighbours"
+
+    @property
+    def defects(self) -> str:
+        """Folder of the table of repeated defects; its files are named as those of the scores."""
+        return f"{self.folder}/defects"
+
+    @property
+    def errors(self) -> str:
+        """Folder of the errors table."""
+        return f"{self.folder}/errors"
+
+    def part(self, table: str, group: str, shard: int) -> str:
+        """Return the file of one shard's images in the folder of a table, such as `self.scores`."""
+        return f"{table}/{part_prefix(group)}{shard:05d}.parquet"
+
+    def parts(self, table: str, group: str) -> list[str]:
+        """List a group's files in the folder of a table, sorted."""
+        return self.parts_of(table, [group])[group]
+
+    def parts_of(self, table: str, groups: Sequence[str]) -> dict[str, list[str]]:
+        """List the files of several groups in the folder of a table, from one listing."""
+        found: dict[str, list[str]] = {}
+        for path in self.out.table_files(table):
+            found.setdefault(PurePosixPath(path).name.rpartition("-")[0] + "-", []).append(path)
+        return {group: found.get(part_prefix(group), []) for group in groups}
+
+    @property
+    def work(self) -> str:
+        """Folder of intermediate results; removed when the run is complete."""
+        return f"{self.folder}/work"
+
+    def bands(self, group: str, layer: int) -> str:
+        """Folder of a group's bands of one layer."""
+        return f"{self.work}/bands/group={escape_group(group)}/layer-{layer:02d}"
+
+    def band(self, group: str, layer: int, shard: int) -> str:
+        """Patch scores of one shard's images for one layer: the unit of resume of the mutual stage."""
+        return f"{self.bands(group, layer)}/shard-{shard:05d}.npy"
+
+    def repeats(self, group: str) -> str:
+        """Folder of what is known of a group's repeated defects."""
+        return f"{self.work}/repeats/group={escape_group(group)}"
+
+    def nearest(self, group: str, layer: int, shard: int) -> str:
+        """Nearest images of one shard's patches for one layer, where repeated defects are looked for."""
+        return f"{self.repeats(group)}/nearest/layer-{layer:02d}/shard-{shard:05d}.npy"
+
+    def far(self, group: str, layer: int, shard: int) -> str:
+        """The distances that those of the nearest images are compared with."""
+        return f"{self.repeats(group)}/far/layer-{layer:02d}/shard-{shard:05d}.npy"
+
+    def rescored_bands(self, group: str, layer: int) -> str:
+        """Folder of a group's bands that were scored again without repeated defects."""
+        return f"{self.repeats(group)}/bands/layer-{layer:02d}"
+
+    def rescored_band(self, group: str, layer: int, shard: int) -> str:
+        """One of these bands."""
+        return f"{self.rescored_bands(group, layer)}/shard-{shard:05d}.npy"
+
+    def maps(self, group: str, shard: int) -> str:
+        """Patch maps and raw scores of one shard's images."""
+        return f"{self.work}/maps/group={escape_group(group)}/shard-{shard:05d}.parquet"
+
+    @property
+    def heatmaps(self) -> str:
+        """Folder of exported heat maps, where no other is asked for."""
+        return f"{self.folder}/heatmaps"
+
+    @property
+    def report(self) -> str:
+        """Folder of the report, a static site whose first page is index.html."""
+        return f"{self.folder}/report"
+
+    @property
+    def evaluation(self) -> str:
+        """Folder of a run's evaluation: its metrics and the labels they were computed with."""
+        return f"{self.folder}/evaluation"

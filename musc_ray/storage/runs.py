@@ -6,12 +6,12 @@ from typing import Any
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.filesystem import read_json
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 
 logger = logging.getLogger(__name__)
 
 
-def complete_run(layout: Layout, run_id: str | None) -> dict[str, Any]:
+def complete_run(layout: OutPaths, run_id: str | None) -> dict[str, Any]:
     """run.json of a run, or of the one that was scored last.
 
     Raises:
@@ -19,7 +19,7 @@ def complete_run(layout: Layout, run_id: str | None) -> dict[str, Any]:
     """
     out = layout.uri(layout.root)
     if run_id is not None:
-        run = read_json(layout.fs, layout.run_json(run_id))
+        run = read_json(layout.fs, layout.run(run_id).run_json)
         if run is None:
             raise MuscRayError(f"There is no complete run {run_id} in {out}: see `musc-ray status {out}`.")
         return run
@@ -29,14 +29,14 @@ def complete_run(layout: Layout, run_id: str | None) -> dict[str, Any]:
     return runs[-1]
 
 
-def complete_runs(layout: Layout) -> list[dict[str, Any]]:
+def complete_runs(layout: OutPaths) -> list[dict[str, Any]]:
     """run.json of all complete runs, the one scored last at the end."""
     layout.fs.invalidate_cache(layout.runs)
-    found = (read_json(layout.fs, layout.run_json(run_id)) for run_id in layout.run_ids())
+    found = (read_json(layout.fs, layout.run(run_id).run_json) for run_id in layout.run_ids())
     return sorted((run for run in found if run is not None), key=lambda run: str(run["scored_at"]))
 
 
-def time_after_all(layout: Layout, now: datetime) -> datetime:
+def time_after_all(layout: OutPaths, now: datetime) -> datetime:
     """The time of a new run: now, or just after the run that was scored last, where a clock was wrong then or is now.
 
     What is new, which scores of an image are current and whose settings a night takes over all go by the order of runs.

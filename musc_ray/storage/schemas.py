@@ -42,6 +42,7 @@ IS_ANOMALOUS = pa.field("is_anomalous", pa.bool_(), nullable=False)
 NEIGHBOURS = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
         pa.field("neighbours", pa.list_(pa.string()), nullable=False),
         pa.field("similarities", pa.list_(pa.float32()), nullable=False),
     ]
@@ -55,6 +56,7 @@ DEFECTS = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
         pa.field("defect_group", pa.int32(), nullable=False),
         pa.field("patches", pa.list_(pa.int32()), nullable=False),
     ]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from musc_ray.storage.parquet import read_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import RunPaths
 
 READS_AT_ONCE = 16
 
@@ -20,12 +20,12 @@ def read_tables(fs: fsspec.AbstractFileSystem, paths: Sequence[str], columns: Se
         return list(threads.map(lambda path: read_table(fs, path, columns), paths))
 
 
-def read_scores(layout: Layout, run_id: str, group: str, columns: Sequence[str]) -> pa.Table:
+def read_scores(run_paths: RunPaths, group: str, columns: Sequence[str]) -> pa.Table:
     """Some columns of a group's scores, all its images."""
-    return pa.concat_tables(read_tables(layout.fs, layout.score_files(run_id, group), columns))
+    return pa.concat_tables(read_tables(run_paths.fs, run_paths.parts(run_paths.scores, group), columns))
 
 
-def map_scale(layout: Layout, run_id: str, group: str, largest: float) -> tuple[float, float]:
+def map_scale(run_paths: RunPaths, group: str, largest: float) -> tuple[float, float]:
     """One scale for a group's heat maps, whichever of them are shown.
 
     Args:
@@ -37,6 +37,6 @@ def map_scale(layout: Layout, run_id: str, group: str, largest: float) -> tuple[
     Returns:
         Patch scores: the normal level, which is the median of one shard (a random sample of images), and `largest`.
     """
-    maps = read_table(layout.fs, layout.score_files(run_id, group)[0], ["patch_map"])["patch_map"]
+    maps = read_table(run_paths.fs, run_paths.parts(run_paths.scores, group)[0], ["patch_map"])["patch_map"]
     low = float(np.median(pc.list_flatten(maps).to_numpy()))
     return low, max(low, largest)

@@ -121,7 +121,7 @@ def fast_blocks(folder: Path, stack: ExitStack) -> Progress:
         str(folder), {**spec, "settings": {"references": 128, "workers": WORKERS, "cache_mb": 256}}
     )
     side = block_side(context.settings, [len(rings[0].ring)], 1, 256, WORKERS)
-    mutual = Mutual(context.layout, context.run_id, rings, context.meta.layers, side)
+    mutual = Mutual(context.run_paths, rings, context.meta.layers, side)
     stack.enter_context(ray_cluster(context.settings))
     arguments = (context.settings, str(folder), context.run_id, context.meta)
     pool = stack.enter_context(Pool(SlowReducer, context.settings, 10**6, *arguments, calls_at_once=CALLS_AT_ONCE))

@@ -34,7 +34,7 @@ from musc_ray.settings.model import Settings
 from musc_ray.sources.decoding import decode_image
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage import shards as features
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import FeaturesMeta, ShardImage, read_layer, write_shard
 
 BACKBONE, SIZE, BATCH, SHARD, WORKERS = "dinov2-vit-s-14", (224, 224), 8, 64, 2
@@ -56,7 +56,7 @@ def bare_loop(paths: list[Path], weights: WeightsFile) -> float:
 
 
 def plain_actors(
-    settings: Settings, layout: Layout, meta: FeaturesMeta, tasks: list[ShardTask]
+    settings: Settings, layout: OutPaths, meta: FeaturesMeta, tasks: list[ShardTask]
 ) -> tuple[float, ExtractStats]:
     """Seconds of the product's stage once all actors have their model, and its own account of them."""
     stats, arguments = ExtractStats(), (settings, layout.uri(layout.root), meta)
@@ -87,7 +87,7 @@ class RayDataExtractor:
 
     def __init__(self, out: str, meta: FeaturesMeta, weights: WeightsFile) -> None:
         torch.set_num_threads(1)
-        self.backbone, self.layout, self.meta = load(weights), Layout.at(out), meta
+        self.backbone, self.layout, self.meta = load(weights), OutPaths.at(out), meta
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         layers, class_tokens = [], []
@@ -132,7 +132,7 @@ def storage_rates(folder: Path) -> dict[str, float]:
     tokens = [
         np.random.default_rng(n).standard_normal((32, 1369, 1024), np.float32).astype(np.float16) for n in range(4)
     ]
-    layout, found = Layout.at(str(folder)), defaultdict(list)
+    layout, found = OutPaths.at(str(folder)), defaultdict(list)
     path, bare = layout.shard("rate", "all", 0), folder / "bare"
     size = sum(layer.nbytes for layer in tokens)
 
@@ -176,7 +176,7 @@ def main() -> None:
         weights = fetch_weights(resolve_backbone(BACKBONE), str(write_dinov2_weights(Path(folder) / "w.safetensors")))
         meta = features_meta(describe_backbone(BACKBONE, SIZE), weights.sha256, "bench")
         settings = load_settings(None, {"backbone": BACKBONE, "weights": str(weights.path), "workers": WORKERS})
-        layout = Layout.at(f"{folder}/out")
+        layout = OutPaths.at(f"{folder}/out")
         images = [CatalogImage(path.name, path.as_uri(), "all", "") for path in paths]
         tasks = [ShardTask("all", n, images[n * SHARD : (n + 1) * SHARD]) for n in range(len(images) // SHARD)]
         bare = bare_loop(paths, weights) / len(paths)

@@ -31,7 +31,7 @@ from musc_ray.lake.schema import by_day_and_group, iceberg_schema, scores_schema
 from musc_ray.settings.lake import Lake
 from musc_ray.storage.filesystem import read_json, write_json
 from musc_ray.storage.parquet import write_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.schemas import SCORES
 from tests.helpers.seaweed import lake_server
 
@@ -39,7 +39,7 @@ GROUPS, ROWS_A_FILE = 4, 65_536
 NIGHT = datetime(2026, 11, 23, 2, tzinfo=UTC)
 
 
-def write_run(layout: Layout, run_id: str, rows: int, scored_at: datetime) -> None:
+def write_run(run_paths: RunPaths, rows: int, scored_at: datetime) -> None:
     """The scores of a run and its run.json; maps of one patch stand for those that are not published."""
     chance = np.random.default_rng(0)
     for group in range(GROUPS):
@@ -53,12 +53,12 @@ def write_run(layout: Layout, run_id: str, rows: int, scored_at: datetime) -> No
             size = at.stop - start
             ones = np.ones(size, np.int16)
             maps = pa.ListArray.from_arrays(np.arange(size + 1, dtype=np.int32), pa.array(scores[at]))
-            columns = [ids[at], uris[at], [f"line-{group}"] * size, [run_id] * size, [scored_at] * size, scores[at]]
-            columns += [scores[at], rank[at], percentile[at], ones, ones, maps]
-            path = f"{layout.scores(run_id, f'line-{group}')}/part-{part:05d}.parquet"
-            write_table(layout.fs, path, pa.table(columns, schema=SCORES))
+            columns = [ids[at], uris[at], [f"line-{group}"] * size, [run_paths.run_id] * size, [scored_at] * size]
+            columns += [scores[at], scores[at], rank[at], percentile[at], ones, ones, maps]
+            path = run_paths.part(run_paths.scores, f"line-{group}", part)
+            write_table(run_paths.fs, path, pa.table(columns, schema=SCORES))
     record = {
-        "run_id": run_id,
+        "run_id": run_paths.run_id,
         "features_id": "0123456789abcdef",
         "scored_at": scored_at.isoformat(),
         "settings": {"source": "s3://plant-archive"},
@@ -66,18 +66,18 @@ def write_run(layout: Layout, run_id: str, rows: int, scored_at: datetime) -> No
         "counts": {"images": rows, "scored": rows, "failed": 0},
         "versions": {"musc-ray": "0.1.0"},
     }
-    write_json(layout.fs, layout.run_json(run_id), record)
+    write_json(run_paths.fs, run_paths.run_json, record)
 
 
 def publish(out: str, run_id: str, catalog: str, warehouse: str) -> None:
     """What a process of its own does: publish a run, and say how long it took and what memory it needed."""
-    layout = Layout.at(out)
+    layout = OutPaths.at(out)
     before = peak_bytes()
     started = time.perf_counter()
     published = publish_runs(
         layout,
         Lake(table="plant.scores", catalog=catalog, warehouse=warehouse, maps=False),
-        [read_json(layout.fs, layout.run_json(run_id))],
+        [read_json(layout.fs, layout.run(run_id).run_json)],
     )
     seconds = time.perf_counter() - started
     peak = peak_bytes()
@@ -92,13 +92,13 @@ def peak_bytes() -> int:
 
 def add_files(out: str, run_id: str) -> None:
     """The way not taken: the files of OUT as the table's own."""
-    layout = Layout.at(out)
+    layout = OutPaths.at(out)
     catalog = open_catalog(f"sqlite:///{out}/added/catalog.db")
     catalog.create_namespace("plant")
     schema = iceberg_schema(scores_schema(maps=True, thresholds=False))
     started = time.perf_counter()
     table = catalog.create_table("plant.scores", schema, partition_spec=by_day_and_group(schema))
-    table.add_files([f"file://{path}" for path in layout.all_score_files(run_id)])
+    table.add_files([f"file://{path}" for path in layout.table_files(layout.run(run_id).scores)])
     print(json.dumps({"seconds": time.perf_counter() - started, "rows": table.scan().count()}))
 
 
@@ -128,10 +128,10 @@ def main() -> None:
 
 def measure(out: str, rows: int, place: tuple[str, str]) -> None:
     """Publish, publish again, ask; into the lake at a catalog and a warehouse."""
-    layout = Layout.at(out)
+    layout = OutPaths.at(out)
     steps = (("run-1", rows, "into an empty lake"), ("run-2", rows, "the same images again"))
     for night, (run_id, count, what) in enumerate((*steps, ("run-3", rows // 100, "a night of a hundredth"))):
-        write_run(layout, run_id, count, NIGHT + timedelta(days=night))
+        write_run(layout.run(run_id), count, NIGHT + timedelta(days=night))
         found = in_its_own_process("publish", out, run_id, *place)
         assert found["published"] == [run_id]
         print(
@@ -143,7 +143,7 @@ def measure(out: str, rows: int, place: tuple[str, str]) -> None:
     print(f"published again: nothing to do, {found['seconds']:.2f} s")
     for line in in_its_own_process("ask", *place):
         print(line)
-    files = list(Path(out).glob("runs/run-1/scores/*/*.parquet"))
+    files = list(Path(out).glob("runs/run-1/scores/*.parquet"))
     added = in_its_own_process("add_files", out, "run-1")
     print(f"add_files of run-1's own {len(files)} files: {added['seconds']:.1f} s for {added['rows']:,} rows")
 

@@ -22,7 +22,7 @@ from musc_ray.report.build import write_report
 from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.loading import load_settings
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from tests.helpers.scored_run import RUN, write_run
 
 LOOKS = 50
@@ -52,7 +52,7 @@ def main() -> None:
     images = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        layout = Layout.at(f"{name}/out")
+        layout = OutPaths.at(f"{name}/out")
         run = write_run(layout, {"all": write_pictures(folder / "pictures", images)})
         settings = load_settings()
         with PeakMemory() as memory, ray_cluster(settings):
@@ -60,8 +60,8 @@ def main() -> None:
             started = time.perf_counter()
             write_report(layout, run, settings, Progress())
             seconds = time.perf_counter() - started
-        files = [path for path in Path(layout.report(RUN)).rglob("*") if path.is_file()]
-        sizes = {str(path.relative_to(layout.report(RUN))): path.stat().st_size for path in files}
+        files = [path for path in Path(layout.run(RUN).report).rglob("*") if path.is_file()]
+        sizes = {str(path.relative_to(layout.run(RUN).report)): path.stat().st_size for path in files}
     from machine import describe_machine  # only now: it imports torch, which is not needed before
 
     kinds: Counter[str] = Counter()

@@ -23,7 +23,7 @@ from musc_ray.backbones.weights import load_state_dict
 from musc_ray.errors import MuscRayError
 from musc_ray.settings.credentials import HIDDEN, RedactingFormatter, carries_secret, redacted
 from musc_ray.storage.arrays import read_array
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from tests.fuzz.conftest import examples
 from tests.fuzz.mutation import mutated
 from tests.unit.report.test_site import Page, content_of, site_of_names
@@ -125,7 +125,7 @@ def test_a_band_that_holds_code_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save(tmp_path / "band.npy", np.array([Hostile()], object), allow_pickle=True)
     with pytest.raises(MuscRayError, match="is not a readable array"):
-        read_array(Layout.at(str(tmp_path)), str(tmp_path / "band.npy"))
+        read_array(OutPaths.at(str(tmp_path)), str(tmp_path / "band.npy"))
     assert not (tmp_path / "pwned").exists()
 
 

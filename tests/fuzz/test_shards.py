@@ -19,7 +19,7 @@ from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.garbage import collect_garbage
 from musc_ray.storage.parquet import write_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import (
     BrokenShardError,
     FeaturesMeta,
@@ -177,7 +177,7 @@ def test_metadata_that_speak_of_something_else(change, path, figures):
 
 
 def test_broken_shards_count_as_not_there_and_as_garbage(tmp_path, caplog):
-    layout = Layout.at(str(tmp_path))
+    layout = OutPaths.at(str(tmp_path))
     for number, data in enumerate((SEED, SEED[:500], b"", SEED)):
         target = Path(layout.shard(META.features_id, "all", number))
         target.parent.mkdir(parents=True, exist_ok=True)

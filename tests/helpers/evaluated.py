@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import ndimage
 from sklearn import metrics
 
+from musc_ray.storage.paths import part_prefix
 from musc_ray.storage.schemas import CATALOG, SCORES
 
 CORNERS = np.ones((3, 3))
@@ -38,8 +39,8 @@ def write_run(
     groups = sorted({image.group for image in images})
     now = datetime.now(UTC)
     for group in groups:
-        folder = run / "scores" / f"group={group}"
-        folder.mkdir(parents=True)
+        folder = run / "scores"
+        folder.mkdir(parents=True, exist_ok=True)
         of_group = [image for image in images if image.group == group]
         for number, start in enumerate(range(0, len(of_group), a_file)):
             some = of_group[start : start + a_file]
@@ -56,7 +57,7 @@ def write_run(
                 *(np.full(len(some), side, np.int16) for side in grid),
                 [image.patch_map.ravel().astype(np.float32) for image in some],
             ]
-            pq.write_table(pa.table(columns, schema=SCORES), folder / f"part-{number:05d}.parquet")
+            pq.write_table(pa.table(columns, schema=SCORES), folder / f"{part_prefix(group)}{number:05d}.parquet")
     catalog = [{"image_id": "", "uri": image.uri, "group": image.group, "version": "", "shard": 0} for image in images]
     pq.write_table(pa.Table.from_pylist(catalog, CATALOG), run / "catalog.parquet")
     record = {

@@ -25,7 +25,7 @@ from musc_ray.scoring.ring import GroupImages
 from musc_ray.scoring.scorer import Scorer
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import CatalogImage
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import FeaturesMeta, ShardImage, write_shard
 
 DEFAULTS = {
@@ -69,7 +69,7 @@ def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupI
     settings = load_settings(
         None, {"source": "generated", "out": out, "shard_size": spec["shard_size"], **spec["settings"]}
     )
-    layout, layers = Layout.at(out), tuple(range(spec["layers"]))
+    layout, layers = OutPaths.at(out), tuple(range(spec["layers"]))
     size = (14 * spec["grid"][0], 14 * spec["grid"][1])
     meta = FeaturesMeta(tuple(spec["grid"]), layers, spec["channels"], 8, size, "generated", "0" * 64, "generated")
     groups = {}

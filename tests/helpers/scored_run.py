@@ -13,7 +13,7 @@ from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import image_id
 from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.parquet import write_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.schemas import ERRORS, NEIGHBOURS, SCORES
 
 RUN = "generated"
@@ -22,7 +22,7 @@ SCORED_AT = datetime(2026, 3, 4, 12, tzinfo=UTC)
 
 
 def write_run(
-    layout: Layout,
+    layout: OutPaths,
     groups: Mapping[str, Sequence[str]],
     grid: tuple[int, int] = (16, 16),
     shard: int = 64,
@@ -37,10 +37,10 @@ def write_run(
     for number, (name, uris) in enumerate(groups.items()):
         _write_group(layout, name, uris, grid, shard, np.random.default_rng(number))
     table = pa.Table.from_pylist([dict(error) for error in errors], schema=ERRORS)
-    write_table(layout.fs, f"{layout.errors(RUN)}/part-00000.parquet", table)
+    write_table(layout.fs, f"{layout.run(RUN).errors}/part-00000.parquet", table)
     scored = sum(map(len, groups.values()))
     started = {"groups": {name: {"images": len(uris)} for name, uris in groups.items()}}
-    write_json(layout.fs, layout.started_json(RUN), started)
+    write_json(layout.fs, layout.run(RUN).started_json, started)
     run = {
         "run_id": RUN,
         "scored_at": SCORED_AT.isoformat(),
@@ -54,12 +54,12 @@ def write_run(
         "versions": {"musc-ray": "0.1.0"},
         **changed,
     }
-    write_json(layout.fs, layout.run_json(RUN), run)
+    write_json(layout.fs, layout.run(RUN).run_json, run)
     return run
 
 
 def _write_group(
-    layout: Layout, name: str, uris: Sequence[str], grid: tuple[int, int], shard: int, chance: np.random.Generator
+    layout: OutPaths, name: str, uris: Sequence[str], grid: tuple[int, int], shard: int, chance: np.random.Generator
 ) -> None:
     ids = np.array([image_id(uri) for uri in uris])
     maps = chance.random((len(ids), grid[0] * grid[1]), dtype=np.float32)
@@ -77,9 +77,10 @@ def _write_group(
         arrays |= {field: values[rows] for field, values in columns.items()}
         arrays |= {"image_id": ids[rows].tolist(), "uri": list(uris[rows])}
         arrays |= {"score_raw": raw[rows], "patch_map": maps[rows].tolist()}
-        file = f"part-{part:05d}.parquet"
+        run_paths = layout.run(RUN)
         table = pa.table({field: arrays[field] for field in SCORES.names}, schema=SCORES)
-        write_table(layout.fs, f"{layout.scores(RUN, name)}/{file}", table)
-        columns_of_similar = [arrays["image_id"], ids[near[rows, 1:]].tolist(), [list(SIMILARITIES)] * size]
+        write_table(layout.fs, run_paths.part(run_paths.scores, name, part), table)
+        columns_of_similar = [arrays["image_id"], [name] * size, ids[near[rows, 1:]].tolist()]
+        columns_of_similar.append([list(SIMILARITIES)] * size)
         similar = pa.table(columns_of_similar, schema=NEIGHBOURS)
-        write_table(layout.fs, f"{layout.neighbours(RUN, name)}/{file}", similar)
+        write_table(layout.fs, run_paths.part(run_paths.neighbours, name, part), similar)

@@ -23,7 +23,7 @@ from musc_ray.sources.decoding import decode_original
 from musc_ray.sources.images import image_id
 from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.parquet import write_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths, part_prefix
 from musc_ray.storage.schemas import SCORES
 from tests.helpers.pictures import write_odd_pictures, write_pictures
 
@@ -33,7 +33,7 @@ SHARD = 4
 
 def write_run(out: str, source: str, groups: dict[str, list[str]], run_id: str = "run-1", scored_at: str = "") -> dict:
     """What a run leaves behind, with patch maps from a generator; returns the rows by uri."""
-    layout, generator = Layout.at(out), np.random.default_rng(0)
+    layout, generator = OutPaths.at(out), np.random.default_rng(0)
     written = {}
     for group, uris in groups.items():
         maps = (0.4 + 0.2 * generator.random((len(uris), *GRID))).astype(np.float32)
@@ -48,13 +48,13 @@ def write_run(out: str, source: str, groups: dict[str, list[str]], run_id: str =
             for n, uri in enumerate(uris)
         ]  # fmt: skip
         for part, start in enumerate(range(0, len(rows), SHARD)):
-            path = f"{layout.scores(run_id, group)}/part-{part:05d}.parquet"
+            path = layout.run(run_id).part(layout.run(run_id).scores, group, part)
             write_table(layout.fs, path, pa.Table.from_pylist(rows[start : start + SHARD], schema=SCORES))
         written |= {row["uri"]: row for row in rows}
-    write_json(layout.fs, layout.started_json(run_id), {"groups": {group: {} for group in groups}})
+    write_json(layout.fs, layout.run(run_id).started_json, {"groups": {group: {} for group in groups}})
     run = {"run_id": run_id, "scored_at": scored_at, "failed_groups": {}}
     run["settings"] = {"source": source, "max_pixels": 1_000_000}
-    write_json(layout.fs, layout.run_json(run_id), run)
+    write_json(layout.fs, layout.run(run_id).run_json, run)
     return written
 
 
@@ -207,7 +207,7 @@ def test_s3_like_local(images, tmp_path, s3, monkeypatch):
         values = np.load(io.BytesIO(fs.cat_file(path)))
         np.testing.assert_array_equal(values, expected_values({**row, "uri": str(names[uri])}))
     scores, folder = (
-        "s3://night-shift/out/runs/run-1/scores/group=all/part-00000.parquet",
+        f"s3://night-shift/out/runs/run-1/scores/{part_prefix('all')}00000.parquet",
         f"s3://{path.rpartition('/')[0]}",
     )
     task = HeatmapsTask(scores, folder, (0.0, 1.0), ImageLimits(1_000_000), SHARD)

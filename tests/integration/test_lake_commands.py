@@ -56,7 +56,7 @@ class Plant:
 
     def files(self) -> list[dict]:
         """The rows of the Parquet files of all runs."""
-        paths = [str(path) for path in self.out.glob("runs/*/scores/*/*.parquet")]
+        paths = [str(path) for path in self.out.glob("runs/*/scores/*.parquet")]
         return ds.dataset(paths, format="parquet").to_table().to_pylist()
 
 

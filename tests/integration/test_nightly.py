@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from musc_ray.storage.lease import lease
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from tests.helpers.pictures import solar_cells
 
 EQUAL = 1e-5
@@ -168,7 +168,7 @@ def test_nights_in_a_row(plant, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("musc_ray.pipeline.score_groups", broken)
         assert plant.invoke("rescore", plant.out, "--set", "workers=1").exit_code == 1
-    layout = Layout.at(str(plant.out))
+    layout = OutPaths.at(str(plant.out))
     assert not Path(layout.night_lease).exists()
 
     # two at once: the second is refused

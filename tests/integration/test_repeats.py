@@ -13,7 +13,7 @@ from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.defects.work import RepeatsWork
 from musc_ray.settings.loading import load_settings
 from musc_ray.storage.parquet import write_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.schemas import DEFECTS
 from tests.helpers import brute_force, scored_run
 from tests.helpers.generated import DEFAULTS, PLANTED_SIDE, generated_archive, group_features, score_generated
@@ -83,7 +83,7 @@ def test_scores_are_those_of_references_without_the_defects_patches(runs, tmp_pa
         score_generated(out, SPEC | {"settings": {**SPEC["settings"], "aggregation": aggregation}})
     _, (group,) = generated_archive(out, SPEC)
     _, _, features = group_features({**DEFAULTS, **SPEC}, 0, range(40))
-    work = RepeatsWork(Layout.at(out), "generated", group, (8, 8))
+    work = RepeatsWork(OutPaths.at(out), "generated", group, (8, 8))
     ids = sorted(image_id for shard in group.ring for image_id in shard.ids)
     excluded, again = np.zeros((40, 64), bool), []
     for shard in group.ring:
@@ -121,7 +121,7 @@ def expected_maps(features: list[np.ndarray], excluded: np.ndarray, aggregation:
 @pytest.mark.slow
 def test_what_is_scored_again_is_taken_up(runs):
     out, _ = runs["15"]
-    before, layout = rows_of(out), Layout.at(out)
+    before, layout = rows_of(out), OutPaths.at(out)
     folder = layout.rescored_bands("generated", "group-0", 1)
     kept, *lost = sorted(layout.written_shards(folder).values())
     for path in lost:
@@ -150,11 +150,13 @@ def test_the_report_names_the_images_and_shows_the_patches_that_they_share(tmp_p
         path = tmp_path / f"part <{number}>.png"
         Image.new("RGB", (400, 200), grey).save(path)
         uris.append(str(path))
-    layout = Layout.at(str(tmp_path / "out"))
+    layout = OutPaths.at(str(tmp_path / "out"))
     run = scored_run.write_run(layout, {"screws": uris, "nuts": uris[:3]}, (4, 8), repeated_defects={"screws": []})
-    table = ds.dataset(layout.scores(scored_run.RUN, "screws"), format="parquet").to_table(["image_id", "uri"])
+    run_paths = layout.run(scored_run.RUN)
+    files = run_paths.parts(run_paths.scores, "screws")
+    table = ds.dataset(files, format="parquet").to_table(["image_id", "uri", "group"])
     rows = [{**row, "defect_group": 1, "patches": [0, 9]} for row in table.slice(2, 10).to_pylist()]
-    path = f"{layout.defects(scored_run.RUN, 'screws')}/part-00000.parquet"
+    path = run_paths.part(run_paths.defects, "screws", 0)
     write_table(layout.fs, path, pa.Table.from_pylist(rows, schema=DEFECTS))
     write_report(layout, run, load_settings(None, {"workers": 1, "report_images": 0}), Progress(quiet=True))
     folder = tmp_path / "out" / "runs" / scored_run.RUN / "report"

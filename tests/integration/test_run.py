@@ -154,7 +154,7 @@ def test_shard_size_changes_nothing(runs):
 
 
 def test_the_scores_table_is_the_contract(runs):
-    path = next((only_run(runs[5]) / "scores" / "group=all").glob("*.parquet"))
+    path = next((only_run(runs[5]) / "scores").glob("*.parquet"))
     schema = {field.name: str(field.type).replace("item", "element") for field in pq.read_schema(path)}
     assert schema == {
         "image_id": "string", "uri": "string", "group": "string", "run_id": "string",
@@ -198,10 +198,8 @@ def test_neighbours_are_the_most_similar_images_by_class_token(runs, shard_size)
             for row in ds.dataset(features, format="parquet").to_table(columns=["image_id", "class_token"]).to_pylist()
         }
         unit = {image_id: token / np.linalg.norm(token) for image_id, token in tokens.items()}
-        folder = only_run(out) / "neighbours" / "group=all"
-        assert {path.name for path in folder.iterdir()} == {
-            path.name for path in (only_run(out) / "scores" / "group=all").iterdir()
-        }
+        folder = only_run(out) / "neighbours"
+        assert {path.name for path in folder.iterdir()} == {path.name for path in (only_run(out) / "scores").iterdir()}
         rows = ds.dataset(folder, format="parquet").to_table().to_pylist()
         assert {row["image_id"] for row in rows} == set(unit)
         for row in rows:

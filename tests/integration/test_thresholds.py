@@ -42,8 +42,8 @@ def run_json(out: Path) -> dict:
 
 def scores_of(out: Path) -> dict[str, pa.Table]:
     return {
-        group: ds.dataset(only_run(out) / "scores" / f"group={group}", format="parquet").to_table()
-        for group in ("line%200", "line%201")
+        group: ds.dataset(only_run(out) / "scores", format="parquet").to_table(filter=ds.field("group") == group)
+        for group in ("line 0", "line 1")
     }
 
 

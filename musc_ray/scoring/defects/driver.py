@@ -17,7 +17,7 @@ from musc_ray.core.repeated_defects import FAR_BINS, MIN_IMAGES, far_threshold
 from musc_ray.runtime.pool import Pool
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.storage.arrays import write_array
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import RunPaths
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ShardStep:
 
 
 def find_repeats(
-    pool: Pool, layout: Layout, run_id: str, group: GroupImages, layers: Sequence[int], seed: int
+    pool: Pool, run_paths: RunPaths, group: GroupImages, layers: Sequence[int], seed: int
 ) -> list[dict[str, int]]:
     """Find and cure the repeated defects of a group whose bands are there.
 
@@ -51,8 +51,8 @@ def find_repeats(
         patches += of_patches
     images = np.bincount(labels, minlength=largest + 1)
     numbers = _numbers(images)
-    write_array(layout, f"{layout.repeats(run_id, group.group)}/defects.npy", numbers[labels])
-    for _ in pool.map(_unfinished(layout, run_id, group, layers), _call):
+    write_array(run_paths.fs, f"{run_paths.repeats(group.group)}/defects.npy", numbers[labels])
+    for _ in pool.map(_unfinished(run_paths, group, layers), _call):
         pass
     found = [
         {"defect_group": int(numbers[label]), "images": int(images[label]), "patches": int(patches[label])}
@@ -78,10 +78,10 @@ def _numbers(images: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _unfinished(layout: Layout, run_id: str, group: GroupImages, layers: Sequence[int]) -> Iterator[ShardStep]:
+def _unfinished(run_paths: RunPaths, group: GroupImages, layers: Sequence[int]) -> Iterator[ShardStep]:
     """Every band that is to be scored again and has not been."""
     for layer in layers:
-        done = layout.written_shards(layout.rescored_bands(run_id, group.group, layer))
+        done = run_paths.out.written_shards(run_paths.rescored_bands(group.group, layer))
         for shard in group.ring:
             if shard.number not in done:
                 yield ShardStep("rescore", group, shard.number, (layer,))

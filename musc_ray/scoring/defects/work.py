@@ -22,7 +22,7 @@ from musc_ray.core.repeated_defects import (
 from musc_ray.core.tiles import multiply_tile
 from musc_ray.scoring.ring import GroupImages, RingShard
 from musc_ray.storage.arrays import read_array, write_array
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import RunPaths
 
 Flags = npt.NDArray[np.bool_]
 
@@ -30,32 +30,33 @@ Flags = npt.NDArray[np.bool_]
 class RepeatsWork:
     """The steps on one group's shards."""
 
-    def __init__(self, layout: Layout, run_id: str, images: GroupImages, grid: tuple[int, int]) -> None:
-        self.layout, self.run_id, self.images, self.grid = layout, run_id, images, grid
-        self.folder = layout.repeats(run_id, images.group)
+    def __init__(self, run_paths: RunPaths, images: GroupImages, grid: tuple[int, int]) -> None:
+        self.run_paths, self.images, self.grid = run_paths, images, grid
+        self.folder = run_paths.repeats(images.group)
 
     def far_histograms(self, number: int, layers: Sequence[int]) -> npt.NDArray[np.int64]:
         """How d_far is distributed in a shard, (layers, FAR_BINS)."""
-        return np.stack([far_histogram(self._array(self.layout.far, layer, number)) for layer in layers])
+        return np.stack([far_histogram(self._array(self.run_paths.far, layer, number)) for layer in layers])
 
     def link(self, number: int, layers: Sequence[int], thresholds: Sequence[float]) -> None:
         """Find and store the links of a shard's patches."""
         of_layers = [
             (
-                NearestImages(self._array(self.layout.nearest, layer, number)),
-                self._array(self.layout.far, layer, number),
-                self._array(self.layout.band, layer, number),
+                NearestImages(self._array(self.run_paths.nearest, layer, number)),
+                self._array(self.run_paths.far, layer, number),
+                self._array(self.run_paths.band, layer, number),
             )
             for layer in layers
         ]
         found = links(of_layers, thresholds, self.images.shards[number].first)
-        write_array(self.layout, self._path("links", number), np.stack([found.images, found.patches, found.others]))
+        stored = np.stack([found.images, found.patches, found.others])
+        write_array(self.run_paths.fs, self._path("links", number), stored)
 
     def group(self, seed: int) -> int:
         """Find and store the communities of all images; returns how many there are."""
         edges = [self._links(shard.number).edges() for shard in self.images.ring]
         labels = communities(edges, self.images.images, seed)
-        write_array(self.layout, f"{self.folder}/labels.npy", labels)
+        write_array(self.run_paths.fs, f"{self.folder}/labels.npy", labels)
         return int(labels.max())
 
     def mark(self, number: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
@@ -64,9 +65,9 @@ class RepeatsWork:
         Returns:
             The community of each image (A,), 0 where it has no such patches, and how many patches each community has.
         """
-        shard, labels = self.images.shards[number], read_array(self.layout, f"{self.folder}/labels.npy")
+        shard, labels = self.images.shards[number], read_array(self.run_paths.fs, f"{self.folder}/labels.npy")
         marks = defect_patches(self._links(number), labels, shard.positions, self.grid, KEPT_IMAGES)
-        write_array(self.layout, self._path("marks", number), marks)
+        write_array(self.run_paths.fs, self._path("marks", number), marks)
         own, counts = labels[shard.slice], marks.sum(axis=1)
         patches = np.bincount(own, weights=counts, minlength=int(labels.max()) + 1).astype(np.int64)
         return np.where(counts > 0, own, 0).astype(np.int32), patches
@@ -74,7 +75,7 @@ class RepeatsWork:
     def defects(self, number: int) -> tuple[npt.NDArray[np.int32], Flags]:
         """The defect of each of a shard's images (A,), 0 for none, and the patches that hold it (A, L)."""
         found = self._defects()[self.images.shards[number].slice]
-        marks = read_array(self.layout, self._path("marks", number))
+        marks = read_array(self.run_paths.fs, self._path("marks", number))
         return found, marks & (found > 0)[:, None]
 
     def excluded(self, number: int) -> Flags:
@@ -129,20 +130,20 @@ class RepeatsWork:
             if window.references > MAX_EXACT_REFERENCES and columns >= SUMMARY_CHUNK:
                 parts, columns = [summarise(parts)], 0
         scores, _ = patch_scores(parts, window.references, interval, device)
-        band = read_array(self.layout, self.layout.band(self.run_id, self.images.group, layer, number))
+        band = read_array(self.run_paths.fs, self.run_paths.band(self.images.group, layer, number))
         band[rows] = scores.numpy()
-        write_array(self.layout, self.layout.rescored_band(self.run_id, self.images.group, layer, number), band)
+        write_array(self.run_paths.fs, self.run_paths.rescored_band(self.images.group, layer, number), band)
         return len(rows)
 
     def _defects(self) -> npt.NDArray[np.int32]:
         """The number of each image's defect, (N,) along the ring; 0 for none."""
-        return read_array(self.layout, f"{self.folder}/defects.npy")
+        return read_array(self.run_paths.fs, f"{self.folder}/defects.npy")
 
     def _links(self, number: int) -> Links:
-        return Links(*read_array(self.layout, self._path("links", number)))
+        return Links(*read_array(self.run_paths.fs, self._path("links", number)))
 
     def _path(self, kind: str, number: int) -> str:
         return f"{self.folder}/{kind}/shard-{number:05d}.npy"
 
-    def _array(self, path: Callable[[str, str, int, int], str], layer: int, number: int) -> Tensor:
-        return torch.from_numpy(read_array(self.layout, path(self.run_id, self.images.group, layer, number)))
+    def _array(self, path: Callable[[str, int, int], str], layer: int, number: int) -> Tensor:
+        return torch.from_numpy(read_array(self.run_paths.fs, path(self.images.group, layer, number)))

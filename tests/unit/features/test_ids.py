@@ -10,7 +10,7 @@ from musc_ray.features.context import _features_id, context_of, image_size_pair
 from musc_ray.features.extraction import features_meta
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import CatalogImage, image_id
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 
 STORED = json.loads((Path(__file__).parents[2] / "helpers" / "golden_ids.json").read_text())
 
@@ -27,5 +27,5 @@ def test_ids_are_those_stored(name, tmp_path):
     info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers)
     meta = features_meta(info, "0" * 64, _features_id(settings, info, "0" * 64))
     images = [CatalogImage(image_id(f"made://{n}"), f"made://{n}", "all", f"v{n}") for n in range(5)]
-    context = context_of(settings, Layout.at(str(tmp_path)), meta, {"all": images})
+    context = context_of(settings, OutPaths.at(str(tmp_path)), meta, {"all": images})
     assert (meta.features_id, context.run_id) == (STORED[name]["features_id"], STORED[name]["run_id"])

@@ -21,7 +21,7 @@ from musc_ray.cli.verbs import app
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.filesystem import atomic_file
 from musc_ray.storage.parquet import write_table
-from musc_ray.storage.paths import Layout
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.retry import StorageError, is_storage_fault, with_retries
 from musc_ray.storage.runs import time_after_all
 from musc_ray.storage.s3 import may_pass, wait_for_s3
@@ -140,7 +140,7 @@ def test_a_full_disk_is_named(tmp_path):
 
 
 def test_a_clock_set_back_does_not_change_the_order_of_runs(tmp_path, caplog):
-    layout = Layout.at(str(tmp_path))
+    layout = OutPaths.at(str(tmp_path))
     now = datetime.now(UTC)
     assert time_after_all(layout, now) == now
     write_run(layout, {"cells": ["file:///a.png", "file:///b.png"]})
@@ -152,11 +152,11 @@ def test_a_clock_set_back_does_not_change_the_order_of_runs(tmp_path, caplog):
 
 
 def test_gc_removes_what_killed_commands_were_writing(tmp_path):
-    layout = Layout.at(str(tmp_path))
+    layout = OutPaths.at(str(tmp_path))
     run = write_run(layout, {"cells": ["file:///a.png", "file:///b.png"]}, features_id="f" * 16)
     catalog = {"image_id": pa.array([], pa.string()), "version": pa.array([], pa.string())}
-    write_table(layout.fs, layout.catalog(run["run_id"]), pa.table(catalog))
-    folder = Path(layout.scores(RUN, "cells"))
+    write_table(layout.fs, layout.run(run["run_id"]).catalog, pa.table(catalog))
+    folder = Path(layout.run(RUN).scores)
     left = [folder / ".part-00000.parquet.0123abcd.partial", tmp_path / ".musc-ray-write-check-0123abcd"]
     young = folder / ".part-00001.parquet.4567abcd.partial"
     for path in (*left, young):
@@ -168,4 +168,4 @@ def test_gc_removes_what_killed_commands_were_writing(tmp_path):
     result = CliRunner().invoke(app, ["gc", str(tmp_path), "--delete"])
     assert result.exit_code == 0, result.output
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == kept
-    assert json.loads(Path(layout.run_json(RUN)).read_text()) == run
+    assert json.loads(Path(layout.run(RUN).run_json).read_text()) == run

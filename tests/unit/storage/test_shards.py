@@ -1,6 +1,7 @@
 """Feature shards come back as they were written, and half-written files are never visible."""
 
 import json
+import re
 
 import fsspec
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.filesystem import atomic_file, check_writable, read_json, write_json
-from musc_ray.storage.paths import Layout, escape_group
+from musc_ray.storage.paths import OutPaths, escape_group
 from musc_ray.storage.shards import (
     FeaturesMeta,
     ShardImage,
@@ -122,8 +123,10 @@ def test_group_names_stay_one_path_segment(group, tmp_path):
     assert "/" not in segment
     assert "\n" not in segment
     assert len(segment) < 220
-    folder = Layout.at(str(tmp_path)).scores("run", group)
-    assert folder.startswith(f"{tmp_path}/runs/run/scores/group=")
+    run_paths = OutPaths.at(str(tmp_path)).run("run")
+    path = run_paths.part(run_paths.scores, group, 3)
+    name = path.removeprefix(f"{tmp_path}/runs/run/scores/")
+    assert re.fullmatch(r"part-[A-Za-z0-9._-]*[0-9a-f]{8}-00003\.parquet", name)
 
 
 def test_different_long_groups_do_not_meet():
