@@ -98,8 +98,7 @@ def start(folder: Path, workers: int, cpus: int) -> None:
     except BaseException:
         stop(folder, keep_logs=True)
         raise
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in client.items())
-    (folder / "env.sh").write_text(exports)
+    _write_exports(folder / "env.sh", client)
     print(f"Ray: a head and {workers} workers of {cpus} CPUs at RAY_ADDRESS={client['RAY_ADDRESS']}")
     print(f"Dashboard and job server: {client['RAY_API_SERVER_ADDRESS']} (token in {token})")
     print(f"Metrics: {' '.join(f'http://{HOST}:{port}/metrics' for port in metrics)}")
@@ -113,6 +112,11 @@ def _write_token(path: Path) -> Path:
     path.touch(mode=0o600)
     path.write_text(secrets.token_hex(32))
     return path
+
+
+def _write_exports(path: Path, variables: dict[str, str]) -> None:
+    """Write a file for the shell that exports the variables."""
+    path.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
 
 
 def put(folder: Path, path: Path, key: str) -> None:
