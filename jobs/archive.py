@@ -1,4 +1,4 @@
-"""Score an archive on the Ray cluster that this runs in; the options are those of `musc-ray run`.
+"""Score an archive on the Ray cluster that runs this job. Options: those of `musc-ray run`.
 
 ray job submit --working-dir . -- python jobs/archive.py --config jobs/archive.yaml
 """

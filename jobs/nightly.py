@@ -1,4 +1,4 @@
-"""Score what came in since the last run, on the Ray cluster that this runs in; the options of `musc-ray rescore`.
+"""Score what came in since the last run, on the Ray cluster that runs this job. Options: those of `musc-ray rescore`.
 
 ray job submit --working-dir . -- python jobs/nightly.py --config jobs/nightly.yaml
 """

@@ -54,7 +54,7 @@ def invoke() -> "Callable[..., Result]":
     """The musc-ray command in this process: arguments in, click's result out."""
     from typer.testing import CliRunner
 
-    from musc_ray.cli.verbs import app
+    from musc_ray.cli.app import app
 
     runner = CliRunner()
     return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])

@@ -1,93 +1,251 @@
-"""Options that several verbs of the command line share, their settings, and errors as one sentence."""
+"""Options of the command line, generated from the settings: name, type, default, meaning, and the panel of `--help`."""
 
-import os
-from collections.abc import Callable
-from enum import StrEnum
-from functools import wraps
-from typing import Annotated, Any
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-import click
 import typer
 
-from musc_ray.errors import MuscRayError, SettingsError
-from musc_ray.settings.credentials import redacted
+from musc_ray.errors import SettingsError
+from musc_ray.settings.affects import Effect, affects_of
 from musc_ray.settings.loading import load_settings
 from musc_ray.settings.model import Settings
-from musc_ray.storage.retry import as_storage_error, is_storage_fault
 
-Source = Annotated[
-    str | None, typer.Argument(help="Folder, URI prefix, glob, or a Parquet/CSV table with a `uri` column.")
+PANELS: Mapping[Effect, str] = {
+    "night": "Nightly runs: what is scored, and when to warn",
+    "source": "Images: which belong to a run, and how they are grouped",
+    "features": "Features: what is computed from each image",
+    "scores": "Scores: how images score each other",
+    "evaluate": "Evaluation: what scores and maps are compared with",
+    "benchmark": "Benchmark: the paper's protocol",
+    "report": "Report: what is marked and shown",
+    "publish": "Iceberg tables",
+    "output": "Output",
+    "run": "This run",
+    "extraction": "Extraction: speed and memory, never values",
+    "scoring": "Scoring: speed and memory, never values",
+    "runtime": "Machines: workers and their shares, never values",
+}
+"""Panels of `--help` in their order, by what a setting affects; a setting stands in that of its first effect."""
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.", metavar=" ", show_default=False)]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document and nothing else.", metavar=" ", show_default=False)
 ]
-Out = Annotated[str | None, typer.Argument(help="Folder or URI where features, scores and reports go.")]
-Config = Annotated[str | None, typer.Option("--config", help="YAML file with settings.")]
-Backbone = Annotated[str | None, typer.Option(help="`open_clip:MODEL/TAG`, `timm:MODEL` or an alias.")]
-Weights = Annotated[str | None, typer.Option(help="safetensors or pth file, path or URI; without it the model hub.")]
-ImageSize = Annotated[str | None, typer.Option(help="Model input in pixels: 518, or H,W.")]
-Layers = Annotated[str | None, typer.Option(help="0-based layers, such as 5,11,17,23.")]
-Degrees = Annotated[str | None, typer.Option(help="Neighbourhood sizes, such as 1,3,5.")]
-Aggregation = Annotated[str | None, typer.Option(help="`lnamd` (plain means) or `snamd` (weighted, one vector).")]
-References = Annotated[str | None, typer.Option(help="`all`, or how many images each is scored against.")]
-GroupBy = Annotated[str | None, typer.Option(help="Path template `{group}/**` or a regular expression.")]
-ShardSize = Annotated[str | None, typer.Option(help="Images a shard.")]
-Precision = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
-Workers = Annotated[str | None, typer.Option(help="Actors of a stage: one a GPU, or one a CPU core.")]
-Address = Annotated[str | None, typer.Option(help="Ray cluster; without it one is started for the command.")]
-RunId = Annotated[str | None, typer.Option(help="Name of the run; otherwise made from settings and images.")]
-Threshold = Annotated[str | None, typer.Option(help="Images with at least this score are anomalous.")]
-Contamination = Annotated[str | None, typer.Option(help="Share of each group that is anomalous, such as 0.05.")]
-RepeatedDefects = Annotated[
-    bool | None, typer.Option("--repeated-defects", help="Find defects that many images share.", show_default=False)
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Compute again what is already done.")]
-SetOptions = Annotated[list[str] | None, typer.Option("--set", help="Any setting as key=value; may be repeated.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
-STOPPED = "Error: Stopped: what is written stays, and the same command goes on from there."
+NOT = "no_"
+"""Prefix of the parameter that says no to a flag."""
+
+EARLIER_RUNS = "The OUT of earlier runs."
 
 
-class HeatmapFormat(StrEnum):
-    """What `heatmaps` writes."""
+@dataclass(frozen=True)
+class Uses:
+    """The settings that a verb can use: those that affect one of `kinds`, or are named.
 
-    PNG = "png"
-    NPY = "npy"
-    TIFF = "tiff"
-
-
-def readable_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors a user can act on into one sentence and the right exit code."""
-
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except MuscRayError as error:
-            cause = getattr(error, "cause", error)  # raised in an actor, Ray wraps it and adds a traceback
-            typer.echo(f"Error: {redacted(str(cause))}", err=True)
-            raise typer.Exit(2 if isinstance(cause, SettingsError) else 1) from error
-        except KeyboardInterrupt as error:
-            typer.echo(STOPPED, err=True)
-            raise typer.Exit(1) from error
-        except (typer.Exit, click.ClickException):
-            raise
-        except Exception as error:
-            if is_storage_fault(error):
-                typer.echo(f"Error: {redacted(str(as_storage_error(error)))}", err=True)
-                raise typer.Exit(1) from error
-            if os.environ.get("MUSC_RAY_DEBUG"):
-                raise
-            reason = " ".join(redacted(str(error)).split()).rstrip(".")
-            typer.echo(f"Error: {type(error).__name__}: {reason}. MUSC_RAY_DEBUG=1 shows where.", err=True)
-            raise typer.Exit(1) from error
-
-    return wrapped
-
-
-def settings_of(options: dict[str, Any]) -> Settings:
-    """The settings that a verb was given: --set over its options that are settings, over --config.
-
-    Args:
-        options: the verb's parameters by name; None and False mean not given.
+    Attributes:
+        kinds: keys of PANELS.
+        also: further settings by name.
+        but: settings that the verb cannot use although they affect one of `kinds`.
+        arguments: settings that are given by position, with their help; None takes the setting's description.
+        only: whether a `--set` of another setting is refused, rather than taken as part of a job's settings.
     """
-    given = {name: value for name, value in options.items() if name in Settings.model_fields and value is not False}
-    return load_settings(options.get("config"), given, options.get("set_options") or ())
+
+    kinds: Sequence[Effect]
+    also: Sequence[str] = ()
+    but: Sequence[str] = ()
+    arguments: Mapping[str, str | None] | None = None
+    only: bool = False
+
+    @property
+    def positional(self) -> Mapping[str, str | None]:
+        """The settings that are given by position."""
+        return {"source": None, "out": None} if self.arguments is None else self.arguments
+
+    @property
+    def options(self) -> list[str]:
+        """The settings that are options, by panel."""
+        used = [
+            name
+            for name in Settings.model_fields
+            if name not in (*self.positional, *self.but) and (name in self.also or {*effects(name)} & {*self.kinds})
+        ]
+        return sorted(used, key=lambda name: list(PANELS).index(panel_of(name)))
+
+
+def with_settings(uses: Uses) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb the options of the settings that it uses.
+
+    The verb is a function of the settings, its first parameter, and of parameters of its own, which Typer reads.
+    """
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        names = [*uses.positional, *uses.options]
+
+        def command(**values: Any) -> None:
+            given = {name: value for name in names if (value := _value(name, values)) is not None}
+            set_options = values.pop("set_options") or []
+            if uses.only:
+                _refuse_others(verb.__name__, set_options, names)
+            mappings = [f"{name}={given.pop(name)}" for name in [*given] if metavar(name) == "MAPPING"]
+            verb(load_settings(values.pop("config"), given, [*mappings, *set_options]), **values)
+
+        own = list(inspect.signature(verb, eval_str=True).parameters.values())[1:]
+        parameters = [
+            *(_argument(name, text) for name, text in uses.positional.items()),
+            *own,
+            *COMMON,
+            *(parameter for name in uses.options for parameter in _options(name)),
+        ]
+        command.__name__, command.__doc__, command.__module__ = verb.__name__, verb.__doc__, verb.__module__
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        )
+        command.__annotations__ = {}
+        command.uses = uses  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def effects(name: str) -> tuple[Effect, ...]:
+    """What a setting affects."""
+    return affects_of(Settings.model_fields[name]).effects
+
+
+def panel_of(name: str) -> Effect:
+    """The key of the panel that a setting stands in."""
+    return effects(name)[0]
+
+
+def option_name(name: str) -> str:
+    """The option of a setting: --shard-size."""
+    return f"--{name.replace('_', '-')}"
+
+
+def default_text(name: str) -> str | None:
+    """The default of a setting as a user would write it; None where its description says what happens without it."""
+    value = Settings.model_fields[name].default
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(f"{part:g}" for part in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def metavar(name: str) -> str:
+    """What stands for the value of a setting in `--help`: TEXT, CHOICE, N, X, LIST or MAPPING."""
+    if choices(name):
+        return "CHOICE"
+    kind = str(Settings.model_fields[name].annotation)
+    signs = {"tuple": "LIST", "Literal": "N|all", "int": "N", "float": "X", "Lake": "MAPPING"}
+    return next((sign for part, sign in signs.items() if part in kind), "TEXT")
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """The values that a setting can have, where they are few."""
+    kind = Settings.model_fields[name].annotation
+    return tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
+
+
+def is_flag(name: str) -> bool:
+    """Whether a setting is true or false."""
+    return Settings.model_fields[name].annotation is bool
+
+
+def help_text(name: str) -> str:
+    """The description of a setting with its possible values and its default, as Markdown."""
+    text, default = Settings.model_fields[name].description or "", default_text(name)
+    if len(choices(name)) > 1:
+        text += f" One of {', '.join(choices(name))}."
+    if is_flag(name):
+        text = f"Turn off: {text}" if default == "true" else text
+    elif default is not None:
+        text += f" [default: {default}]"
+    return re.sub(r"([<*_])", r"\\\1", text)
+
+
+def _value(name: str, values: dict[str, Any]) -> object:
+    """Take the value that a setting's options were given out of `values`; None means not given."""
+    value = values.pop(name)
+    if not is_flag(name):
+        return value
+    denied = values.pop(f"{NOT}{name}")
+    if value and denied:
+        raise SettingsError(f"Options {option_name(name)} and --no-{option_name(name)[2:]} exclude each other.")
+    return True if value else False if denied else None
+
+
+def _argument(name: str, text: str | None) -> inspect.Parameter:
+    info = typer.Argument(help=text or help_text(name), metavar=name.upper(), show_default=False)
+    return _parameter(name, Annotated[str | None, info], None)
+
+
+def _options(name: str) -> list[inspect.Parameter]:
+    """Return the option of a setting; of a flag two, of which `--help` shows the one that differs from the default."""
+    panel, option = PANELS[panel_of(name)], option_name(name)
+    if not is_flag(name):
+        info = typer.Option(
+            option, help=help_text(name), rich_help_panel=panel, show_default=False, metavar=metavar(name)
+        )
+        return [_parameter(name, Annotated[str | None, info], None)]
+    default = Settings.model_fields[name].default
+    both = {f"{NOT}{name}": (f"--no-{option.removeprefix('--')}", default), name: (option, not default)}
+    return [
+        _parameter(
+            key,
+            Annotated[
+                bool,
+                typer.Option(
+                    flag, help=help_text(name), rich_help_panel=panel, show_default=False, metavar=" ", hidden=not shown
+                ),
+            ],
+            False,
+        )
+        for key, (flag, shown) in both.items()
+    ]
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+COMMON = (
+    _parameter(
+        "config",
+        Annotated[
+            str | None, typer.Option("--config", help="YAML file with settings.", metavar="PATH", show_default=False)
+        ],
+        None,
+    ),
+    _parameter(
+        "set_options",
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                "--set",
+                help="Any setting as key=value; may be repeated. `musc-ray settings` lists them.",
+                metavar="KEY=VALUE",
+                show_default=False,
+            ),
+        ],
+        None,
+    ),
+)
+"""Options of every verb that takes settings."""
+
+
+def _refuse_others(verb: str, set_options: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse settings that would change nothing.
+
+    Raises:
+        SettingsError: names the setting and those that the verb uses.
+    """
+    for option in set_options:
+        name = option.partition("=")[0].strip()
+        if name in Settings.model_fields and name not in names:
+            raise SettingsError(f"Setting '{name}' has no effect on `musc-ray {verb}`; these have: {', '.join(names)}.")

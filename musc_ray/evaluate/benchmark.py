@@ -1,6 +1,6 @@
-"""The paper's protocol on a whole dataset: the test images of each category score each other, then metrics.
+"""Run the paper's protocol on a dataset: the test images of each category score each other, then metrics.
 
-Scoring gets a list of URIs and groups; labels go to the evaluation alone.
+Scoring gets a list of URIs and groups; labels reach only the evaluation.
 """
 
 import csv
@@ -22,12 +22,12 @@ from musc_ray.storage.filesystem import absolute, open_filesystem, write_text
 from musc_ray.storage.paths import OutPaths
 
 VISA_SPLIT = "split_csv/1cls.csv"
-"""Which of VisA's images are for testing: a table with object, split, label, image and mask."""
+"""VisA's table of test images, with the columns object, split, label, image and mask."""
 
 
 @dataclass(frozen=True)
 class TestImage:
-    """An image that the protocol scores: its URI, category, and kind (defect, or good)."""
+    """Image that the protocol scores: its URI, category, and kind (a defect, or good)."""
 
     uri: str
     category: str
@@ -38,16 +38,19 @@ def evaluate_dataset(settings: Settings, progress: Progress) -> tuple[RunResult,
     """Score and evaluate a dataset, each category a group.
 
     Args:
-        settings: source is the folder of the dataset (or of one category), labels its layout or `auto`; of each
-            category's images `subsets` parts are scored apart and evaluated together.
+        settings: source is the folder of the dataset or of one category, labels its layout or `auto`; with
+            `subsets` > 1, parts of each category are scored apart and evaluated together.
         progress: shows the stages.
+
+    Returns:
+        The run, and its evaluation.
 
     Raises:
         SettingsError: no source or out, or folders that fit no layout.
-        MuscRayError: no test images; what a run and its evaluation raise.
+        MuscRayError: no test images; also what a run and its evaluation raise.
     """
     if settings.source is None or settings.out is None:
-        raise SettingsError("The protocol needs a source, the folder of a dataset, and an out.")
+        raise SettingsError("The protocol needs a dataset and an out: `musc-ray benchmark SOURCE OUT`.")
     uris = sorted(listed.uri for listed in list_source(open_source(settings.source)))
     name = recognize(uris) if settings.labels == "auto" else settings.labels
     if name not in LAYOUTS:
@@ -68,7 +71,7 @@ def evaluate_dataset(settings: Settings, progress: Progress) -> tuple[RunResult,
 
 
 def divide(kinds: Sequence[str], parts: int, seed: int) -> list[int]:
-    """The part, from 0, of each image: images of each kind are shuffled and dealt out in turn, as MuSc's code does."""
+    """Assign each image to a part, from 0: images of each kind are shuffled and dealt in turn, as in MuSc's code."""
     chance = random.Random(seed)  # noqa: S311, no secret
     places: dict[str, list[int]] = defaultdict(list)
     for place, kind in enumerate(kinds):
@@ -82,7 +85,11 @@ def divide(kinds: Sequence[str], parts: int, seed: int) -> list[int]:
 
 
 def _test_images(name: str, source: str, uris: Sequence[str]) -> list[TestImage]:
-    """The test images in the order of MuSc's loaders: by kind and name, for VisA as its table lists them."""
+    """Return the test images in the order of MuSc's loaders: by kind and name, for VisA as its table lists them.
+
+    Raises:
+        MuscRayError: no test images.
+    """
     layout = LAYOUTS[name]
     found = {uri: label for uri in uris if (label := layout.describe(uri)) is not None}
     images = [
@@ -99,17 +106,24 @@ def _test_images(name: str, source: str, uris: Sequence[str]) -> list[TestImage]
 
 
 def _visa_test_uris(source: str) -> list[str]:
+    """Read the URIs of VisA's test images from its table.
+
+    Raises:
+        MuscRayError: no such table.
+    """
     fs, path = open_filesystem(source)
     try:
         text = fs.cat_file(f"{path}/{VISA_SPLIT}").decode("utf-8")
     except FileNotFoundError as error:
-        raise MuscRayError(f"{source} has no {VISA_SPLIT}, which says what VisA's test images are.") from error
+        raise MuscRayError(
+            f"{source} lacks {VISA_SPLIT}, which lists VisA's test images: use the dataset's top folder."
+        ) from error
     rows = csv.DictReader(io.StringIO(text))
     return [str(fs.unstrip_protocol(f"{path}/{row['image']}")) for row in rows if row["split"] == "test"]
 
 
 def _groups(images: Sequence[TestImage], subsets: int, seed: int) -> dict[str, str]:
-    """The group that each image is scored in, by URI: its category, or its part of it."""
+    """Return the group of each image by URI: its category, or a part of it."""
     if subsets == 1:
         return {image.uri: image.category for image in images}
     groups: dict[str, str] = {}
@@ -121,7 +135,7 @@ def _groups(images: Sequence[TestImage], subsets: int, seed: int) -> dict[str, s
 
 
 def _write_source(out: str, images: Sequence[TestImage], groups: dict[str, str]) -> str:
-    """The list of images that the run reads: no label stands in it."""
+    """Write the table of images that the run reads, without labels; return its URI."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["uri", "group"])

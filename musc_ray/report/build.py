@@ -23,17 +23,14 @@ from musc_ray.report.writer import DefectTask, DetailsTask, RowsTask, SiteWriter
 from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress, Stage
-from musc_ray.scoring.thresholds import group_threshold
+from musc_ray.scoring.thresholds import ThresholdRule, apply_rule, group_threshold
 from musc_ray.settings.loading import load_settings
-from musc_ray.settings.model import Settings
+from musc_ray.settings.model import Settings, settings_affecting
 from musc_ray.storage.filesystem import read_json, remove_tree, write_text
-from musc_ray.storage.paths import OutPaths
+from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.runs import complete_run
 from musc_ray.storage.schemas import DEFECTS, ERRORS
 from musc_ray.storage.scores import map_scale, read_tables
-
-REPORT_SETTINGS = ("report_images", "report_thumbnails", "max_pixels", "max_image_mb", "workers", "threads", "address")
-"""Settings that may differ when the report of a run is written again: the others made its scores."""
 
 DEFECT_MEMBERS = 100
 """Images of a repeated defect that its part of the page names."""
@@ -41,31 +38,47 @@ DEFECT_MEMBERS = 100
 COLUMNS = ("image_id", "uri", "score", "score_raw", "rank", "percentile")
 
 
-def report_again(
-    out: str, run_id: str | None, address: str | None, set_options: Sequence[str], progress: Progress
-) -> str:
+def report_again(given: Settings, progress: Progress) -> str:
     """Write the report of a complete run again; returns where it lies.
 
+    A threshold or contamination that is given is applied to the scores first, as `run` does.
+
     Args:
-        out: the OUT of earlier runs.
-        run_id: which one; None is the one that was scored last.
-        address: a Ray cluster, see Settings.
-        set_options: some of REPORT_SETTINGS as key=value.
+        given: with out; run_id (None takes the run that was scored last), and of what changes a report those that are
+            set: the others are the run's.
         progress: shows the stage.
 
     Raises:
+        SettingsError: no out, or a contamination for a nightly run.
         MuscRayError: there is no such run.
-        SettingsError: a setting that the report does not have.
     """
-    for option in set_options:
-        if (name := option.partition("=")[0].strip()) not in REPORT_SETTINGS:
-            raise SettingsError(f"Setting '{name}' does not change a report; these do: {', '.join(REPORT_SETTINGS)}.")
-    layout = OutPaths.at(out)
-    run = complete_run(layout, run_id)
+    if given.out is None:
+        raise SettingsError("A report needs the out of a run: `musc-ray report OUT`.")
+    layout = OutPaths.at(given.out)
+    run = complete_run(layout, given.run_id)
+    if given.model_fields_set & {"threshold", "contamination"}:
+        run = _with_rule(layout.run(run["run_id"]), run, ThresholdRule.of(given))
     known = {name: value for name, value in run["settings"].items() if name in Settings.model_fields}
-    settings = load_settings(None, known | {"out": None, "address": address}, set_options)
+    changeable = settings_affecting("report", "runtime")
+    changed = {name: getattr(given, name) for name in changeable if name in given.model_fields_set}
+    settings = load_settings(None, known | {"out": None, "address": given.address} | changed)
     with ray_cluster(settings):
         return layout.uri(write_report(layout, run, settings, progress))
+
+
+def _with_rule(run_paths: RunPaths, run: dict[str, Any], rule: ThresholdRule) -> dict[str, Any]:
+    """Apply a rule to a complete run.
+
+    Raises:
+        SettingsError: it would need the scores of a night's window, which are not kept.
+    """
+    if "night" in run and rule.contamination is not None:
+        raise SettingsError(
+            f"Run {run['run_id']} is a nightly run, whose contamination is a share of its window, and the scores of "
+            "the window are not kept: give a threshold."
+        )
+    started = read_json(run_paths.fs, run_paths.started_json) or {"groups": {}}
+    return apply_rule(run_paths, run, [name for name in started["groups"] if name not in run["failed_groups"]], rule)
 
 
 def write_report(

@@ -54,7 +54,7 @@ def main() -> None:
         command = [
             sys.executable,
             "-m",
-            "musc_ray.cli.verbs",
+            "musc_ray.cli.app",
             "evaluate",
             folder / "out",
             "--labels",

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.dataset as ds
 from machine import describe_machine
-from rich.console import Console
 
 from musc_ray.core.metrics.image import image_auroc
 from musc_ray.demo.elpv import mono_cells
 from musc_ray.demo.run import run_demo
 from musc_ray.runtime.progress import Progress
+from musc_ray.settings.loading import load_settings
 
 REFERENCES = (64, 128, 256, 512)
 SEEDS = (0, 1, 2)
@@ -25,9 +25,8 @@ SEEDS = (0, 1, 2)
 
 def aurocs(out: Path, images: str, references: int | str, seed: int) -> tuple[float, float, float]:
     """AUROC of raw and of final scores, and the seconds of the mutual stage."""
-    options = [f"references={references}", f"seed={seed}", "report_images=0", "report_thumbnails=0"]
-    with Path("/dev/null").open("w") as nowhere:
-        result = run_demo(str(out), images, False, options, Progress(quiet=True), Console(file=nowhere))
+    options = {"references": references, "seed": seed, "report_images": 0, "report_thumbnails": 0}
+    result = run_demo(load_settings(None, {"out": str(out)} | options), images, Progress(quiet=True))
     labels = {cell.path.as_uri(): cell.label for cell in mono_cells(None)}
     table = ds.dataset(result.scores_path).to_table(columns=["uri", "score_raw", "score"])
     truth = [labels[uri] for uri in table["uri"].to_pylist()]

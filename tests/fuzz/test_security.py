@@ -195,7 +195,7 @@ def test_the_command_line_redacts_what_drivers_say(monkeypatch):
     """An error that nobody foresaw: one line, redacted, and exit code 1."""
     from typer.testing import CliRunner
 
-    from musc_ray.cli.verbs import app
+    from musc_ray.cli.app import app
 
     def fails(out):
         raise RuntimeError(f"GET https://h/x?X-Amz-Signature={KEY}\nand more")

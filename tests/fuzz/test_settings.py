@@ -98,7 +98,7 @@ def test_what_is_refused_is_named(tmp_path):
 def test_every_verb_ends_with_exit_code_2(verb, tmp_path, figures):
     from typer.testing import CliRunner
 
-    from musc_ray.cli.verbs import app
+    from musc_ray.cli.app import app
 
     (tmp_path / "job.yaml").write_text(HOSTILE["an alias bomb"])
     arguments = [verb, *(["out"] if verb == "publish" else []), "--config", str(tmp_path / "job.yaml")]

@@ -15,7 +15,7 @@ import typer
 import yaml
 from click.testing import Result
 
-from musc_ray.cli.verbs import app
+from musc_ray.cli.app import app
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.settings.loading import load_settings
 from musc_ray.settings.model import Settings

@@ -133,7 +133,7 @@ def test_what_is_there_is_skipped_unless_it_is_to_be_overwritten(heatmaps, run, 
     missing = written(to)[3]
     missing.unlink()
     again = heatmaps(*command)
-    assert f"1 heat maps written, {len(run) - 1} were there already" in again.stdout
+    assert f"1 heat map written, {len(run) - 1} kept" in again.stdout
     assert {path for path in written(to) if first[path] != path.stat().st_mtime_ns} == {missing}
     assert heatmaps(*command, "--overwrite").exit_code == 0
     assert all(first[path] != path.stat().st_mtime_ns for path in written(to))

@@ -95,7 +95,7 @@ def test_runs_and_nights_from_a_table_into_tables(plant):
 
     listed = plant.command("runs", plant.out)
     assert run["run_id"] in listed
-    assert "2 runs there already" in plant.command("publish", plant.out)
+    assert "2 runs already published" in plant.command("publish", plant.out)
 
 
 def test_the_recipes_read_what_a_run_published(tmp_path, plant, monkeypatch):

@@ -229,7 +229,7 @@ def test_reports_that_cannot_be_written_are_refused_in_a_sentence(runs, musc_ray
     for arguments, says, code in (
         ([tmp_path / "nothing"], "There is no complete run in", 1),
         ([runs[5], "--run-id", "other"], "no complete run other", 1),
-        ([runs[5], "--set", "degrees=1"], "Setting 'degrees' does not change a report", 2),
+        ([runs[5], "--set", "degrees=1"], "Setting 'degrees' has no effect on `musc-ray report`", 2),
     ):
         result = musc_ray("report", *arguments, "--quiet")
         assert (result.exit_code, says in result.stderr) == (code, True), result.stderr
@@ -448,10 +448,10 @@ def test_extract_then_score_is_a_run(tmp_path, options, musc_ray):
     assert "6 of 6 images have no features" in early.stderr
     of_features = [option for option in options if option not in ("--precision", "float32")]
     extracted = musc_ray("extract", tmp_path / "images", tmp_path / "out", *of_features)
-    assert "6 images extracted, 0 were there already" in extracted.stdout, extracted.output
+    assert "6 images extracted, 0 already done" in extracted.stdout, extracted.output
     assert not list((tmp_path / "out").glob("runs/*/scores"))
     again = musc_ray("extract", tmp_path / "images", tmp_path / "out", *of_features)
-    assert "0 images extracted, 6 were there already" in again.stdout
+    assert "0 images extracted, 6 already done" in again.stdout
     scored = musc_ray("score", tmp_path / "images", tmp_path / "out", *options)
     assert scored.exit_code == 0, scored.output
     expected, rows = by_id(tmp_path / "whole"), by_id(tmp_path / "out")

@@ -8,12 +8,13 @@ import psutil
 import pytest
 import ray
 
-from musc_ray.cli import verbs as cli
+from musc_ray.cli.app import _stop
+from musc_ray.cli.errors import STOPPED
 from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.settings.loading import load_settings
 from tests.integration.test_kill import command as killable  # noqa: F401, a job of many small shards, as a fixture
 
-SENTENCE = "Error: Stopped: what is written stays, and the same command goes on from there."
+SENTENCE = f"Error: {STOPPED}"
 
 
 @pytest.mark.parametrize("when", ["catalog: started", pytest.param("extract: started", marks=pytest.mark.slow)])
@@ -38,8 +39,8 @@ def test_a_stopped_command_says_so_and_leaves_no_ray(killable, tmp_path, when): 
 @pytest.fixture
 def handler():
     """The command's own handler of SIGTERM; the test's is put back."""
-    before = signal.signal(signal.SIGTERM, cli._stop)
-    yield cli._stop
+    before = signal.signal(signal.SIGTERM, _stop)
+    yield _stop
     signal.signal(signal.SIGTERM, before)
 
 

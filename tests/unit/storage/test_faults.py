@@ -17,7 +17,7 @@ from PIL import UnidentifiedImageError
 from s3fs.errors import translate_boto_error
 from typer.testing import CliRunner
 
-from musc_ray.cli.verbs import app
+from musc_ray.cli.app import app
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.filesystem import atomic_file
 from musc_ray.storage.parquet import write_table

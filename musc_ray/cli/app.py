@@ -1,0 +1,73 @@
+"""The `musc-ray` command: its verbs in the order of its help, its version, and how a signal stops it."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+import musc_ray
+from musc_ray.cli import inspecting, results, running
+from musc_ray.cli.errors import ReadableErrors
+from musc_ray.settings.credentials import log_to_stderr
+
+VERBS = {
+    "Score images": (running.run, running.extract, running.score, running.rescore, running.benchmark, running.demo),
+    "Before and during a run": (inspecting.plan, inspecting.settings, inspecting.status),
+    "After a run": (results.runs, results.report, results.evaluate, results.heatmaps, results.publish, results.gc),
+}
+"""All verbs by the panel of `musc-ray --help`."""
+
+app = typer.Typer(
+    name="musc-ray",
+    help="Find defects in large archives of unlabeled industrial images: images of one product score each other.",
+    cls=ReadableErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for panel, verbs in VERBS.items():
+    for verb in verbs:
+        app.command(rich_help_panel=panel)(verb)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"musc-ray {musc_ray.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options that stand before a verb; Typer gives them to their callbacks."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the `musc-ray` command and of jobs; a SIGTERM stops it as Ctrl-C does.
+
+    Args:
+        arguments: verb and options; None takes the command line's.
+    """
+    stop_on_sigterm()
+    log_to_stderr()
+    sys.exit(app(arguments))
+
+
+def stop_on_sigterm() -> None:
+    """Let SIGTERM, as `ray job stop` sends it, end the process as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Handle the first SIGTERM; ignore later ones, so that they do not disturb the shutdown (SIGKILL still ends it)."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt

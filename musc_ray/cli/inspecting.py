@@ -1,0 +1,80 @@
+"""Verbs for before and during a run: plan, settings, status."""
+
+from typing import Annotated
+
+import typer
+
+from musc_ray.cli.options import AsJson, Uses, with_settings
+from musc_ray.cli.running import NIGHT, SCORING
+from musc_ray.settings.model import Settings
+
+
+@with_settings(
+    Uses(SCORING, but=NIGHT, arguments={"source": None, "out": "As in `musc-ray run`; nothing is written there."})
+)
+def plan(
+    settings: Settings,
+    gpu: Annotated[
+        str | None, typer.Option(help="Plan for workers with this kind of GPU, such as h100, a100 or l4.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what `musc-ray run` with these options would cost, from a look at some images and some seconds of measuring.
+
+    All options of `run` are taken; those that change no cost have no effect here.
+
+    Keys of --json: images, groups, references, shards, tiles, pairs, workers, rates_source, operations, bytes, seconds
+    and bound (each by stage), worker_memory_bytes, fits (whether references fit into max_pending_gb).
+
+    Example: `musc-ray plan photos/ --references 256 --gpu h100 --workers 8`
+    """
+    from musc_ray.cli.output import print_json
+    from musc_ray.cli.output_plan import plan_document, print_plan
+    from musc_ray.planning.plan import plan_archive
+
+    found = plan_archive(settings, gpu)
+    if as_json:
+        print_json(plan_document(found, settings.max_pending_gb))
+    else:
+        print_plan(found, settings.max_pending_gb)
+
+
+def settings(as_json: AsJson = False) -> None:
+    """List all settings with type, default, meaning, and what they affect.
+
+    Each can be given in a YAML file (--config), as an option of the verbs that use it, or by --set.
+
+    Keys of --json, of each item of the list: name, option, type, default, meaning, affects, verbs.
+
+    Example: `musc-ray settings --json`
+    """
+    from musc_ray.cli.output import print_json
+    from musc_ray.cli.output_settings import print_settings, settings_document
+
+    if as_json:
+        print_json(settings_document())
+    else:
+        print_settings()
+
+
+def status(
+    out: Annotated[str, typer.Argument(help="The OUT of earlier runs.", metavar="OUT")], as_json: AsJson = False
+) -> None:
+    """Say how far the runs in OUT are; also works while one is at work.
+
+    Keys of --json, of each item of the list: run_id, started_at, complete, images, groups, shards_done, shards,
+    bands_done, bands, scored, failed, updated_at, stages.
+
+    Example: `musc-ray status results/`
+    """
+    from dataclasses import asdict
+
+    from musc_ray.cli import status as of_runs
+    from musc_ray.cli.output import print_json
+    from musc_ray.cli.output_lists import print_status
+
+    found = of_runs.read_status(out)
+    if as_json:
+        print_json([asdict(run) for run in found])
+    else:
+        print_status(found)

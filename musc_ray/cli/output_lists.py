@@ -1,0 +1,112 @@
+"""Output of the verbs that look at an OUT: status, runs, heatmaps, gc."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from musc_ray.cli.output import bytes_text, plural, print_rows, stdout_console
+
+if TYPE_CHECKING:
+    from musc_ray.cli.status import RunStatus
+    from musc_ray.report.export import HeatmapsResult
+    from musc_ray.storage.garbage import Garbage
+
+
+def print_status(found: "Sequence[RunStatus]") -> None:
+    """Print how far each run is, then the stages of those that are not complete."""
+    console = stdout_console()
+    rows = [
+        {
+            "run": run.run_id,
+            "started (UTC)": _minute(run.started_at),
+            "images": f"{run.images:,}",
+            "shards": f"{run.shards_done:,}/{run.shards:,}",
+            "bands": f"{run.bands_done:,}/{run.bands:,}",
+            "state": "complete" if run.complete else "unfinished",
+        }
+        for run in found
+    ]
+    print_rows(rows, console, numbers=("images", "shards", "bands"))
+    unfinished = [run for run in found if not run.complete]
+    for run in unfinished:
+        if run.updated_at is not None:
+            console.print(escape(f"Run {run.run_id} at {run.updated_at}:"), soft_wrap=True)
+            for line in run.stages:
+                console.print(escape(line), soft_wrap=True)
+    if unfinished:
+        console.print("An unfinished run that is not at work is resumed by the same command.", soft_wrap=True)
+
+
+def run_document(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `musc-ray runs --json` says of a complete run, from the content of run.json."""
+    return {
+        "run_id": run["run_id"],
+        "scored_at": run["scored_at"],
+        "images": run["counts"]["scored"],
+        "failed": run["counts"]["failed"],
+        "groups": run["counts"]["groups"],
+        "version": run["versions"]["musc-ray"],
+        "backbone": run["resolved"]["backbone"],
+        "weights_sha256": run["resolved"]["weights_sha256"],
+        "features_id": run["features_id"],
+        "source": run["settings"]["source"],
+        "source_snapshot": run.get("source_snapshot"),
+    }
+
+
+def print_runs(found: Sequence[Mapping[str, Any]]) -> None:
+    """Print a row a run: when, how many images, and what its scores come from.
+
+    Args:
+        found: of `run_document`.
+    """
+    rows = [
+        {
+            "run": run["run_id"],
+            "scored (UTC)": _minute(run["scored_at"]),
+            "images": f"{run['images']:,}",
+            "version": run["version"],
+            "weights": run["weights_sha256"][:12],
+            "features": run["features_id"],
+            "source": run["source"]
+            + ("" if run["source_snapshot"] is None else f" at snapshot {run['source_snapshot']}"),
+        }
+        for run in found
+    ]
+    print_rows(rows, stdout_console(), numbers=("images",))
+
+
+def print_heatmaps(result: "HeatmapsResult") -> None:
+    """Print how many heat maps there are now, what was left out, and where they lie."""
+    console = stdout_console()
+    if result.unreadable:
+        note = f"Note: {result.unreadable:,} originals cannot be read, the first is {result.first_unreadable}"
+        console.print(escape(note), soft_wrap=True)
+    kept = f", {result.skipped:,} kept (--overwrite writes them again)" if result.skipped else ""
+    console.print(f"{plural(result.written, 'heat map')} written{kept}", soft_wrap=True)
+    console.print(f"Heat maps: {escape(result.folder)}", soft_wrap=True)
+
+
+def garbage_document(found: "Sequence[Garbage]", deleted: bool) -> dict[str, Any]:
+    """Return what `musc-ray gc --json` says."""
+    total = sum(garbage.bytes for garbage in found)
+    return {"deleted": deleted, "bytes": total, "found": [asdict(garbage) for garbage in found]}
+
+
+def print_garbage(found: "Sequence[Garbage]", deleted: bool) -> None:
+    """Print what no run needs, with its bytes, and whether it is deleted."""
+    console = stdout_console()
+    if not found:
+        console.print("Nothing to remove.")
+        return
+    rows = [{"path": garbage.path, "size": bytes_text(garbage.bytes), "reason": garbage.why} for garbage in found]
+    print_rows(rows, console, numbers=("size",))
+    total = bytes_text(sum(garbage.bytes for garbage in found))
+    console.print(f"{total} removed." if deleted else f"{total} would be removed: --delete removes it.")
+
+
+def _minute(time: str) -> str:
+    """Return an ISO time to the minute: 2026-11-24 15:51."""
+    return time[:16].replace("T", " ")

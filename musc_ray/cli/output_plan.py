@@ -1,0 +1,85 @@
+"""Output of `plan`: a table, what it assumed, and whether the references fit; or the same as a document."""
+
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from musc_ray.cli.output import bytes_text, duration_text, plural, stdout_console
+from musc_ray.planning.cost import SUGGESTED_REFERENCES, Plan
+
+
+def plan_document(plan: Plan, max_pending_gb: int) -> dict[str, Any]:
+    """Return what `musc-ray plan --json` says."""
+    job = plan.job
+    return {
+        "images": plan.images,
+        "groups": len(job.group_sizes),
+        "references": "all" if job.references is None else job.references,
+        "shards": plan.shards,
+        "tiles": plan.tiles,
+        "pairs": plan.pairs,
+        "workers": job.workers,
+        "rates_source": plan.rates.source,
+        "operations": {
+            "extract": plan.extract_operations,
+            "mutual": plan.mutual_operations,
+            "search": plan.search_operations,
+        },
+        "bytes": {
+            "source": plan.source_bytes or None,
+            "features": plan.feature_bytes,
+            "features_read": plan.mutual_bytes_read,
+            "exchanged": plan.exchanged_bytes,
+            "pending": plan.pending_bytes,
+            "scores": plan.result_bytes,
+        },
+        "seconds": {"extract": plan.extract_seconds, "mutual": plan.mutual_seconds, "search": plan.search_seconds},
+        "bound": {"extract": plan.extract_bound, "mutual": plan.mutual_bound},
+        "worker_memory_bytes": {"extract": plan.extract_memory, "mutual": plan.mutual_memory},
+        "fits": _fits(plan, max_pending_gb),
+    }
+
+
+def print_plan(plan: Plan, max_pending_gb: int) -> None:
+    """Print a plan as a table, what it assumed, and whether its references fit."""
+    console, job, rates = stdout_console(), plan.job, plan.rates
+    references = "all" if job.references is None else f"{job.references:,}"
+    table = Table(show_header=False)
+    rows = {
+        "images": f"{plan.images:,} in {plural(len(job.group_sizes), 'group')}",
+        "shards": f"{plan.shards:,}",
+        "tiles": f"{plan.tiles:,}",
+        "pairs of images": f"{plan.pairs:,} (references {references})",
+        "arithmetic, extract": f"{plan.extract_operations / 1e12:,.1f} TFLOP",
+        "arithmetic, mutual": f"{plan.mutual_operations / 1e12:,.1f} TFLOP",
+        "images read": bytes_text(plan.source_bytes) if plan.source_bytes else "unknown",
+        "features stored": bytes_text(plan.feature_bytes),
+        "features read, mutual": f"about {bytes_text(plan.mutual_bytes_read)}",
+        "distances exchanged": f"at most {bytes_text(plan.exchanged_bytes)}",
+        "distances pending": f"at most {bytes_text(plan.pending_bytes)}",
+        "scores stored": bytes_text(plan.result_bytes),
+        "memory of a worker, extract": bytes_text(plan.extract_memory),
+        "memory of a worker, mutual": bytes_text(plan.mutual_memory),
+        "time, extract": f"{duration_text(plan.extract_seconds)}, bound by {plan.extract_bound}",
+        "time, mutual": f"{duration_text(plan.mutual_seconds)}, bound by {plan.mutual_bound}",
+        "time, search for similar images": duration_text(plan.search_seconds),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+    console.print(
+        f"Assumed: {plural(job.workers, 'worker')}, each at {rates.model_operations / 1e12:.3g} TFLOP/s in the model "
+        f"and {rates.mutual_operations / 1e12:.3g} TFLOP/s in mutual scoring ({escape(rates.source)}), and "
+        f"{bytes_text(rates.storage_bytes)}/s to and from its storage, which overlaps with the arithmetic; every image "
+        f"readable, nothing extracted yet."
+    )
+    if not _fits(plan, max_pending_gb):
+        console.print(
+            f"[bold]References {references} do not fit[/bold]: more distances would wait than max_pending_gb "
+            f"{max_pending_gb} allows. A run would refuse; use --references {SUGGESTED_REFERENCES}, or raise it."
+        )
+
+
+def _fits(plan: Plan, max_pending_gb: int) -> bool:
+    return plan.pending_bytes <= max_pending_gb * 1e9

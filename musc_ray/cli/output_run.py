@@ -1,0 +1,124 @@
+"""Output of the verbs that score: the worst images, thresholds, counts, and where scores and report lie."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from musc_ray.cli.output import plural, stdout_console
+from musc_ray.errors import MuscRayError
+
+if TYPE_CHECKING:
+    from musc_ray.pipeline import RunResult
+    from musc_ray.scoring.thresholds import GroupThreshold
+
+MAX_GROUPS = 10
+"""Groups whose thresholds and drift are printed."""
+
+
+def finish_run(result: "RunResult") -> None:
+    """Print a run's result, and fail if some of its groups did.
+
+    Raises:
+        MuscRayError: says of each failed group why.
+    """
+    _print_result(result, stdout_console())
+    fail_with_groups(result)
+
+
+def finish_night(result: "RunResult | None", waiting: Mapping[str, int]) -> None:
+    """Print what a nightly run found, how far it drifts, and which new images wait; fail if some groups did.
+
+    Args:
+        result: None where no image was new.
+        waiting: new images by group that wait for more of their kind.
+
+    Raises:
+        MuscRayError: says of each failed group why.
+    """
+    console = stdout_console()
+    for group, images in waiting.items():
+        console.print(escape(f"Group '{group}': {images} new image waits for more of its kind."), soft_wrap=True)
+    if result is None:
+        console.print("No new images to score.")
+        return
+    for name, group in list(result.run["night"].items())[:MAX_GROUPS]:
+        drift = "" if group["drift"] is None else f", drift {group['drift']:+.2f}"
+        console.print(
+            escape(f"Group {name}: {group['new']:,} new images against {group['window']:,} earlier ones{drift}"),
+            soft_wrap=True,
+        )
+    _print_result(result, console)
+    fail_with_groups(result)
+
+
+def fail_with_groups(result: "RunResult") -> None:
+    """End a command whose run is written except for some groups.
+
+    Raises:
+        MuscRayError: says of each failed group why.
+    """
+    if result.run["failed_groups"]:
+        raise MuscRayError(" ".join(result.run["failed_groups"].values()))
+
+
+def print_extracted(figures: Mapping[str, Any]) -> None:
+    """Print what an extraction did."""
+    stdout_console().print(
+        f"{figures['images']:,} images extracted, {figures['already_done']:,} already done, "
+        f"{figures['failed']:,} failed, {figures['seconds']:.1f} s"
+    )
+
+
+def _print_result(result: "RunResult", console: Console) -> None:
+    run = result.run
+    if not result.computed:
+        console.print(f"Run {run['run_id']} is already complete: nothing to compute (--overwrite computes it again).")
+    _print_worst(result.worst, console)
+    for name, value in run["metrics"].items():
+        console.print(f"{escape(name)}: [bold]{value:.4f}[/bold]")
+    _print_thresholds(result.thresholds, console)
+    counts = run["counts"]
+    seconds = sum(stage["seconds"] for stage in run["stages"].values())
+    console.print(
+        f"{counts['scored']:,} images scored, {counts['failed']:,} failed, {plural(counts['groups'], 'group')}, "
+        f"{seconds:.1f} s"
+    )
+    for note in run["notes"]:
+        console.print(f"Note: {escape(note)}", soft_wrap=True)
+    console.print(f"Scores: {escape(result.scores_path)}", soft_wrap=True)
+    console.print(f"Report: {escape(result.report_path)}", soft_wrap=True)
+
+
+def _print_worst(worst: Sequence[Mapping[str, Any]], console: Console) -> None:
+    right = [Column(name, justify="right", no_wrap=True) for name in ("rank", "score", "raw", "percentile")]
+    table = Table(*right, Column("image", overflow="fold"), title=f"The {len(worst)} most anomalous images")
+    many_groups = len({row["group"] for row in worst}) > 1
+    for row in worst:
+        name = row["uri"].rsplit("/", 1)[-1]
+        table.add_row(
+            str(row["rank"]),
+            f"{row['score']:.4f}",
+            f"{row['score_raw']:.4f}",
+            f"{row['percentile']:.1f}",
+            escape(f"{row['group']}: {name}" if many_groups else name),
+        )
+    console.print(table)
+
+
+def _print_thresholds(thresholds: "Sequence[GroupThreshold]", console: Console) -> None:
+    """Print how many images of each group are anomalous, or would be at the suggested threshold."""
+    for found in thresholds[:MAX_GROUPS]:
+        group = f"Group {found.group}: " if len(thresholds) > 1 else ""
+        of_images = f"{found.anomalous:,} of {found.images:,} images"
+        if not found.suggested:
+            line = f"{of_images} are anomalous (score at least {found.threshold:.6g})"
+        elif found.anomalous:
+            line = f"threshold suggested {found.threshold:.4f}: {of_images} would be anomalous"
+        else:
+            line = f"no image stands out (threshold suggested {found.threshold:.4f})"
+        console.print(escape(f"{group}{line}"), soft_wrap=True)
+    if len(thresholds) > MAX_GROUPS:
+        console.print(f"... and {len(thresholds) - MAX_GROUPS:,} more groups.")

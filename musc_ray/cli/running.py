@@ -1,0 +1,124 @@
+"""Verbs that score images: run, extract, score, rescore, benchmark, demo."""
+
+from typing import Annotated
+
+import typer
+
+from musc_ray.cli.options import EARLIER_RUNS, Quiet, Uses, with_settings
+from musc_ray.errors import SettingsError
+from musc_ray.runtime.progress import Progress
+from musc_ray.settings.affects import Effect
+from musc_ray.settings.model import Settings, settings_affecting
+
+SCORING: tuple[Effect, ...] = (
+    "source", "features", "scores", "report", "publish", "output", "run", "extraction", "scoring", "runtime",
+)  # fmt: skip
+"""What the settings affect that verbs which score images can use."""
+
+NIGHT = settings_affecting("night")
+"""Settings of `rescore` alone."""
+
+
+@with_settings(Uses(SCORING, but=NIGHT))
+def run(settings: Settings, quiet: Quiet = False) -> None:
+    """Score every image of SOURCE and write scores and a report to OUT. Running it again resumes.
+
+    Example: `musc-ray run photos/ results/ --backbone dinov2-vit-s-14 --weights vit_s.safetensors --image-size 224`
+    """
+    from musc_ray.cli.output_run import finish_run
+    from musc_ray.pipeline import run_archive
+
+    finish_run(run_archive(settings, Progress(quiet=quiet)))
+
+
+@with_settings(
+    Uses(
+        ("source", "features", "extraction", "runtime"),
+        also=("overwrite",),
+    )
+)
+def extract(settings: Settings, quiet: Quiet = False) -> None:
+    """Extract the features of SOURCE into OUT and stop, as on GPU nodes; `musc-ray score` does the rest.
+
+    Example: `musc-ray extract photos/ results/ --backbone dinov2-vit-s-14 --weights vit_s.safetensors`
+    """
+    from musc_ray.cli.output_run import print_extracted
+    from musc_ray.pipeline import extract_archive
+
+    print_extracted(extract_archive(settings, Progress(quiet=quiet)))
+
+
+@with_settings(Uses(SCORING, but=NIGHT))
+def score(settings: Settings, quiet: Quiet = False) -> None:
+    """Score images whose features `musc-ray extract` wrote to OUT; images without features are refused.
+
+    Example: `musc-ray score photos/ results/ --backbone dinov2-vit-s-14 --weights vit_s.safetensors --references 256`
+    """
+    from musc_ray.cli.output_run import finish_run
+    from musc_ray.pipeline import run_archive
+
+    finish_run(run_archive(settings, Progress(quiet=quiet), extracted=True))
+
+
+@with_settings(Uses(("night", *SCORING), arguments={"out": EARLIER_RUNS}))
+def rescore(
+    settings: Settings,
+    new: Annotated[
+        bool, typer.Option("--new", help="Score what no run has scored yet, or has changed: the default.", metavar=" ")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score what came in since the last run, against a window of earlier images.
+
+    Settings that are not given are those of the last run, its source included.
+
+    Example: `musc-ray rescore results/ --new --window 30d --references 512`
+    """
+    if new and settings.since is not None:
+        raise SettingsError("Give --new or --since, not both.")
+    from musc_ray.cli.output_run import finish_night
+    from musc_ray.nightly.run import night_settings, rescore_new
+
+    finish_night(*rescore_new(night_settings(settings), Progress(quiet=quiet)))
+
+
+@with_settings(Uses((*SCORING, "evaluate", "benchmark"), but=("group_by", *NIGHT)))
+def benchmark(settings: Settings, quiet: Quiet = False) -> None:
+    """Score and evaluate the dataset in SOURCE by the paper's protocol: test images only, each category a group.
+
+    SOURCE is a folder with the categories of MVTec AD, MVTec AD 2, VisA, BTAD or 3CAD. Labels are used for the metrics
+    alone.
+
+    Example: `musc-ray benchmark mvtec_anomaly_detection/ results/ --image-size 518`
+    """
+    from musc_ray.cli.output_metrics import print_metrics
+    from musc_ray.cli.output_run import fail_with_groups
+    from musc_ray.evaluate.benchmark import evaluate_dataset
+
+    result, found = evaluate_dataset(settings, Progress(quiet=quiet))
+    print_metrics(found)
+    fail_with_groups(result)
+
+
+@with_settings(
+    Uses(
+        SCORING,
+        but=("source", "backbone", "weights", "group_by", *NIGHT),
+        arguments={"out": "Folder of all that the demo writes."},
+    )
+)
+def demo(
+    settings: Settings,
+    images: Annotated[str, typer.Option(help="How many solar cells: a number, or `all` mono cells.")] = "240",
+    quiet: Quiet = False,
+) -> None:
+    """Find the defective ones among real solar cells (ELPV) with real weights (DINOv2), all from the `demo` extra.
+
+    OUT is `musc-ray-demo` where none is given.
+
+    Example: `musc-ray demo --images all`
+    """
+    from musc_ray.cli.output_run import finish_run
+    from musc_ray.demo.run import run_demo
+
+    finish_run(run_demo(settings, images, Progress(quiet=quiet)))
