@@ -18,7 +18,6 @@ MANY_PARAMETERS = ("musc_ray/cli/", "musc_ray/core/kernels/")
 """Where a signature is a command's options or a kernel's operands."""
 
 LONG_MODULES = {
-    "musc_ray/cli/verbs.py",
     "musc_ray/pipeline.py",
     "musc_ray/scoring/scorer.py",
     "musc_ray/settings/model.py",
