@@ -35,7 +35,7 @@ RAN = [
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 
 
-def _later_the_readme_is_short():
+def test_the_readme_is_short():
     assert README.name == "README.md"
     assert MIN_BYTES <= len(README.path.read_bytes()) <= MAX_BYTES
 
