@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 SLOW_TIMEOUT_SECONDS = 1200
 
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # on a busy machine Ray's usual half a minute is short
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes side by side would fight for the same cores
 
