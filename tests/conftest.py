@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from cluster.local.seaweed import S3Server
 
 SLOW_TIMEOUT_SECONDS = 1200
-
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # on a busy machine Ray's usual half a minute is short
+RAY_ATTEMPTS = 3
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes side by side would fight for the same cores
@@ -46,7 +45,15 @@ def shared_ray() -> Iterator[None]:
     """One local Ray for all tests that neither start nor kill anything of it."""
     import ray  # here, since most tests need none of what these fixtures import
 
-    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
+    options = {"object_store_memory": 2**28, "include_dashboard": False, "log_to_driver": False}
+    for attempt in range(RAY_ATTEMPTS):
+        try:
+            ray.init(address="local", num_cpus=2, **options)
+            break
+        except Exception:  # a bare one: Ray gives a node 30 seconds to start, which a busy machine may not
+            ray.shutdown()
+            if attempt == RAY_ATTEMPTS - 1:
+                raise
     yield
     ray.shutdown()
 
