@@ -31,10 +31,10 @@ from musc_ray.scoring.thresholds import GroupThreshold, ThresholdRule, apply_rul
 from musc_ray.settings.credentials import redacted
 from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import to_table
-from musc_ray.storage.filesystem import read_json, remove_tree, write_json
+from musc_ray.storage.filesystem import remove_tree, write_json
 from musc_ray.storage.garbage import check_kept
+from musc_ray.storage.manifest import GroupNight, RunManifest, time_after_all
 from musc_ray.storage.parquet import write_table
-from musc_ray.storage.runs import time_after_all
 from musc_ray.storage.schemas import ERRORS
 from musc_ray.storage.scores import read_scores
 from musc_ray.storage.shards import BrokenShardError
@@ -47,7 +47,7 @@ Stages = dict[str, dict[str, Any]]
 class RunResult:
     """What a command has to show: run.json, the worst images, thresholds, where things lie, whether it was computed."""
 
-    run: dict[str, Any]
+    run: RunManifest
     worst: list[dict[str, Any]]
     thresholds: list[GroupThreshold]
     scores_path: str
@@ -111,9 +111,9 @@ def score_archive(
 ) -> RunResult:
     """The stages after the catalog, whose figures are given; `run_archive` tells the rest."""
     settings, layout, run_paths = context.settings, context.layout, context.run_paths
-    complete = read_json(layout.fs, run_paths.run_json)
+    complete = RunManifest.read(run_paths)
     if complete is not None and not settings.overwrite:
-        scored = [name for name in context.groups if name not in complete["failed_groups"]]
+        scored = [name for name in context.groups if name not in complete.failed_groups]
         complete = _with_rule(context, complete, scored)
         publish_complete(layout, settings.lake, context.run_id)
         return _result(context, complete, computed=False)
@@ -123,7 +123,7 @@ def score_archive(
     if settings.overwrite:
         remove_tree(layout.fs, run_paths.folder)
     write_table(layout.fs, run_paths.catalog, to_table({name: g.listed for name, g in context.groups.items()}))
-    write_json(layout.fs, run_paths.started_json, started_record(context))
+    started_record(context).write(run_paths)
     check_kept(context)
     progress.record(lambda stages: write_json(layout.fs, run_paths.progress_json, stages))
     with ray_cluster(settings), progress.watched(RunMetrics(context.run_id)):
@@ -138,26 +138,27 @@ def score_archive(
         metrics = _metrics(context, groups, labels or {})
         notes = _notes(failed_groups, stages)
         run = run_record(context, groups, scored_at, stages, failed_groups, len(errors), metrics, notes, figures)
-        run["notes"] += _drift_notes(run.get("night", {}))
+        run = run.model_copy(update={"notes": (*run.notes, *_drift_notes(run.night or {}))})
         started = time.monotonic()
         write_report(layout, run, context.settings, progress, labels)
-        run["stages"]["report"] = {"seconds": time.monotonic() - started}
-    write_json(layout.fs, run_paths.run_json, run)
+        stages["report"] = {"seconds": time.monotonic() - started}
+        run = run.model_copy(update={"stages": {**run.stages, "report": stages["report"]}})
+    run.write(run_paths)
     _clean_up(context)
     publish_complete(layout, settings.lake, context.run_id)
     return _result(context, run, computed=True)
 
 
-def _with_rule(context: RunContext, complete: dict[str, Any], groups: Sequence[str]) -> dict[str, Any]:
+def _with_rule(context: RunContext, complete: RunManifest, groups: Sequence[str]) -> RunManifest:
     """A complete run with the thresholds that are asked for now.
 
     Raises:
         SettingsError: they would need the scores of a night's window, which are not kept.
     """
     rule = ThresholdRule.of(context.settings)
-    if context.earlier is not None and rule.contamination != complete["settings"]["contamination"]:
+    if context.earlier is not None and rule.contamination != complete.settings.contamination:
         raise SettingsError(
-            f"Run {complete['run_id']} is complete with contamination {complete['settings']['contamination']}: another "
+            f"Run {complete.run_id} is complete with contamination {complete.settings.contamination}: another "
             f"one needs --overwrite, since it is a share of the window, whose scores are not kept."
         )
     return apply_rule(context.run_paths, complete, groups, rule)
@@ -317,13 +318,13 @@ def _notes(failed_groups: Mapping[str, str], stages: Stages) -> list[str]:
     ]
 
 
-def _drift_notes(night: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _drift_notes(night: Mapping[str, GroupNight]) -> list[str]:
     """What a reader must know of groups whose new images look unlike those they were scored against."""
     return [
-        f"Group '{name}' drifts: the raw scores of its {group['new']} new images lie {group['drift']:+.1f} robust "
+        f"Group '{name}' drifts: the raw scores of its {group.new} new images lie {group.drift:+.1f} robust "
         f"standard deviations from those of its window; look at light, lens, material and camera."
         for name, group in night.items()
-        if group["drift_warning"]
+        if group.drift_warning
     ]
 
 
@@ -336,15 +337,15 @@ def _clean_up(context: RunContext) -> None:
             forget_features(context.layout, context.meta.features_id, name, ids | {i.image_id for i in group.failed})
 
 
-def _result(context: RunContext, run: dict[str, Any], computed: bool) -> RunResult:
+def _result(context: RunContext, run: RunManifest, computed: bool) -> RunResult:
     run_paths = context.run_paths
     columns = ["image_id", "uri", "group", "score_raw", "score", "rank", "percentile"]
     worst, thresholds = [], []
     for name in context.groups:
-        if name not in run["failed_groups"]:
+        if name not in run.failed_groups:
             table = read_scores(run_paths, name, columns)
             worst += table.filter(pc.less_equal(table["rank"], WORST_IMAGES)).to_pylist()
-            threshold = run.get("thresholds", {}).get(name)
+            threshold = (run.thresholds or {}).get(name)
             if threshold is not None or context.earlier is None:  # a night alone is too little to suggest one from
                 thresholds.append(group_threshold(name, table["score"].to_numpy(), threshold))
     return RunResult(

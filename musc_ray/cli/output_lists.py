@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from musc_ray.cli.status import RunStatus
     from musc_ray.report.export import HeatmapsResult
     from musc_ray.storage.garbage import Garbage
+    from musc_ray.storage.manifest import RunManifest
 
 
 def print_status(found: "Sequence[RunStatus]") -> None:
@@ -39,20 +40,20 @@ def print_status(found: "Sequence[RunStatus]") -> None:
         console.print("An unfinished run that is not at work is resumed by the same command.", soft_wrap=True)
 
 
-def run_document(run: Mapping[str, Any]) -> dict[str, Any]:
+def run_document(run: "RunManifest") -> dict[str, Any]:
     """Return what `musc-ray runs --json` says of a complete run, from the content of run.json."""
     return {
-        "run_id": run["run_id"],
-        "scored_at": run["scored_at"],
-        "images": run["counts"]["scored"],
-        "failed": run["counts"]["failed"],
-        "groups": run["counts"]["groups"],
-        "version": run["versions"]["musc-ray"],
-        "backbone": run["resolved"]["backbone"],
-        "weights_sha256": run["resolved"]["weights_sha256"],
-        "features_id": run["features_id"],
-        "source": run["settings"]["source"],
-        "source_snapshot": run.get("source_snapshot"),
+        "run_id": run.run_id,
+        "scored_at": run.scored_at.isoformat(),
+        "images": run.counts.scored,
+        "failed": run.counts.failed,
+        "groups": run.counts.groups,
+        "version": run.versions["musc-ray"],
+        "backbone": run.resolved.backbone,
+        "weights_sha256": run.resolved.weights_sha256,
+        "features_id": run.features_id,
+        "source": run.settings.source,
+        "source_snapshot": run.source_snapshot,
     }
 
 

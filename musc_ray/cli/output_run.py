@@ -44,10 +44,10 @@ def finish_night(result: "RunResult | None", waiting: Mapping[str, int]) -> None
     if result is None:
         console.print("No new images to score.")
         return
-    for name, group in list(result.run["night"].items())[:MAX_GROUPS]:
-        drift = "" if group["drift"] is None else f", drift {group['drift']:+.2f}"
+    for name, night in list((result.run.night or {}).items())[:MAX_GROUPS]:
+        drift = "" if night.drift is None else f", drift {night.drift:+.2f}"
         console.print(
-            escape(f"Group {name}: {group['new']:,} new images against {group['window']:,} earlier ones{drift}"),
+            escape(f"Group {name}: {night.new:,} new images against {night.window:,} earlier ones{drift}"),
             soft_wrap=True,
         )
     _print_result(result, console)
@@ -60,8 +60,8 @@ def fail_with_groups(result: "RunResult") -> None:
     Raises:
         MuscRayError: says of each failed group why.
     """
-    if result.run["failed_groups"]:
-        raise MuscRayError(" ".join(result.run["failed_groups"].values()))
+    if result.run.failed_groups:
+        raise MuscRayError(" ".join(result.run.failed_groups.values()))
 
 
 def print_extracted(figures: Mapping[str, Any]) -> None:
@@ -75,18 +75,17 @@ def print_extracted(figures: Mapping[str, Any]) -> None:
 def _print_result(result: "RunResult", console: Console) -> None:
     run = result.run
     if not result.computed:
-        console.print(f"Run {run['run_id']} is already complete: nothing to compute (--overwrite computes it again).")
+        console.print(f"Run {run.run_id} is already complete: nothing to compute (--overwrite computes it again).")
     _print_worst(result.worst, console)
-    for name, value in run["metrics"].items():
+    for name, value in run.metrics.items():
         console.print(f"{escape(name)}: [bold]{value:.4f}[/bold]")
     _print_thresholds(result.thresholds, console)
-    counts = run["counts"]
-    seconds = sum(stage["seconds"] for stage in run["stages"].values())
+    counts = run.counts
+    seconds = sum(stage["seconds"] for stage in run.stages.values())
     console.print(
-        f"{counts['scored']:,} images scored, {counts['failed']:,} failed, {plural(counts['groups'], 'group')}, "
-        f"{seconds:.1f} s"
+        f"{counts.scored:,} images scored, {counts.failed:,} failed, {plural(counts.groups, 'group')}, {seconds:.1f} s"
     )
-    for note in run["notes"]:
+    for note in run.notes:
         console.print(f"Note: {escape(note)}", soft_wrap=True)
     console.print(f"Scores: {escape(result.scores_path)}", soft_wrap=True)
     console.print(f"Report: {escape(result.report_path)}", soft_wrap=True)

@@ -31,8 +31,8 @@ def runs(out: Out, as_json: AsJson = False) -> None:
     """
     from musc_ray.cli.output import print_json
     from musc_ray.cli.output_lists import print_runs, run_document
+    from musc_ray.storage.manifest import complete_runs
     from musc_ray.storage.paths import OutPaths
-    from musc_ray.storage.runs import complete_runs
 
     found = complete_runs(OutPaths.at(out))
     if not found:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.arrays import finished_bands
 from musc_ray.storage.filesystem import read_json
+from musc_ray.storage.manifest import RunManifest, StartedManifest
 from musc_ray.storage.paths import OutPaths, RunPaths
 
 
@@ -42,35 +43,35 @@ def read_status(out: str) -> list[RunStatus]:
 
 
 def _run_status(run_paths: RunPaths) -> RunStatus | None:
-    started = read_json(run_paths.fs, run_paths.started_json)
+    started = StartedManifest.read(run_paths)
     if started is None:
         return None
-    run = read_json(run_paths.fs, run_paths.run_json)
+    run = RunManifest.read(run_paths)
     progress = read_json(run_paths.fs, run_paths.progress_json) or {"updated_at": None, "stages": []}
-    groups = started["groups"]
-    shards = {(name, shard) for name, group in groups.items() for shard in group["shards"]}
-    bands = len(shards) * len(started["layers"])
+    groups = started.groups
+    shards = {(name, shard) for name, group in groups.items() for shard in group.shards}
+    bands = len(shards) * len(started.layers)
     if run is not None:
         shards_done, bands_done = len(shards), bands
     else:
-        out_paths, features_id = run_paths.out, started["features_id"]
+        out_paths = run_paths.out
         shards_done = sum(
-            len(out_paths.written_shards(out_paths.features(features_id, name)).keys() & set(group["shards"]))
+            len(out_paths.written_shards(out_paths.features(started.features_id, name)).keys() & set(group.shards))
             for name, group in groups.items()
         )
-        bands_done = sum(len(finished_bands(run_paths, name, layer)) for name in groups for layer in started["layers"])
+        bands_done = sum(len(finished_bands(run_paths, name, layer)) for name in groups for layer in started.layers)
     return RunStatus(
         run_id=run_paths.run_id,
-        started_at=started["started_at"],
+        started_at=started.started_at.isoformat(),
         complete=run is not None,
-        images=sum(group["images"] for group in groups.values()),
+        images=sum(group.images for group in groups.values()),
         groups=len(groups),
         shards_done=shards_done,
         shards=len(shards),
         bands_done=bands_done,
         bands=bands,
-        scored=run["counts"]["scored"] if run else 0,
-        failed=run["counts"]["failed"] if run else 0,
+        scored=run.counts.scored if run else 0,
+        failed=run.counts.failed if run else 0,
         updated_at=progress["updated_at"],
         stages=[f"{stage['name']}: {stage['summary']}" for stage in progress["stages"]],
     )

@@ -22,9 +22,9 @@ from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.model import Settings
 from musc_ray.storage.filesystem import check_writable, remove_tree
+from musc_ray.storage.manifest import RunManifest, complete_run
 from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.paths import OutPaths, RunPaths
-from musc_ray.storage.runs import complete_run
 from musc_ray.storage.schemas import LABELS
 
 
@@ -71,7 +71,7 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
         raise SettingsError("Evaluating needs the out of a run: `musc-ray evaluate OUT`.")
     layout = OutPaths.at(settings.out)
     run = complete_run(layout, settings.run_id)
-    run_paths = layout.run(run["run_id"])
+    run_paths = layout.run(run.run_id)
     check_writable(layout.fs, run_paths.evaluation)
     scores = _read_scores(run_paths, run)
     if labels is None:
@@ -81,7 +81,7 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
     _write_labels(run_paths, groups)
     pixels: dict[tuple[str, str], dict[str, float | None]] = {}
     if any(label.mask for group in groups.values() for label in group.labels):
-        size = tuple(run["resolved"]["image_size"]) if settings.pixels == "model" else None
+        size = run.resolved.image_size if settings.pixels == "model" else None
         work = [GroupPixels(name, list(group.files.values())) for name, group in groups.items()]
         try:
             with ray_cluster(settings):
@@ -93,8 +93,8 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
     rows = _rows(layout, run, groups, pixels, notes)
     about = {
         "run": run_paths.run_id,
-        "backbone": run["resolved"]["backbone"],
-        "image_size": "x".join(map(str, run["resolved"]["image_size"])),
+        "backbone": run.resolved.backbone,
+        "image_size": "x".join(map(str, run.resolved.image_size)),
         "pixels": settings.pixels,
         "labels": labels.origin,
     }
@@ -102,12 +102,12 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
     return Evaluation(run_paths.run_id, about, rows, notes, layout.uri(run_paths.evaluation))
 
 
-def _read_scores(run_paths: RunPaths, run: dict[str, Any]) -> dict[tuple[str, str], pa.Table]:
+def _read_scores(run_paths: RunPaths, run: RunManifest) -> dict[tuple[str, str], pa.Table]:
     """Image scores by group and file, without maps."""
     catalog = read_table(run_paths.fs, run_paths.catalog, ["group"])
     columns = ["image_id", "uri", "score", "score_raw"]
     scores = {}
-    names = sorted(set(catalog["group"].to_pylist()) - set(run["failed_groups"]))
+    names = sorted(set(catalog["group"].to_pylist()) - set(run.failed_groups))
     for name, paths in run_paths.parts_of(run_paths.scores, names).items():
         for path in paths:
             scores[name, path] = table = read_table(run_paths.fs, path, columns)
@@ -163,7 +163,7 @@ def _write_labels(run_paths: RunPaths, groups: dict[str, GroupLabels]) -> None:
 
 def _rows(
     layout: OutPaths,
-    run: dict[str, Any],
+    run: RunManifest,
     groups: dict[str, GroupLabels],
     pixels: dict[tuple[str, str], dict[str, float | None]],
     notes: list[str],

@@ -5,16 +5,16 @@ It comes after run.json: what a crash leaves out is published by the next comman
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.settings.lake import Lake
 from musc_ray.storage.filesystem import is_local
+from musc_ray.storage.manifest import RunManifest, complete_run, complete_runs
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths, RunPaths
-from musc_ray.storage.runs import complete_run, complete_runs
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -40,13 +40,17 @@ def publish_complete(layout: OutPaths, lake: Lake | None, run_id: str) -> None:
         MuscRayError: the lake did not take them; the run stays complete.
     """
     if lake is not None:
-        meant = {**lake.model_dump(), "maps": None}
         runs = [
             run
             for run in complete_runs(layout)
-            if run["run_id"] == run_id or {**(run["settings"].get("lake") or {}), "maps": None} == meant
+            if run.run_id == run_id or _without_maps(run.settings.lake) == _without_maps(lake)
         ]
         publish_runs(layout, lake, runs)
+
+
+def _without_maps(lake: Lake | None) -> Lake | None:
+    """Return which tables are meant, whether maps go along or not."""
+    return lake and lake.model_copy(update={"maps": True})
 
 
 def publish_again(out: str, lake: Lake | None, run_id: str | None) -> tuple[list[str], list[str]]:
@@ -61,15 +65,14 @@ def publish_again(out: str, lake: Lake | None, run_id: str | None) -> tuple[list
     layout = OutPaths.at(out)
     last = complete_run(layout, run_id)
     runs = complete_runs(layout) if run_id is None else [last]
-    if lake is None and last["settings"].get("lake"):
-        lake = Lake.model_validate(last["settings"]["lake"])
+    lake = lake or last.settings.lake
     if lake is None:
         raise SettingsError("Which table? Give one, as in --set 'lake={table: plant.scores}'.")
     published = publish_runs(layout, lake, runs)
-    return published, [run["run_id"] for run in runs if run["run_id"] not in published]
+    return published, [run.run_id for run in runs if run.run_id not in published]
 
 
-def publish_runs(layout: OutPaths, lake: Lake, runs: Iterable[dict[str, Any]]) -> list[str]:
+def publish_runs(layout: OutPaths, lake: Lake, runs: Iterable[RunManifest]) -> list[str]:
     """Publish complete runs, given by run.json and the earliest first; returns those that were not there already.
 
     Raises:
@@ -82,19 +85,19 @@ def publish_runs(layout: OutPaths, lake: Lake, runs: Iterable[dict[str, Any]]) -
 
     published = []
     for run in runs:
-        if run.get("thresholds", {}) is None:
-            logger.warning("Run %s is not published: its thresholds are half written, run it again.", run["run_id"])
+        if run.thresholds is None:
+            logger.warning("Run %s is not published: its thresholds are half written, run it again.", run.run_id)
             continue
-        found = LakeRun(run, layout.uri(layout.root), _scores_of(layout.run(run["run_id"])), lake.maps)
+        found = LakeRun(run, layout.uri(layout.root), _scores_of(layout.run(run.run_id)), lake.maps)
         try:
             if publish_run(catalog, lake.table, found):
-                published.append(run["run_id"])
+                published.append(run.run_id)
         except MuscRayError:
             raise
         except Exception as error:  # drivers of catalogs and stores raise errors of many libraries
             logger.debug("Where it failed:", exc_info=True)
             raise MuscRayError(
-                f"Run {run['run_id']} is complete but not in the table {lake.table}: {one_line(error)} "
+                f"Run {run.run_id} is complete but not in the table {lake.table}: {one_line(error)} "
                 f"`musc-ray publish {layout.uri(layout.root)}` tries again."
             ) from error
     return published
@@ -102,7 +105,7 @@ def publish_runs(layout: OutPaths, lake: Lake, runs: Iterable[dict[str, Any]]) -
 
 def _scores_of(run_paths: RunPaths) -> Callable[[Sequence[str]], Iterator[pa.Table]]:
     """Reads some columns of a run's scores, file by file."""
-    paths = run_paths.out.table_files(run_paths.scores)
+    paths = run_paths.all_parts(run_paths.scores)
     return lambda columns: (read_table(run_paths.fs, path, columns) for path in paths)
 
 

@@ -6,11 +6,10 @@ What a crash leaves out, publishing again adds.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +21,8 @@ from musc_ray.lake.catalog import retry_creation
 from musc_ray.lake.commit import Changes, RunCommit, commit_run
 from musc_ray.lake.data_files import read_file
 from musc_ray.lake.schema import RUNS, by_day_and_group, iceberg_schema, scores_schema
+from musc_ray.settings.model import settings_dict
+from musc_ray.storage.manifest import RunManifest
 
 KEYS = ("image_id", "run_id", "scored_at")
 COMMENT = "Anomaly scores of musc-ray: "
@@ -33,13 +34,13 @@ class LakeRun:
     """A complete run to publish.
 
     Attributes:
-        record: the content of its run.json.
+        record: its manifest.
         out: where its files are.
         scores: reads its scores, file by file; called several times.
         maps: whether patch maps go into the history.
     """
 
-    record: Mapping[str, Any]
+    record: RunManifest
     out: str
     scores: Callable[[Sequence[str]], Iterator[pa.Table]]
     maps: bool = True
@@ -47,23 +48,23 @@ class LakeRun:
     @property
     def run_id(self) -> str:
         """The run's id."""
-        return str(self.record["run_id"])
+        return self.record.run_id
 
     @property
     def scored_at(self) -> datetime:
         """The time that stands in all of its rows."""
-        return datetime.fromisoformat(self.record["scored_at"])
+        return self.record.scored_at
 
     @property
     def digest(self) -> str:
         """Changes when the run is computed again or gets other thresholds."""
-        content = [self.record["scored_at"], self.record.get("thresholds", {})]
+        content = [self.record.scored_at.isoformat(), self.record.thresholds]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def columns(self, maps: bool) -> pa.Schema:
         """Return the columns of its scores in the lake, with or without patch maps."""
-        defects = bool(self.record["settings"].get("repeated_defects"))
-        return scores_schema(maps, bool(self.record.get("thresholds")), defects)
+        defects = self.record.settings.repeated_defects
+        return scores_schema(maps, bool(self.record.thresholds), defects)
 
     def rows(self, columns: pa.Schema) -> Iterator[pa.Table]:
         """Yield its scores in these columns, file by file."""
@@ -142,20 +143,20 @@ def _without(tables: Iterable[pa.Table], ids: pa.ChunkedArray) -> Iterator[pa.Ta
 
 def _lineage(run: LakeRun) -> pa.Table:
     """Build a run's row of the table of runs."""
-    record, resolved, counts = run.record, run.record["resolved"], run.record["counts"]
+    record, resolved, counts = run.record, run.record.resolved, run.record.counts
     row = {
         "run_id": run.run_id,
         "scored_at": run.scored_at,
-        "features_id": record["features_id"],
-        "backbone": resolved["backbone"],
-        "weights_sha256": resolved["weights_sha256"],
-        "code_version": record["versions"]["musc-ray"],
-        "source": record["settings"]["source"],
-        "source_snapshot": record.get("source_snapshot"),
+        "features_id": record.features_id,
+        "backbone": resolved.backbone,
+        "weights_sha256": resolved.weights_sha256,
+        "code_version": record.versions["musc-ray"],
+        "source": record.settings.source,
+        "source_snapshot": record.source_snapshot,
         "out": run.out,
-        "images": counts["images"],
-        "scored": counts["scored"],
-        "failed": counts["failed"],
-        "settings": json.dumps(record["settings"], sort_keys=True),
+        "images": counts.images,
+        "scored": counts.scored,
+        "failed": counts.failed,
+        "settings": json.dumps(settings_dict(record.settings), sort_keys=True),
     }
     return pa.Table.from_pylist([row], schema=RUNS)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from musc_ray.storage.manifest import complete_runs
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.runs import complete_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ def known_images(layout: OutPaths, features_id: str) -> dict[str, dict[str, Know
     """
     known: dict[str, dict[str, Known]] = {}
     for run in complete_runs(layout):
-        if run["features_id"] != features_id:
+        if run.features_id != features_id:
             continue
-        scored_at = datetime.fromisoformat(run["scored_at"])
-        for image in read_table(layout.fs, layout.run(run["run_id"]).catalog).to_pylist():
-            if image["group"] in run["failed_groups"]:
+        scored_at = run.scored_at
+        for image in read_table(layout.fs, layout.run(run.run_id).catalog).to_pylist():
+            if image["group"] in run.failed_groups:
                 continue
             group = known.setdefault(image["group"], {})
             before = group.get(image["image_id"])
@@ -48,8 +48,8 @@ def seen_snapshot(layout: OutPaths, features_id: str, source: str, group_by: str
     After a run in which groups failed or waited, or that asked for images since a day, some may be unknown.
     """
     for run in reversed(complete_runs(layout)):
-        settings, snapshot = run["settings"], run.get("source_snapshot")
-        same = (run["features_id"], settings["source"], settings["group_by"]) == (features_id, source, group_by)
-        if same and snapshot is not None and not (run["failed_groups"] or run.get("waiting") or settings.get("since")):
+        settings, snapshot = run.settings, run.source_snapshot
+        same = (run.features_id, settings.source, settings.group_by) == (features_id, source, group_by)
+        if same and snapshot is not None and not (run.failed_groups or run.waiting or settings.since):
             return int(snapshot)
     return None

@@ -11,11 +11,11 @@ from musc_ray.nightly.selection import select_night
 from musc_ray.pipeline import RunResult, score_archive
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.loading import load_settings
-from musc_ray.settings.model import Settings
+from musc_ray.settings.model import Settings, settings_dict
 from musc_ray.sources.catalog import list_images
 from musc_ray.storage.lease import lease
+from musc_ray.storage.manifest import complete_run
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.runs import complete_run
 
 OF_ONE_RUN = (
     "since",
@@ -42,8 +42,8 @@ def night_settings(given: Settings) -> Settings:
     """
     if given.out is None:
         raise SettingsError("A nightly run needs the out of an earlier run, as in `musc-ray rescore OUT`.")
-    last = complete_run(OutPaths.at(given.out), None)["settings"]
-    kept = {name: value for name, value in last.items() if name in Settings.model_fields and name not in OF_ONE_RUN}
+    last = settings_dict(complete_run(OutPaths.at(given.out), None).settings)
+    kept = {name: value for name, value in last.items() if name not in OF_ONE_RUN}
     return load_settings(None, kept | {name: getattr(given, name) for name in given.model_fields_set})
 
 

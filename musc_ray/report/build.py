@@ -4,7 +4,6 @@ The driver holds one group's table without patch maps at a time; actors read ori
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -25,10 +24,10 @@ from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress, Stage
 from musc_ray.scoring.thresholds import ThresholdRule, apply_rule, group_threshold
 from musc_ray.settings.loading import load_settings
-from musc_ray.settings.model import Settings, settings_affecting
-from musc_ray.storage.filesystem import read_json, remove_tree, write_text
+from musc_ray.settings.model import Settings, settings_affecting, settings_dict
+from musc_ray.storage.filesystem import remove_tree, write_text
+from musc_ray.storage.manifest import RunManifest, StartedManifest, complete_run
 from musc_ray.storage.paths import OutPaths, RunPaths
-from musc_ray.storage.runs import complete_run
 from musc_ray.storage.schemas import DEFECTS, ERRORS
 from musc_ray.storage.scores import map_scale, read_tables
 
@@ -57,33 +56,33 @@ def report_again(given: Settings, progress: Progress) -> str:
     layout = OutPaths.at(given.out)
     run = complete_run(layout, given.run_id)
     if given.model_fields_set & {"threshold", "contamination"}:
-        run = _with_rule(layout.run(run["run_id"]), run, ThresholdRule.of(given))
-    known = {name: value for name, value in run["settings"].items() if name in Settings.model_fields}
+        run = _with_rule(layout.run(run.run_id), run, ThresholdRule.of(given))
     changeable = settings_affecting("report", "runtime")
     changed = {name: getattr(given, name) for name in changeable if name in given.model_fields_set}
-    settings = load_settings(None, known | {"out": None, "address": given.address} | changed)
+    settings = load_settings(None, settings_dict(run.settings) | {"out": None, "address": given.address} | changed)
     with ray_cluster(settings):
         return layout.uri(write_report(layout, run, settings, progress))
 
 
-def _with_rule(run_paths: RunPaths, run: dict[str, Any], rule: ThresholdRule) -> dict[str, Any]:
+def _with_rule(run_paths: RunPaths, run: RunManifest, rule: ThresholdRule) -> RunManifest:
     """Apply a rule to a complete run.
 
     Raises:
         SettingsError: it would need the scores of a night's window, which are not kept.
     """
-    if "night" in run and rule.contamination is not None:
+    if run.night is not None and rule.contamination is not None:
         raise SettingsError(
-            f"Run {run['run_id']} is a nightly run, whose contamination is a share of its window, and the scores of "
+            f"Run {run.run_id} is a nightly run, whose contamination is a share of its window, and the scores of "
             "the window are not kept: give a threshold."
         )
-    started = read_json(run_paths.fs, run_paths.started_json) or {"groups": {}}
-    return apply_rule(run_paths, run, [name for name in started["groups"] if name not in run["failed_groups"]], rule)
+    started = StartedManifest.read(run_paths)
+    groups = [name for name in (started.groups if started else ()) if name not in run.failed_groups]
+    return apply_rule(run_paths, run, groups, rule)
 
 
 def write_report(
     layout: OutPaths,
-    run: Mapping[str, Any],
+    run: RunManifest,
     settings: Settings,
     progress: Progress,
     labels: Mapping[str, int] | None = None,
@@ -97,19 +96,19 @@ def write_report(
         progress: shows the stage.
         labels: by uri, 1 = defective; shown where the run has not been evaluated.
     """
-    run_paths = layout.run(run["run_id"])
+    run_paths = layout.run(run.run_id)
     run_id, folder = run_paths.run_id, run_paths.report
-    started = read_json(layout.fs, run_paths.started_json)
+    started = StartedManifest.read(run_paths)
     if started is None:
         raise MuscRayError(f"Run {run_id} lacks its started.json: run it again with --overwrite.")
-    names = sorted(name for name in started["groups"] if name not in run["failed_groups"])
+    names = sorted(name for name in started.groups if name not in run.failed_groups)
     remove_tree(layout.fs, folder)
     known = Labels.read(run_paths, labels or {})
-    tasks = run["counts"]["scored"] // CHUNK_ROWS + len(names)
+    tasks = run.counts.scored // CHUNK_ROWS + len(names)
     on_cpus = settings.model_copy(update={"device": "cpu"})  # a GPU has nothing to do here
     arguments = (layout.uri(layout.root), run_id, settings.image_limits)
     with (
-        progress.stage("report", total=run["counts"]["scored"], unit="images") as stage,
+        progress.stage("report", total=run.counts.scored, unit="images") as stage,
         Pool(SiteWriter, on_cpus, tasks, *arguments) as pool,
     ):
         report = _run_report(run, settings)
@@ -135,7 +134,7 @@ class _Site:
     """
 
     def __init__(
-        self, layout: OutPaths, run: Mapping[str, Any], report: RunReport, settings: Settings, labels: Labels
+        self, layout: OutPaths, run: RunManifest, report: RunReport, settings: Settings, labels: Labels
     ) -> None:
         self.layout, self.run, self.report, self.settings, self.labels = layout, run, report, settings, labels
         self.rows: list[dict[str, Any]] = []
@@ -153,7 +152,7 @@ class _Site:
 
     def _group(self, number: int, name: str) -> Iterator[SiteTask]:
         """Write what is known of a whole group; yields what is to be done for its images."""
-        layout, run_paths = self.layout, self.layout.run(self.run["run_id"])
+        layout, run_paths = self.layout, self.layout.run(self.run.run_id)
         paths = run_paths.parts(run_paths.scores, name)
         parts = read_tables(layout.fs, paths, COLUMNS)
         firsts = detail_files([len(part) for part in parts])
@@ -175,7 +174,7 @@ class _Site:
             yield RowsTask(number, chunk, rows.combine_chunks(), *shown)
         lookup = ray.put(Lookup.of(table["image_id"].to_pylist(), table["rank"].to_numpy()))
         similar = {PurePosixPath(path).name: path for path in run_paths.parts(run_paths.neighbours, name)}
-        if "night" in self.run and not self.run["settings"]["rescore_window"]:
+        if self.run.night is not None and not self.run.settings.rescore_window:
             similar = {}  # most of them are earlier images, which got no scores
         for path, first in zip(paths, firsts, strict=True):
             neighbours = similar.get(PurePosixPath(path).name)
@@ -193,9 +192,9 @@ class _Site:
         scores, raw = table["score"].to_numpy(), table["score_raw"].to_numpy()
         if not (np.isfinite(scores).all() and np.isfinite(raw).all()):
             raise MuscRayError(f"Group {name!r} has scores that are not finite numbers; score the run again.")
-        given = (self.run.get("thresholds") or {}).get(name)
+        given = (self.run.thresholds or {}).get(name)
         threshold = group_threshold(name, scores, given)
-        h, w = self.run["resolved"]["grid"]
+        h, w = self.run.resolved.grid
         return GroupReport(
             number=number,
             name=name,
@@ -213,9 +212,9 @@ class _Site:
 
     def _defects(self, number: int, name: str, table: pa.Table) -> tuple[list[SharedDefect] | None, list[DefectTask]]:
         """The repeated defects of a group, whose table is in the order of the ranks, and their pictures to be made."""
-        if "repeated_defects" not in self.run:
+        if self.run.repeated_defects is None:
             return None, []
-        run_paths = self.layout.run(self.run["run_id"])
+        run_paths = self.layout.run(self.run.run_id)
         paths = run_paths.parts(run_paths.defects, name)
         parts = read_tables(self.layout.fs, paths, DEFECTS.names)
         if not parts:
@@ -225,7 +224,7 @@ class _Site:
         rows = rows.append_column("rank", ranks)
         rows = rows.take(pc.sort_indices(rows, [("defect_group", "ascending"), ("rank", "ascending")]))
         found, tasks = [], []
-        h, w = self.run["resolved"]["grid"]
+        h, w = self.run.resolved.grid
         for defect in pc.unique(rows["defect_group"]).to_pylist():
             own = rows.filter(pc.equal(rows["defect_group"], defect))
             worst = own.slice(0, DEFECT_MEMBERS).to_pylist()
@@ -251,18 +250,18 @@ def _by_rank(parts: Sequence[pa.Table], firsts: Sequence[int]) -> pa.Table:
     return table.take(pc.sort_indices(table["rank"]))
 
 
-def _run_report(run: Mapping[str, Any], settings: Settings) -> RunReport:
+def _run_report(run: RunManifest, settings: Settings) -> RunReport:
     return RunReport(
-        run_id=run["run_id"],
-        source=str(run["settings"]["source"]),
-        created_at=datetime.fromisoformat(run["scored_at"]),
-        k_list=run["settings"]["k_list"],
+        run_id=run.run_id,
+        source=str(run.settings.source),
+        created_at=run.scored_at,
+        k_list=run.settings.k_list,
         pictures=settings.report_images,
-        settings={**run["settings"], "resolved": run["resolved"]},
-        counts=run["counts"],
-        stage_seconds={name: stage["seconds"] for name, stage in run["stages"].items()},
-        versions=run["versions"],
-        error_total=run["counts"]["failed"],
-        notes=run["notes"],
-        metrics=run["metrics"],
+        settings={**settings_dict(run.settings), "resolved": run.resolved.model_dump(mode="json")},
+        counts=run.counts.model_dump(),
+        stage_seconds={name: stage["seconds"] for name, stage in run.stages.items()},
+        versions=run.versions,
+        error_total=run.counts.failed,
+        notes=run.notes,
+        metrics=run.metrics,
     )

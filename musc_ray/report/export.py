@@ -15,16 +15,16 @@ from musc_ray.report.heatmap_files import Format, Scale, encode, heatmap_name, u
 from musc_ray.runtime.cluster import ray_cluster, use_threads
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.credentials import credentials_sentence, has_credentials
-from musc_ray.settings.limits import MAX_IMAGE_MB, ImageLimits
+from musc_ray.settings.limits import ImageLimits
 from musc_ray.settings.messages import shown
 from musc_ray.settings.model import Settings
 from musc_ray.sources.decoding import decode_original
 from musc_ray.sources.overlap import lists_out
 from musc_ray.sources.reading import read_image
-from musc_ray.storage.filesystem import absolute, atomic_file, check_writable, open_filesystem, read_json
+from musc_ray.storage.filesystem import absolute, atomic_file, check_writable, open_filesystem
+from musc_ray.storage.manifest import RunManifest, StartedManifest, complete_run
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths, escape_group
-from musc_ray.storage.runs import complete_run
 from musc_ray.storage.scores import map_scale, read_tables
 
 TASKS_A_CPU = 2
@@ -96,8 +96,8 @@ def export_heatmaps(
         raise SettingsError("Heat maps need the out of a run: `musc-ray heatmaps OUT --format png`.")
     layout = OutPaths.at(settings.out)
     run = complete_run(layout, settings.run_id)
-    folder = layout.uri(layout.run(run["run_id"]).heatmaps) if to is None else absolute(to)
-    if to is not None and lists_out(run["settings"]["source"], folder):
+    folder = layout.uri(layout.run(run.run_id).heatmaps) if to is None else absolute(to)
+    if to is not None and lists_out(run.settings.source or "", folder):
         raise SettingsError(f"--to {shown(to)} lies among the images of the source: choose another folder.")
     groups = _groups(layout, run, group)
     check_writable(*open_filesystem(folder))
@@ -115,28 +115,27 @@ def export_heatmaps(
     return HeatmapsResult(counts["written"], counts["skipped"], counts["unreadable"], first, folder)
 
 
-def _groups(layout: OutPaths, run: dict[str, Any], only: str | None) -> list[str]:
+def _groups(layout: OutPaths, run: RunManifest, only: str | None) -> list[str]:
     """The groups that the run scored, or the one that is asked for."""
-    started = read_json(layout.fs, layout.run(run["run_id"]).started_json) or {"groups": {}}
-    names = [name for name in started["groups"] if name not in run["failed_groups"]]
+    started = StartedManifest.read(layout.run(run.run_id))
+    names = [name for name in (started.groups if started else ()) if name not in run.failed_groups]
     if only is None:
         return names
     if only not in names:
         known = f"its groups are {', '.join(map(shown, names[:10]))}{', ...' if len(names) > 10 else ''}"
-        raise SettingsError(f"Run {run['run_id']} scored no group {shown(only)}: {known}.")
+        raise SettingsError(f"Run {run.run_id} scored no group {shown(only)}: {known}.")
     return [only]
 
 
-def _group_tasks(layout: OutPaths, run: dict[str, Any], group: str, folder: str, top: int | None) -> list[HeatmapsTask]:
+def _group_tasks(layout: OutPaths, run: RunManifest, group: str, folder: str, top: int | None) -> list[HeatmapsTask]:
     """A task a file of scores that holds images to write."""
-    run_paths = layout.run(run["run_id"])
+    run_paths = layout.run(run.run_id)
     paths = run_paths.parts(run_paths.scores, group)
     tables = read_tables(layout.fs, paths, ["score_raw", "rank"])
     largest = float(pc.max(pa.concat_tables(tables)["score_raw"]).as_py())
     scale = map_scale(run_paths, group, largest)
     wanted = [len(table) if top is None else pc.sum(pc.less_equal(table["rank"], top)).as_py() for table in tables]
-    target, settings = f"{folder}/group={escape_group(group)}", run["settings"]
-    limits = ImageLimits(settings["max_pixels"], settings.get("max_image_mb", MAX_IMAGE_MB) * 2**20)
+    target, limits = f"{folder}/group={escape_group(group)}", run.settings.image_limits
     return [
         HeatmapsTask(layout.uri(path), target, scale, limits, images)
         for path, images in zip(paths, wanted, strict=True)

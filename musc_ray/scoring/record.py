@@ -1,4 +1,4 @@
-"""What a run writes about itself: started.json before its work, run.json when it is complete."""
+"""Describe a run: what it is going to do, and what it did (storage/manifest.py has the records)."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -11,23 +11,34 @@ from musc_ray.core.drift import is_drift
 from musc_ray.features.context import RunContext
 from musc_ray.scoring.ranker import GroupFigures
 from musc_ray.scoring.ring import GroupImages
-from musc_ray.settings.model import settings_dict
+from musc_ray.storage.manifest import (
+    SCHEMA_VERSION,
+    Counts,
+    DefectCount,
+    GroupNight,
+    Resolved,
+    RunManifest,
+    StartedGroup,
+    StartedManifest,
+)
 
 PACKAGES = ("faiss-cpu", "numpy", "open-clip-torch", "pyarrow", "ray", "timm", "torch")
 
 
-def started_record(context: RunContext) -> dict[str, Any]:
-    """The content of started.json: what there is to do, by which `status` measures how far a run is."""
-    return {
-        "run_id": context.run_id,
-        "started_at": datetime.now(UTC).isoformat(),
-        "features_id": context.meta.features_id,
-        "layers": list(context.meta.layers),
-        "groups": {
-            name: {"images": group.images, "shards": sorted(group.all)} for name, group in context.groups.items()
+def started_record(context: RunContext) -> StartedManifest:
+    """Describe what there is to do, by which `status` measures how far a run is."""
+    return StartedManifest(
+        schema_version=SCHEMA_VERSION,
+        run_id=context.run_id,
+        started_at=datetime.now(UTC),
+        features_id=context.meta.features_id,
+        layers=context.meta.layers,
+        groups={
+            name: StartedGroup(images=group.images, shards=tuple(sorted(group.all)))
+            for name, group in context.groups.items()
         },
-        "settings": settings_dict(context.settings),
-    }
+        settings=context.settings,
+    )
 
 
 def run_record(
@@ -40,61 +51,64 @@ def run_record(
     metrics: Mapping[str, float],
     notes: Sequence[str],
     figures: Mapping[str, GroupFigures],
-) -> dict[str, Any]:
-    """The content of run.json: resolved settings, versions, counts, times per stage, thresholds if there are any."""
+) -> RunManifest:
+    """Describe a run that is scored: resolved settings, versions, counts, times per stage, thresholds."""
     meta = context.meta
     of_groups = {group.group: figures[group.group].threshold for group in groups}
-    thresholds = {name: threshold for name, threshold in of_groups.items() if threshold is not None}
-    return {
-        "run_id": context.run_id,
-        "features_id": meta.features_id,
-        "scored_at": scored_at.isoformat(),
-        "settings": settings_dict(context.settings),
-        "resolved": {
-            "backbone": meta.backbone,
-            "weights_sha256": meta.weights_sha256,
-            "image_size": list(meta.image_size),
-            "grid": list(meta.grid),
-            "layers": list(meta.layers),
-            "channels": meta.channels,
-            "class_channels": meta.class_channels,
-        },
-        "counts": {
-            "images": context.images,
-            "scored": sum(group.published for group in groups),
-            "failed": failed_images,
-            "groups": len(context.groups),
-            "failed_groups": len(failed_groups),
-            "shards": sum(len(group.ring) for group in groups),
-        },
-        "failed_groups": dict(failed_groups),
-        "metrics": dict(metrics),
-        "notes": list(notes),
-        "stages": {
+    repeated = stages["repeats"]["defects"] if "repeats" in stages else None
+    return RunManifest(
+        schema_version=SCHEMA_VERSION,
+        run_id=context.run_id,
+        features_id=meta.features_id,
+        scored_at=scored_at,
+        settings=context.settings,
+        resolved=Resolved(
+            backbone=meta.backbone,
+            weights_sha256=meta.weights_sha256,
+            image_size=meta.image_size,
+            grid=meta.grid,
+            layers=meta.layers,
+            channels=meta.channels,
+            class_channels=meta.class_channels,
+        ),
+        counts=Counts(
+            images=context.images,
+            scored=sum(group.published for group in groups),
+            failed=failed_images,
+            groups=len(context.groups),
+            failed_groups=len(failed_groups),
+            shards=sum(len(group.ring) for group in groups),
+        ),
+        failed_groups=dict(failed_groups),
+        metrics=dict(metrics),
+        notes=tuple(notes),
+        stages={
             name: {figure: value for figure, value in stage.items() if figure != "defects"}
             for name, stage in stages.items()
         },
-        "versions": {
+        versions={
             "musc-ray": __version__,
             "python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},
         },
-        **({"source_snapshot": context.source_snapshot} if context.source_snapshot is not None else {}),
-        **({"repeated_defects": stages["repeats"]["defects"]} if "repeats" in stages else {}),
-        **({"waiting": dict(context.waiting)} if context.waiting else {}),
-        **({"thresholds": thresholds} if thresholds else {}),
-        **({"night": _night(context, groups, figures)} if context.earlier is not None else {}),
-    }
+        source_snapshot=context.source_snapshot,
+        repeated_defects=None
+        if repeated is None
+        else {name: tuple(DefectCount(**row) for row in rows) for name, rows in repeated.items()},
+        waiting=dict(context.waiting),
+        thresholds={name: threshold for name, threshold in of_groups.items() if threshold is not None},
+        night=None if context.earlier is None else _night(context, groups, figures),
+    )
 
 
-def _night(context: RunContext, groups: Sequence[GroupImages], figures: Mapping[str, GroupFigures]) -> dict[str, Any]:
+def _night(
+    context: RunContext, groups: Sequence[GroupImages], figures: Mapping[str, GroupFigures]
+) -> dict[str, GroupNight]:
     """What a night scored against what, and how far its raw scores lie from those of its window."""
-    level = context.settings.drift_warning
-    content: dict[str, Any] = {}
+    content = {}
     for group in groups:
         new, value = group.images - len(group.earlier), figures[group.group].drift
-        drifted: dict[str, Any] = {"drift": None, "drift_warning": False}
-        if value is not None:
-            drifted = {"drift": round(value, 4), "drift_warning": is_drift(value, new, level)}
-        content[group.group] = {"new": new, "window": len(group.earlier), **drifted}
+        warns = value is not None and is_drift(value, new, context.settings.drift_warning)
+        rounded = None if value is None else round(value, 4)
+        content[group.group] = GroupNight(new=new, window=len(group.earlier), drift=rounded, drift_warning=warns)
     return content

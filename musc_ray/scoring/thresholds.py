@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Self
 
 import fsspec
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from musc_ray.core.threshold import contamination_threshold, is_anomalous, suggest_threshold
 from musc_ray.settings.model import Settings
-from musc_ray.storage.filesystem import write_json
+from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.paths import RunPaths
 from musc_ray.storage.schemas import IS_ANOMALOUS
@@ -76,37 +76,33 @@ def thresholds_of(run_paths: RunPaths, groups: Sequence[str], rule: ThresholdRul
     return thresholds
 
 
-def apply_rule(run_paths: RunPaths, run: dict[str, Any], groups: Sequence[str], rule: ThresholdRule) -> dict[str, Any]:
+def apply_rule(run_paths: RunPaths, run: RunManifest, groups: Sequence[str], rule: ThresholdRule) -> RunManifest:
     """Give a complete run the thresholds of a rule, or none; nothing is written when it has them already.
 
     While files are rewritten, `thresholds` in run.json is null: when that is cut short, the next command goes on.
 
     Args:
         run_paths: where the run lies.
-        run: the content of run.json.
+        run: its manifest.
         groups: those that are scored.
         rule: what is asked for now.
 
     Returns:
-        The new content of run.json.
+        The new manifest.
     """
-    settings = run["settings"]
-    before = ThresholdRule(settings.get("threshold"), settings.get("contamination"))
-    if before == rule and run.get("thresholds", {}) is not None:
+    if ThresholdRule.of(run.settings) == rule and run.thresholds is not None:
         return run
-    run = {**run, "settings": {**settings, **asdict(rule)}, "thresholds": None}
-    write_json(run_paths.fs, run_paths.run_json, run)
+    settings = run.settings.model_copy(update=asdict(rule))
+    run = run.model_copy(update={"settings": settings, "thresholds": None})
+    run.write(run_paths)
     thresholds = thresholds_of(run_paths, groups, rule)
     parts = run_paths.parts_of(run_paths.scores, groups)
     files = [(path, thresholds.get(group)) for group in groups for path in parts[group]]
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         for _ in pool.map(lambda file: _mark(run_paths.fs, *file), files):
             pass
-    if thresholds:
-        run["thresholds"] = thresholds
-    else:
-        del run["thresholds"]
-    write_json(run_paths.fs, run_paths.run_json, run)
+    run = run.model_copy(update={"thresholds": thresholds})
+    run.write(run_paths)
     return run
 
 

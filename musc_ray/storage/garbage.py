@@ -5,13 +5,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
-from typing import Any
 
 from musc_ray.errors import MuscRayError
 from musc_ray.features.context import RunContext
 from musc_ray.storage.file_info import file_time
 from musc_ray.storage.filesystem import PARTIAL, WRITE_CHECK, is_local, read_json, remove_tree
 from musc_ray.storage.lease import check_free, lease
+from musc_ray.storage.manifest import RunManifest, StartedManifest
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import BrokenShardError, read_meta
@@ -111,10 +111,11 @@ def _runs(layout: OutPaths) -> dict[str, tuple[bool, datetime]]:
     for run_id in layout.run_ids():
         complete = layout.fs.exists(layout.run(run_id).run_json)
         progress = read_json(layout.fs, layout.run(run_id).progress_json) or {}
-        started = read_json(layout.fs, layout.run(run_id).started_json) or {}
-        written = progress.get("updated_at") or started.get("started_at")
+        started = StartedManifest.read(layout.run(run_id))
+        updated_at = progress.get("updated_at")
+        written = datetime.fromisoformat(updated_at) if updated_at else started and started.started_at
         if complete or written:
-            found[run_id] = (complete, datetime.fromisoformat(written) if written else datetime.max.replace(tzinfo=UTC))
+            found[run_id] = (complete, written or datetime.max.replace(tzinfo=UTC))
     return found
 
 
@@ -129,10 +130,12 @@ def _features(layout: OutPaths, needed: list[str], oldest: datetime) -> Iterator
     images: dict[str, set[tuple[str, str]]] = {}
     for run_id in needed:
         paths = layout.run(run_id)
-        run: dict[str, Any] = read_json(layout.fs, paths.run_json) or read_json(layout.fs, paths.started_json) or {}
+        run = RunManifest.read(paths) or StartedManifest.read(paths)
+        if run is None:  # removed meanwhile
+            continue
         table = read_table(layout.fs, paths.catalog, ["image_id", "version"])
         pairs = zip(table["image_id"].to_pylist(), table["version"].to_pylist(), strict=True)
-        images.setdefault(run["features_id"], set()).update(pairs)
+        images.setdefault(run.features_id, set()).update(pairs)
     root = f"{layout.root}/features"
     for folder in sorted(layout.fs.ls(root, detail=False)) if layout.fs.exists(root) else []:
         features_id = PurePosixPath(folder).name

@@ -17,6 +17,7 @@ MAX_NAME_LENGTH = 180
 """Longer escaped group names are cut and made unique by a hash: file systems allow 255 bytes a name."""
 
 MAX_SLUG_LENGTH = 40
+OLD_GROUP = "group="
 
 
 def escape_group(group: str) -> str:
@@ -180,9 +181,22 @@ class RunPaths:
     def parts_of(self, table: str, groups: Sequence[str]) -> dict[str, list[str]]:
         """List the files of several groups in the folder of a table, from one listing."""
         found: dict[str, list[str]] = {}
-        for path in self.out.table_files(table):
-            found.setdefault(PurePosixPath(path).name.rpartition("-")[0] + "-", []).append(path)
-        return {group: found.get(part_prefix(group), []) for group in groups}
+        for path in self.all_parts(table):
+            name, folder = PurePosixPath(path).name, PurePosixPath(path).parent.name
+            key = f"{folder}/" if folder.startswith(OLD_GROUP) else f"{name.rpartition('-')[0]}-"
+            found.setdefault(key, []).append(path)
+        old = {group: found.get(f"{OLD_GROUP}{escape_group(group)}/", []) for group in groups}
+        return {group: found.get(part_prefix(group), []) or old[group] for group in groups}
+
+    def all_parts(self, table: str) -> list[str]:
+        """List the files of a table, sorted; runs of schema version 0 have a folder a group."""
+        if not self.fs.exists(table):
+            return []
+        self.fs.invalidate_cache(table)
+        found = self.fs.ls(table, detail=False)
+        old = [path for path in found if PurePosixPath(path).name.startswith(OLD_GROUP)]
+        flat = [path for path in found if path.endswith(".parquet") and path not in old]
+        return sorted(flat) + [path for folder in sorted(old) for path in self.out.table_files(folder)]
 
     @property
     def work(self) -> str:

@@ -29,10 +29,12 @@ from musc_ray.lake.catalog import open_catalog
 from musc_ray.lake.publish import publish_runs
 from musc_ray.lake.schema import by_day_and_group, iceberg_schema, scores_schema
 from musc_ray.settings.lake import Lake
-from musc_ray.storage.filesystem import read_json, write_json
+from musc_ray.storage.filesystem import write_json
+from musc_ray.storage.manifest import complete_run
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.schemas import SCORES
+from tests.helpers.manifests import run_record
 from tests.helpers.seaweed import lake_server
 
 GROUPS, ROWS_A_FILE = 4, 65_536
@@ -57,15 +59,13 @@ def write_run(run_paths: RunPaths, rows: int, scored_at: datetime) -> None:
             columns += [scores[at], scores[at], rank[at], percentile[at], ones, ones, maps]
             path = run_paths.part(run_paths.scores, f"line-{group}", part)
             write_table(run_paths.fs, path, pa.table(columns, schema=SCORES))
-    record = {
-        "run_id": run_paths.run_id,
-        "features_id": "0123456789abcdef",
-        "scored_at": scored_at.isoformat(),
-        "settings": {"source": "s3://plant-archive"},
-        "resolved": {"backbone": "generated", "weights_sha256": "0" * 64},
-        "counts": {"images": rows, "scored": rows, "failed": 0},
-        "versions": {"musc-ray": "0.1.0"},
-    }
+    record = run_record(
+        run_paths.run_id,
+        features_id="0123456789abcdef",
+        scored_at=scored_at.isoformat(),
+        settings={"source": "s3://plant-archive"},
+        counts={"images": rows, "scored": rows},
+    )
     write_json(run_paths.fs, run_paths.run_json, record)
 
 
@@ -77,7 +77,7 @@ def publish(out: str, run_id: str, catalog: str, warehouse: str) -> None:
     published = publish_runs(
         layout,
         Lake(table="plant.scores", catalog=catalog, warehouse=warehouse, maps=False),
-        [read_json(layout.fs, layout.run(run_id).run_json)],
+        [complete_run(layout, run_id)],
     )
     seconds = time.perf_counter() - started
     peak = peak_bytes()

@@ -31,6 +31,7 @@ from musc_ray.storage.shards import (
 )
 from tests.fuzz.conftest import LONG, examples
 from tests.fuzz.mutation import mutated
+from tests.helpers.manifests import run_record
 
 LOCAL = fsspec.filesystem("file")
 IDS = [f"id{n}" for n in range(5)]
@@ -188,8 +189,10 @@ def test_broken_shards_count_as_not_there_and_as_garbage(tmp_path, caplog):
     moved.parent.mkdir(parents=True)
     moved.write_bytes(SEED)
     assert existing_shards(layout, "other", "all") == {}  # features of another model
-    write_table(LOCAL, layout.catalog("run"), to_table({"all": {0: [CatalogImage("id0", "s3://b/id0", "all", "v")]}}))
-    write_json(LOCAL, layout.run_json("run"), {"features_id": META.features_id})
+    write_table(
+        LOCAL, layout.run("run").catalog, to_table({"all": {0: [CatalogImage("id0", "s3://b/id0", "all", "v")]}})
+    )
+    write_json(LOCAL, layout.run("run").run_json, run_record("run", features_id=META.features_id))
     later = datetime.now(UTC) + timedelta(days=8)
     garbage = {(Path(each.path).name, each.why) for each in collect_garbage(str(tmp_path), 7, False, later)}
     assert garbage == {

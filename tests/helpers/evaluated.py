@@ -17,6 +17,7 @@ from sklearn import metrics
 
 from musc_ray.storage.paths import part_prefix
 from musc_ray.storage.schemas import CATALOG, SCORES
+from tests.helpers.manifests import run_record
 
 CORNERS = np.ones((3, 3))
 
@@ -60,14 +61,7 @@ def write_run(
             pq.write_table(pa.table(columns, schema=SCORES), folder / f"{part_prefix(group)}{number:05d}.parquet")
     catalog = [{"image_id": "", "uri": image.uri, "group": image.group, "version": "", "shard": 0} for image in images]
     pq.write_table(pa.Table.from_pylist(catalog, CATALOG), run / "catalog.parquet")
-    record = {
-        "run_id": run_id,
-        "features_id": "none",
-        "scored_at": now.isoformat(),
-        "settings": {"k_list": [1, 2, 3]},
-        "resolved": {"backbone": "generated", "image_size": list(image_size), "class_channels": 4},
-        "failed_groups": {},
-    }
+    record = run_record(run_id, scored_at=now.isoformat(), resolved={"image_size": list(image_size)})
     (run / "run.json").write_text(json.dumps(record))
 
 

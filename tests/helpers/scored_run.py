@@ -1,7 +1,6 @@
 """A run that was scored, as far as its report looks at it, with generated scores, patch maps and neighbours."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -9,16 +8,15 @@ import pyarrow as pa
 
 from musc_ray.core.ranks import percentiles, ranks
 from musc_ray.core.rscin import weighted_scores
-from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import image_id
 from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.schemas import ERRORS, NEIGHBOURS, SCORES
+from tests.helpers.manifests import SCORED_AT, run_record, started_record
 
 RUN = "generated"
 K_LIST, SIMILARITIES = (1, 2, 3), (0.9, 0.8)
-SCORED_AT = datetime(2026, 3, 4, 12, tzinfo=UTC)
 
 
 def write_run(
@@ -39,21 +37,11 @@ def write_run(
     table = pa.Table.from_pylist([dict(error) for error in errors], schema=ERRORS)
     write_table(layout.fs, f"{layout.run(RUN).errors}/part-00000.parquet", table)
     scored = sum(map(len, groups.values()))
-    started = {"groups": {name: {"images": len(uris)} for name, uris in groups.items()}}
-    write_json(layout.fs, layout.run(RUN).started_json, started)
-    run = {
-        "run_id": RUN,
-        "scored_at": SCORED_AT.isoformat(),
-        "settings": load_settings(None, {"source": "generated"}).model_dump(mode="json"),
-        "resolved": {"grid": list(grid)},
-        "counts": {"images": scored + len(errors), "scored": scored, "failed": len(errors)},
-        "failed_groups": {},
-        "metrics": {},
-        "notes": [],
-        "stages": {"extract": {"seconds": 90.0}, "mutual": {"seconds": 45.0}},
-        "versions": {"musc-ray": "0.1.0"},
-        **changed,
-    }
+    write_json(
+        layout.fs, layout.run(RUN).started_json, started_record(RUN, {name: len(u) for name, u in groups.items()})
+    )
+    counts = {"images": scored + len(errors), "scored": scored, "failed": len(errors)}
+    run = run_record(RUN, scored_at=SCORED_AT.isoformat(), resolved={"grid": list(grid)}, counts=counts, **changed)
     write_json(layout.fs, layout.run(RUN).run_json, run)
     return run
 

@@ -25,6 +25,7 @@ from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import OutPaths, part_prefix
 from musc_ray.storage.schemas import SCORES
+from tests.helpers.manifests import run_record, started_record
 from tests.helpers.pictures import write_odd_pictures, write_pictures
 
 GRID = (4, 6)
@@ -51,9 +52,9 @@ def write_run(out: str, source: str, groups: dict[str, list[str]], run_id: str =
             path = layout.run(run_id).part(layout.run(run_id).scores, group, part)
             write_table(layout.fs, path, pa.Table.from_pylist(rows[start : start + SHARD], schema=SCORES))
         written |= {row["uri"]: row for row in rows}
-    write_json(layout.fs, layout.run(run_id).started_json, {"groups": {group: {} for group in groups}})
-    run = {"run_id": run_id, "scored_at": scored_at, "failed_groups": {}}
-    run["settings"] = {"source": source, "max_pixels": 1_000_000}
+    started = started_record(run_id, {group: len(uris) for group, uris in groups.items()})
+    write_json(layout.fs, layout.run(run_id).started_json, started)
+    run = run_record(run_id, scored_at=scored_at, settings={"source": source, "max_pixels": 1_000_000})
     write_json(layout.fs, layout.run(run_id).run_json, run)
     return written
 

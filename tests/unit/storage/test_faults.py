@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 from musc_ray.cli.app import app
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.filesystem import atomic_file
+from musc_ray.storage.manifest import time_after_all
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.retry import StorageError, is_storage_fault, with_retries
-from musc_ray.storage.runs import time_after_all
 from musc_ray.storage.s3 import may_pass, wait_for_s3
 from tests.helpers.scored_run import RUN, SCORED_AT, write_run
 

@@ -1,0 +1,254 @@
+"""What a run writes about itself: `started.json` before its work, `run.json` (the manifest) when it is complete."""
+
+import logging
+from datetime import datetime, timedelta
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from musc_ray.errors import MuscRayError
+from musc_ray.settings.model import Settings
+from musc_ray.storage.filesystem import read_json, write_json
+from musc_ray.storage.paths import OutPaths, RunPaths
+
+SCHEMA_VERSION = 1
+"""Raised when the meaning of a field of a manifest, or the place of a table, changes.
+
+0: without the field; the tables lay in folders `group=<group>`. Such runs are still read.
+"""
+
+OPTIONAL = ("source_snapshot", "repeated_defects", "waiting", "thresholds", "night")
+"""Fields of run.json that only some runs have."""
+
+logger = logging.getLogger(__name__)
+
+
+class _Record(BaseModel):
+    """Part of a manifest: immutable; fields of versions to come are kept apart by `schema_version`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Resolved(_Record):
+    """What `auto` and defaults meant.
+
+    Attributes:
+        backbone: its full name.
+        weights_sha256: of the weights that were used.
+        image_size: (H, W) of the model's input in pixels.
+        grid: (h, w) patches.
+        layers: blocks, from 0.
+        channels: C of a token.
+        class_channels: of a class token.
+        device: `cpu` or `cuda`; None in runs of schema version 0.
+        precision: arithmetic of mutual scoring; None in runs of schema version 0.
+        model_precision: arithmetic of the backbone; None in runs of schema version 0.
+    """
+
+    backbone: str
+    weights_sha256: str
+    image_size: tuple[int, int]
+    grid: tuple[int, int]
+    layers: tuple[int, ...]
+    channels: int
+    class_channels: int
+    device: str | None = None
+    precision: str | None = None
+    model_precision: str | None = None
+
+
+class Counts(_Record):
+    """Numbers of images (listed, scored, unreadable), groups and shards."""
+
+    images: int
+    scored: int
+    failed: int
+    groups: int = 0
+    failed_groups: int = 0
+    shards: int = 0
+
+
+class GroupNight(_Record):
+    """A group of a nightly run.
+
+    Attributes:
+        new: images that were scored.
+        window: earlier images that they were scored against.
+        drift: distance of the new raw scores from the window's, in robust standard deviations; None with too few.
+        drift_warning: whether that is much, and beyond chance.
+    """
+
+    new: int
+    window: int
+    drift: float | None = None
+    drift_warning: bool = False
+
+
+class DefectCount(_Record):
+    """A repeated defect: its number in the group, how many images have it, and how many of their patches."""
+
+    defect_group: int
+    images: int
+    patches: int
+
+
+def _known_settings(value: object) -> object:
+    """Drop settings that this version does not know."""
+    if isinstance(value, dict):
+        return {name: given for name, given in value.items() if name in Settings.model_fields}
+    return value
+
+
+class RunManifest(_Record):
+    """The content of run.json.
+
+    Attributes:
+        scored_at: later than that of every earlier run of the OUT.
+        failed_groups: why they have no scores, by group.
+        metrics: by name, where labels were known; never used for scoring.
+        notes: what a reader of the result must not miss.
+        stages: figures of each stage, `seconds` among them.
+        versions: of the packages that made the result.
+        source_snapshot: of the Iceberg table that the images come from.
+        repeated_defects: by group; None where they were not looked for.
+        waiting: numbers of new images that a nightly run leaves for a later one, by group.
+        thresholds: by group; empty without a rule, None while the scores table is being rewritten.
+        night: by group; None in a run on a whole archive.
+    """
+
+    schema_version: int = 0
+    run_id: str
+    features_id: str
+    scored_at: datetime
+    settings: Settings
+    resolved: Resolved
+    counts: Counts
+    failed_groups: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    stages: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    source_snapshot: int | None = None
+    repeated_defects: dict[str, tuple[DefectCount, ...]] | None = None
+    waiting: dict[str, int] = Field(default_factory=dict)
+    thresholds: dict[str, float] | None = Field(default_factory=dict)
+    night: dict[str, GroupNight] | None = None
+
+    _settings = field_validator("settings", mode="before")(_known_settings)
+
+    @classmethod
+    def read(cls, run_paths: RunPaths) -> Self | None:
+        """Read the manifest of a run; None where the run is not complete.
+
+        Raises:
+            MuscRayError: it is broken, or of a later version of musc_ray.
+        """
+        return _parse(cls, run_paths, run_paths.run_json)
+
+    def write(self, run_paths: RunPaths) -> None:
+        """Write run.json, without what does not apply to the run; from then on the run is complete."""
+        content = self.model_dump(mode="json")
+        absent = {
+            name
+            for name in OPTIONAL
+            if getattr(self, name) == RunManifest.model_fields[name].get_default(call_default_factory=True)
+        }
+        write_json(run_paths.fs, run_paths.run_json, {name: content[name] for name in content if name not in absent})
+
+
+class StartedGroup(_Record):
+    """What there is to do of a group: images, and the numbers of their shards."""
+
+    images: int
+    shards: tuple[int, ...] = ()
+
+
+class StartedManifest(_Record):
+    """The content of started.json: what a run is going to do, by which `status` measures how far it is."""
+
+    schema_version: int = 0
+    run_id: str
+    started_at: datetime
+    features_id: str
+    layers: tuple[int, ...]
+    groups: dict[str, StartedGroup]
+    settings: Settings
+
+    _settings = field_validator("settings", mode="before")(_known_settings)
+
+    @classmethod
+    def read(cls, run_paths: RunPaths) -> Self | None:
+        """Read started.json of a run; None where it is missing.
+
+        Raises:
+            MuscRayError: it is broken, or of a later version of musc_ray.
+        """
+        return _parse(cls, run_paths, run_paths.started_json)
+
+    def write(self, run_paths: RunPaths) -> None:
+        """Write started.json."""
+        write_json(run_paths.fs, run_paths.started_json, self.model_dump(mode="json"))
+
+
+Manifest = TypeVar("Manifest", bound=_Record)
+
+
+def _parse(kind: type[Manifest], run_paths: RunPaths, path: str) -> Manifest | None:
+    content = read_json(run_paths.fs, path)
+    if content is None:
+        return None
+    version = content.get("schema_version", 0)
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise MuscRayError(
+            f"{run_paths.uri(path)} has schema version {version}, this musc_ray reads up to {SCHEMA_VERSION}: install "
+            f"the version that wrote it, or a later one."
+        )
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise MuscRayError(
+            f"{run_paths.uri(path)} is not a manifest ({where}: {first['msg']}): delete the run and score it again."
+        ) from None
+
+
+def complete_run(out_paths: OutPaths, run_id: str | None) -> RunManifest:
+    """Read the manifest of a run, or of the one that was scored last.
+
+    Raises:
+        MuscRayError: no such run, or it is not complete.
+    """
+    out = out_paths.uri(out_paths.root)
+    if run_id is not None:
+        run = RunManifest.read(out_paths.run(run_id))
+        if run is None:
+            raise MuscRayError(f"There is no complete run {run_id} in {out}: see `musc-ray status {out}`.")
+        return run
+    runs = complete_runs(out_paths)
+    if not runs:
+        raise MuscRayError(f"There is no complete run in {out}: start one with `musc-ray run SOURCE {out}`.")
+    return runs[-1]
+
+
+def complete_runs(out_paths: OutPaths) -> list[RunManifest]:
+    """Read the manifests of all complete runs, the one scored last at the end."""
+    out_paths.fs.invalidate_cache(out_paths.runs)
+    found = (RunManifest.read(out_paths.run(run_id)) for run_id in out_paths.run_ids())
+    return sorted((run for run in found if run is not None), key=lambda run: run.scored_at)
+
+
+def time_after_all(out_paths: OutPaths, now: datetime) -> datetime:
+    """Return the time of a new run: now, or just after the run that was scored last, where a clock was or is wrong.
+
+    Which images are new, which scores of an image are current and whose settings a nightly run continues with all
+    follow from the order of runs.
+    """
+    runs = complete_runs(out_paths)
+    if not runs or runs[-1].scored_at < now:
+        return now
+    last = runs[-1]
+    logger.warning(
+        "It is %s here, but run %s was scored at %s: check this machine's clock.", now, last.run_id, last.scored_at
+    )
+    return last.scored_at + timedelta(microseconds=1)
