@@ -1,4 +1,4 @@
-"""What extraction sees of a vision transformer: images in, raw tokens of the asked layers and class tokens out."""
+"""The interface of a backbone: images in, raw tokens of the requested layers and class tokens out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +8,28 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.kernels.onednn import OneDnnLinear
+from musc_ray.core.precision import MIN_IMAGES_LOW_PRECISION, resolve_precision
 from musc_ray.errors import SettingsError
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-DEFAULT_SIDE = 518
+
+MAX_DEFAULT_SIDE = 518
+"""Pixels of the default image size: the largest multiple of the patch size up to this."""
 
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """The shape of a backbone at an image size; known without its weights."""
+    """The shape of a backbone at an image size; known without its weights.
+
+    Attributes:
+        name: in full, see `BackboneName.canonical`.
+        image_size: (H, W) in pixels.
+        patch_size: side of a patch in pixels.
+        grid: (h, w) in patches.
+        depth: blocks of the transformer.
+        layers: 0-based blocks whose tokens are returned.
+        channels: of a patch token; class_channels: of a class token.
+    """
 
     name: str
     image_size: tuple[int, int]
@@ -30,21 +43,26 @@ class BackboneInfo:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of B images: one (B, h*w, C) float tensor a layer, and (B, class_channels), not normalised."""
+    """The tokens of B images, not normalised.
+
+    Attributes:
+        layers: one (B, h*w, C) float tensor per layer.
+        class_tokens: (B, class_channels).
+    """
 
     layers: list[Tensor]
     class_tokens: Tensor
 
 
 class TokenModel(Protocol):
-    """A model of one of the families, already at the asked image size."""
+    """A model of one library, resized to the requested image size."""
 
     module: Any
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def tokens(self, images: Tensor, layers: Sequence[int]) -> Tokens:
-        """Tokens of normalised images (B, 3, H, W) without class and register tokens; `layers` ascend."""
+        """Embed normalised images (B, 3, H, W); returns patch tokens of `layers`, which ascend, and class tokens."""
         ...
 
 
@@ -53,7 +71,7 @@ class Backbone:
 
     Attributes:
         info: its shape.
-        weights_sha256: hash of the weights file.
+        weights_sha256: hash of the weights file; empty for random weights.
     """
 
     def __init__(self, model: TokenModel, info: BackboneInfo, weights_sha256: str, device: str, precision: str) -> None:
@@ -72,7 +90,7 @@ class Backbone:
             images: (B, H, W, 3) uint8 RGB of the info's image size.
 
         Returns:
-            one (B, h*w, C) float32 tensor for each of info.layers in their order, raw patch tokens, and class tokens
+            Raw patch tokens, one (B, h*w, C) float32 tensor for each of info.layers in their order, and class tokens
             (B, class_channels) float32, all on the device.
         """
         pixels = images.to(self.device).permute(0, 3, 1, 2).float().div_(255)
@@ -80,19 +98,31 @@ class Backbone:
             torch.autocast(self.device.type, AUTOCAST[self.precision]) if self.precision in AUTOCAST else OneDnnLinear()
         )
         with arithmetic:
-            ascending = sorted(set(self.info.layers))  # the libraries give each layer once, in this order
+            ascending = sorted(set(self.info.layers))  # the libraries return each layer once, in this order
             tokens = self._model.tokens((pixels - self._mean) / self._std, ascending)
         by_layer = dict(zip(ascending, tokens.layers, strict=True))
         return Tokens([by_layer[layer].float() for layer in self.info.layers], tokens.class_tokens.float())
 
 
+def resolve_model_precision(precision: str, device: str) -> str:
+    """Return the model's arithmetic on a device: `auto` as the tile product resolves it for many images.
+
+    Args:
+        precision: setting `model_precision`.
+        device: `cpu` or `cuda`.
+    """
+    if precision != "auto":
+        return precision
+    return str(resolve_precision("auto", torch.device(device), MIN_IMAGES_LOW_PRECISION)).removeprefix("torch.")
+
+
 def default_layers(depth: int) -> tuple[int, ...]:
-    """Ends of the four quarters of a transformer, 0-based: 24 blocks -> 5, 11, 17, 23 (MuSc, section 4.1)."""
+    """Return the last block of each quarter of a network, 0-based: 24 blocks -> 5, 11, 17, 23 (MuSc, section 4.1)."""
     return tuple(sorted({max(1, depth * quarter // 4) - 1 for quarter in (1, 2, 3, 4)}))
 
 
 def check_layers(layers: Sequence[int] | None, depth: int, name: str) -> tuple[int, ...]:
-    """The asked layers, or the default ones.
+    """Return the requested layers, or the default ones.
 
     Raises:
         SettingsError: a layer that the model does not have.
@@ -109,18 +139,19 @@ def check_layers(layers: Sequence[int] | None, depth: int, name: str) -> tuple[i
 
 
 def check_image_size(image_size: tuple[int, int] | None, patch_size: int, name: str) -> tuple[int, int]:
-    """The asked (H, W), or the largest square up to 518 that the patches fill.
+    """Return the requested (H, W), or the largest square of whole patches up to MAX_DEFAULT_SIDE.
 
     Raises:
-        SettingsError: no multiple of the patch size; names the nearest ones.
+        SettingsError: not a multiple of the patch size; names the nearest ones.
     """
     if image_size is None:
-        return (DEFAULT_SIDE // patch_size * patch_size,) * 2
+        return (MAX_DEFAULT_SIDE // patch_size * patch_size,) * 2
     for side in image_size:
         if side < patch_size or side % patch_size:
             below, above = side // patch_size * patch_size, (side // patch_size + 1) * patch_size
             near = f"{below} or {above}" if below else f"{above}"
             raise SettingsError(
-                f"Setting 'image_size' holds {side}, no multiple of the patch size {patch_size} of {name}: try {near}."
+                f"Setting 'image_size' holds {side}, which is not a multiple of the patch size {patch_size} of {name}: "
+                f"try {near}."
             )
     return image_size

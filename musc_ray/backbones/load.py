@@ -1,4 +1,4 @@
-"""Build a backbone: its shape alone, checked against the settings, or with its weights."""
+"""Build backbones: the shape alone, checked against the settings, or the model with its weights."""
 
 from collections.abc import Sequence
 
@@ -15,15 +15,15 @@ from musc_ray.errors import MuscRayError
 def describe_backbone(
     name: str, image_size: tuple[int, int] | None = None, layers: Sequence[int] | None = None
 ) -> BackboneInfo:
-    """The shape of a backbone, found without weights and checked against what is asked of it.
+    """Return the shape of a backbone, found without weights and checked against what is requested.
 
     Args:
         name: `open_clip:MODEL/TAG`, `timm:MODEL` or an alias.
         image_size: (H, W) in pixels; None for 518, or the largest multiple of the patch size below.
-        layers: 0-based blocks; None for the ends of the four quarters.
+        layers: 0-based blocks; None for the last block of each quarter of the network.
 
     Raises:
-        SettingsError: unknown model, no ViT, no such layer, or an image size that patches do not fill.
+        SettingsError: unknown model, not a ViT, no such layer, or an image size that is not whole patches.
     """
     resolved = resolve_backbone(name)
     return _info(resolved, _build(resolved, meta=True), image_size, layers)
@@ -38,7 +38,7 @@ def load_backbone(
     device: str = "cpu",
     precision: str = "float32",
 ) -> Backbone:
-    """A backbone with its weights, ready to embed images.
+    """Load a backbone with its weights, ready to embed images.
 
     Args:
         name, image_size, layers: as in `describe_backbone`.
@@ -61,7 +61,7 @@ def load_backbone(
 
 
 def untrained_backbone(info: BackboneInfo, *, device: str = "cpu", precision: str = "float32") -> Backbone:
-    """A backbone of this shape with random weights: computes nonsense at the speed of the real one."""
+    """Build a backbone of this shape with random weights, to measure the speed of the real one."""
     model = _build(resolve_backbone(info.name), meta=False)
     model.resize(info.image_size)
     return Backbone(model, info, "", device, precision)
@@ -91,7 +91,11 @@ def _info(
 
 
 def _check_fit(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor], weights: WeightsFile, name: str) -> None:
-    """Say in one sentence what of a weights file does not fit a model."""
+    """Check that a weights file has exactly a model's tensors.
+
+    Raises:
+        MuscRayError: names the first tensor that does not fit.
+    """
     for key in sorted(own.keys() | state.keys()):
         if key not in state:
             problem = f"it has no tensor '{key}'"

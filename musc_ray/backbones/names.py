@@ -1,6 +1,6 @@
 """Backbone names: `open_clip:MODEL/TAG`, `timm:MODEL` and short aliases.
 
-Light: a model library is imported only to suggest names for an unknown one.
+A model library is imported only to suggest names for an unknown one.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class BackboneName:
-    """A model of a library; `tag` names the pretrained weights (open_clip's or the part after timm's dot)."""
+    """A model of a library; `tag` names the pretrained weights (open_clip's tag, or the part after timm's dot)."""
 
     library: Literal["open_clip", "timm"]
     model: str
@@ -41,7 +41,7 @@ class BackboneName:
 
     @property
     def canonical(self) -> str:
-        """The name in full: `timm:vit_small_patch14_dinov2.lvd142m`, `open_clip:ViT-L-14-336/openai`."""
+        """Return the name in full: `timm:vit_small_patch14_dinov2.lvd142m`, `open_clip:ViT-L-14-336/openai`."""
         separator = "/" if self.library == "open_clip" else "."
         return f"{self.library}:{self.model}" + (f"{separator}{self.tag}" if self.tag else "")
 
@@ -50,7 +50,7 @@ def resolve_backbone(name: str) -> BackboneName:
     """Parse a backbone name or alias.
 
     Raises:
-        SettingsError: neither; names the nearest ones. Whether the library knows the model is seen when it is built.
+        SettingsError: neither; names the nearest ones. Whether the library has the model is checked on building it.
     """
     library, _, rest = ALIASES.get(name, name).partition(":")
     if library == "open_clip" and rest:
@@ -66,7 +66,7 @@ def resolve_backbone(name: str) -> BackboneName:
 
 
 def _nearest(name: str) -> list[str]:
-    """Valid names close to an unknown one: of the aliases, and of both libraries' pretrained models."""
+    """Return valid names close to an unknown one: aliases and pretrained models of both libraries."""
     import open_clip
     import timm
 
@@ -78,17 +78,17 @@ def _nearest(name: str) -> list[str]:
 
 
 def unknown_model(name: BackboneName, known: list[str]) -> SettingsError:
-    """The error for a model that its library does not list, with the nearest names."""
+    """Return the error for a model that its library does not list; it names the nearest ones."""
     near = get_close_matches(name.model, known, n=3, cutoff=0.4)
     hint = f": did you mean {' or '.join(near)}?" if near else "."
     return SettingsError(f"Unknown backbone '{name.canonical}': {name.library} has no model '{name.model}'{hint}")
 
 
 def check_tag(name: BackboneName, known: list[str]) -> None:
-    """Refuse a pretrained tag that the library does not list: the tag also decides how images are normalised.
+    """Check that a library lists a pretrained tag, which also decides how images are normalised.
 
     Raises:
-        SettingsError: names the tags of the model.
+        SettingsError: it does not; names the tags of the model.
     """
     if name.tag not in known:
         tags = ", ".join(known) or "none, leave it out"

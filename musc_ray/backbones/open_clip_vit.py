@@ -1,4 +1,4 @@
-"""open_clip image towers: CLIP ViTs, native or built on timm. Layers are the blocks' raw outputs, without norm."""
+"""open_clip image towers: CLIP ViTs, native or built on timm. Layers are the raw outputs of blocks, without norm."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -43,7 +43,7 @@ class OpenClipVit:
         self.class_channels = int(open_clip.get_model_config(name.model)["embed_dim"])
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The image tower's tensors of a CLIP checkpoint."""
+        """Return the image tower's tensors of a CLIP checkpoint, as float32."""
         tower = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
         return {key: value.float() for key, value in (tower or state).items()}
 
@@ -58,7 +58,7 @@ class OpenClipVit:
         self.module.grid_size, self.module.image_size = grid, image_size
 
     def tokens(self, images: Tensor, layers: Sequence[int]) -> Tokens:
-        """Raw block outputs of the layers without class token, and the image embedding."""
+        """Return raw block outputs of the layers without class token, and the image embedding."""
         if self._trunk is None:
             out = self.module.forward_intermediates(images, indices=list(layers), output_fmt="NLC")
             return Tokens(list(out["image_intermediates"]), out["image_features"])
@@ -67,10 +67,10 @@ class OpenClipVit:
 
 
 def resample_position(position: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """A position embedding (1 + h*w, C), class token first, on another grid.
+    """Resample a position embedding (1 + h*w, C), class token first, to another grid.
 
-    Bicubic with antialiasing, as open_clip's `resize_pos_embed`, which wrongly takes another grid of as many patches
-    (14 x 14 and 7 x 28) for the same one.
+    Bicubic with antialiasing, as open_clip's `resize_pos_embed`, which wrongly treats another grid with the same number
+    of patches (14 x 14 and 7 x 28) as equal.
     """
     if old == new:
         return position
@@ -80,7 +80,7 @@ def resample_position(position: Tensor, old: tuple[int, int], new: tuple[int, in
 
 
 def _image_tower(model: str, quick_gelu: bool, meta: bool) -> Any:
-    """The tower alone; the text tower is never built."""
+    """Build the image tower alone, without the text tower."""
     config = open_clip.get_model_config(model)
     with torch.device("meta" if meta else "cpu"):
         return open_clip.model._build_vision_tower(

@@ -28,7 +28,7 @@ class TimmVit:
             model: Any = timm.create_model(name.model, pretrained=False, num_classes=0)
         if not is_vit(model):
             raise SettingsError(
-                f"'{name.canonical}' is no plain vision transformer ({type(model).__name__}): choose a ViT such as "
+                f"'{name.canonical}' is not a plain vision transformer ({type(model).__name__}): choose a ViT such as "
                 f"timm:vit_small_patch14_dinov2.lvd142m."
             )
         self.module = model
@@ -40,9 +40,9 @@ class TimmVit:
         self.channels = self.class_channels = int(model.embed_dim)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A checkpoint's tensors under this model's names; the classifier is left out.
+        """Return a checkpoint's tensors under this model's names, without the classifier.
 
-        timm would resample patches of another size, which makes another model: they are kept, and then do not fit.
+        timm would resample patches of another size, which gives another model: they stay as they are and do not fit.
         """
         patches = state.get("patch_embed.proj.weight")
         checkpoint_filter = getattr(sys.modules[type(self.module).__module__], "checkpoint_filter_fn", None)
@@ -58,7 +58,7 @@ class TimmVit:
         self.module.set_input_size(img_size=image_size)
 
     def tokens(self, images: Tensor, layers: Sequence[int]) -> Tokens:
-        """Final-norm patch tokens of the layers and the class token (the mean patch token where there is none)."""
+        """Return patch tokens of the layers after the final norm, and the class token (or the mean patch token)."""
         final, intermediates = self.module.forward_intermediates(
             images, indices=list(layers), norm=True, output_fmt="NLC"
         )
@@ -68,7 +68,7 @@ class TimmVit:
 
 
 def is_vit(model: nn.Module) -> bool:
-    """Whether a timm model is a sequence of equal blocks over one grid of square patches of the image itself.
+    """Return whether a timm model is a sequence of equal blocks over one grid of square patches of the image.
 
     Hybrids (a convolutional stem before the blocks) are not: their grid does not follow from the patch size.
     """

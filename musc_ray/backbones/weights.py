@@ -1,4 +1,4 @@
-"""Weights: from the model hub, a local path or an object URI; only tensors are ever read from a file."""
+"""Weights from a model hub, a local path or an object URI; only tensors are ever loaded."""
 
 import hashlib
 import pickle
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from musc_ray.backbones.names import BackboneName
-from musc_ray.errors import MuscRayError
+from musc_ray.errors import MuscRayError, reason_of
 from musc_ray.storage.filesystem import atomic_file, is_local, open_filesystem
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher")
@@ -29,15 +29,15 @@ class WeightsFile:
 
 
 def fetch_weights(name: BackboneName, weights: str | None, cache_dir: Path | None = None) -> WeightsFile:
-    """Bring weights onto this machine.
+    """Fetch weights onto this machine.
 
     Args:
-        name: decides what the hub is asked for when `weights` is None.
+        name: what the hub is asked for when `weights` is None.
         weights: local path or URI, or None for the library's own download.
-        cache_dir: where remote files are kept, by URI and version; a temporary folder by default.
+        cache_dir: folder of remote files' copies, by URI and version; a temporary folder by default.
 
     Raises:
-        MuscRayError: the file is not there, or the hub cannot be reached.
+        MuscRayError: the file does not exist or cannot be read, or the hub cannot be reached.
     """
     path = _download_from_hub(name) if weights is None else _local_file(weights, cache_dir)
     try:
@@ -48,7 +48,7 @@ def fetch_weights(name: BackboneName, weights: str | None, cache_dir: Path | Non
 
 
 def _local_file(weights: str, cache_dir: Path | None) -> Path:
-    """A path on this machine for a path or URI."""
+    """Return a path on this machine for a path or URI."""
     fs, location = open_filesystem(weights)
     try:
         info = fs.info(location)
@@ -57,13 +57,12 @@ def _local_file(weights: str, cache_dir: Path | None) -> Path:
     except FileNotFoundError as error:
         raise MuscRayError(f"There is no weights file at {weights}: check --weights.") from error
     except Exception as error:  # drivers of object stores raise errors of many libraries
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise MuscRayError(f"Cannot read the weights at {weights}: {reason.rstrip('.')}; check --weights.") from error
+        raise MuscRayError(f"Cannot read the weights at {weights}: {reason_of(error)}; check --weights.") from error
     raise MuscRayError(f"{weights} is a folder: --weights takes a safetensors or pth file.")
 
 
 def _cached_copy(fs: fsspec.AbstractFileSystem, location: str, info: dict[str, Any], cache_dir: Path | None) -> Path:
-    """A local copy of a remote file, made once for each version of it."""
+    """Return a local copy of a remote file, made once per version."""
     # all that the store says of the file: stores name ETag and time differently, and retraining keeps the size
     version = f"{fs.unstrip_protocol(location)}|{sorted(info.items())!r}"
     folder = cache_dir or Path(tempfile.gettempdir()) / "musc-ray-weights"
@@ -75,7 +74,7 @@ def _cached_copy(fs: fsspec.AbstractFileSystem, location: str, info: dict[str, A
 
 
 def _download_from_hub(name: BackboneName) -> Path:
-    """The library's own pretrained weights, from its cache or its hub."""
+    """Return the library's own pretrained weights, from its cache or its hub."""
     if name.tag is None:
         raise MuscRayError(
             f"'{name.canonical}' names no pretrained weights: add a tag, or give a file with --weights PATH."
@@ -86,7 +85,7 @@ def _download_from_hub(name: BackboneName) -> Path:
         raise
     except Exception as error:  # hub clients raise errors of many libraries
         raise MuscRayError(
-            f"The weights of '{name.canonical}' cannot be had from the model hub ({type(error).__name__}): download "
+            f"Cannot download the weights of '{name.canonical}' from the model hub ({type(error).__name__}): download "
             f"them elsewhere and give the file with --weights PATH."
         ) from error
     return Path(path)
@@ -114,7 +113,7 @@ def _timm_download(name: BackboneName) -> str:
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors or PyTorch file; common wrappers and prefixes are taken off.
+    """Load tensors by name from a safetensors or PyTorch file; common wrappers and prefixes are removed.
 
     Raises:
         MuscRayError: not a weights file, or one that holds more than tensors.
@@ -125,8 +124,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         raise
     except pickle.UnpicklingError as error:
         raise MuscRayError(
-            f"{path} holds more than tensors and was refused, since only weights are ever loaded: convert it to "
-            f"safetensors."
+            f"{path} was refused, since it holds more than tensors: convert it to safetensors."
         ) from error
     except Exception as error:  # torch and safetensors raise many kinds
         raise MuscRayError(
@@ -135,7 +133,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     for wrapper in WRAPPERS:
         if isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    for prefix in PREFIXES:  # what lies beside a prefix is a training head (DINO, DINOv2)
+    for prefix in PREFIXES:  # tensors without it belong to a training head (DINO, DINOv2)
         inner = {key.removeprefix(prefix): value for key, value in content.items() if key.startswith(prefix)}
         content = inner or content
     state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
@@ -149,12 +147,12 @@ def _read_tensors(path: Path) -> dict[str, Any]:
         from safetensors.torch import load_file
 
         return dict(load_file(path))
-    if _is_torchscript(path):  # it may run code of its own when it is read; OpenAI published CLIP so
+    if _is_torchscript(path):  # may run code when it is loaded; OpenAI published CLIP in this form
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest not in published_digests():
             raise MuscRayError(
-                f"{path} is a TorchScript archive, which holds code, and none that OpenAI published: convert it to "
+                f"{path} is a TorchScript archive, which holds code, and not one that OpenAI published: convert it to "
                 f"safetensors."
             )
         return dict(torch.jit.load(path, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
@@ -165,7 +163,7 @@ def _read_tensors(path: Path) -> dict[str, Any]:
 
 
 def published_digests() -> set[str]:
-    """SHA-256 of the CLIP files that OpenAI published, from their addresses."""
+    """Return the SHA-256 of the CLIP files that OpenAI published, which their addresses contain."""
     import open_clip
 
     names = [(model, tag) for model, tag in open_clip.list_pretrained() if tag == "openai"]

@@ -3,10 +3,10 @@
 import torch
 
 from musc_ray.backbones import BackboneInfo, describe_backbone, untrained_backbone
+from musc_ray.backbones.base import resolve_model_precision
 from musc_ray.core.precision import default_device, resolve_precision
 from musc_ray.errors import SettingsError
 from musc_ray.features.context import image_size_pair
-from musc_ray.features.extraction import model_precision
 from musc_ray.planning.calibration import Workload, assumed_rates, measured_rates
 from musc_ray.planning.cost import Job, Plan, plan_job
 from musc_ray.runtime.cluster import usable_cpus
@@ -44,7 +44,8 @@ def plan_archive(settings: Settings, gpu: str | None = None) -> Plan:
     workers = settings.workers or here
     job = _job(settings, info, sizes, device, workers)
     dtype = resolve_precision(settings.precision, device, max(sizes))
-    backbone = untrained_backbone(info, device=device.type, precision=model_precision(settings, device.type))
+    precision = resolve_model_precision(settings.model_precision, device.type)
+    backbone = untrained_backbone(info, device=device.type, precision=precision)
     concurrent = min(workers, here) if device.type == "cpu" else 1
     workload = Workload(settings.degrees, settings.aggregation, dtype, settings.batch_size, concurrent, threads)
     return plan_job(job, measured_rates(backbone, workload, sample))

@@ -26,9 +26,9 @@ import numpy as np
 from machine import describe_machine
 from memory import PeakMemory
 
-from musc_ray.features import extraction
+from musc_ray.features import extraction, extractor
 from musc_ray.features.context import open_context
-from musc_ray.features.extraction import Extractor, ShardTask
+from musc_ray.features.extraction import ShardTask
 from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.pool import Pool
 from musc_ray.scoring.mutual import Mutual, block_side
@@ -110,7 +110,7 @@ def slow_store(folder: Path, stack: ExitStack) -> Progress:
     settings = job_settings(folder, source="s3://plant/images", out=str(folder / "out"))
     store.slowest_seconds = 2 * TIMES * decode_seconds()  # uniform from 0: the mean is half of it
     store.set("slow")
-    return extracting(settings, stack, Extractor)
+    return extracting(settings, stack, extractor.Extractor)
 
 
 def fast_blocks(folder: Path, stack: ExitStack) -> Progress:
@@ -136,8 +136,8 @@ def extracting(settings: Settings, stack: ExitStack, actor: type) -> Progress:
     images = [image for shard in group.all.values() for image in shard]
     tasks = [ShardTask(name, number, images[:SHARD]) for number in range(100_000)]
     stack.enter_context(ray_cluster(settings))
-    kept, extraction.Extractor = extraction.Extractor, actor
-    stack.callback(setattr, extraction, "Extractor", kept)
+    kept, extractor.Extractor = extractor.Extractor, actor
+    stack.callback(setattr, extractor, "Extractor", kept)
     folder = Path(context.layout.features(context.meta.features_id, name))
     for shard in extraction.extract(context.settings, context.layout, context.meta, tasks):
         for path in folder.glob("shard-*.parquet"):

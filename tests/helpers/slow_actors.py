@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from musc_ray.features.extraction import Extractor, ExtractStats, Features
+from musc_ray.features.extraction import ExtractStats
+from musc_ray.features.extractor import Extractor, Features
 from musc_ray.scoring.scorer import Scorer
 
 PAUSE = "MUSC_RAY_TEST_PAUSE"

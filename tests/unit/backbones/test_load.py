@@ -145,7 +145,7 @@ def test_every_alias_is_a_model_of_its_library(alias):
         ("dinov2-vits-14", None, None, "dinov2-vit-s-14"),
         ("timm:vit_smal_patch14_dinov2", None, None, "vit_small_patch14_dinov2"),
         ("open_clip:ViT-L-14-366/openai", None, None, "ViT-L-14-336"),
-        ("timm:resnet50", None, None, "no plain vision transformer"),
+        ("timm:resnet50", None, None, "not a plain vision transformer"),
         ("open_clip:RN50/openai", None, None, "no vision transformer"),
         ("dinov2-vit-s-14", (224, 225), None, "try 224 or 238"),
         ("dinov2-vit-s-14", (7, 14), None, "try 14"),

@@ -12,9 +12,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from musc_ray.backbones import Tokens, describe_backbone
-from musc_ray.features import extraction as extract
-from musc_ray.features.extraction import Extractor, ExtractStats, ShardTask, features_meta
+from musc_ray.features import read_ahead
+from musc_ray.features.extraction import ExtractStats, ShardTask, features_meta
+from musc_ray.features.extractor import Extractor, ExtractorOptions
 from musc_ray.runtime.cluster import ActorPlan
+from musc_ray.settings.limits import ImageLimits
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.catalog import catalog_images
 from musc_ray.storage.shards import read_class_tokens, read_layer, read_meta, write_shard
@@ -31,7 +33,8 @@ def extractor_and_task(tmp_path):
     write_pictures(tmp_path / "images", 7)
     overrides = {"backbone": MODEL, "weights": str(weights), "batch_size": 4}
     meta = features_meta(describe_backbone(MODEL, (32, 32)), "0" * 64, "f" * 16)
-    extractor = Extractor(load_settings(None, overrides), str(tmp_path / "out"), meta, ActorPlan(1, 1, 0, 1, "cpu"))
+    options = ExtractorOptions.of(load_settings(None, overrides))
+    extractor = Extractor(options, str(tmp_path / "out"), meta, ActorPlan(1, 1, 0, 1, "cpu"))
     return extractor, ShardTask("all", 0, catalog_images(str(tmp_path / "images"))["all"])
 
 
@@ -124,7 +127,7 @@ def test_a_missing_and_a_broken_file_fail_alone_and_all_failing_is_no_crash(extr
 def test_pixels_beyond_the_limit_are_refused(extractor_and_task, tmp_path):
     extractor, task = extractor_and_task
     Image.new("L", (400, 400)).save(tmp_path / "images" / "large.png")
-    extractor.settings = extractor.settings.model_copy(update={"max_pixels": 150_000})
+    extractor.reader.limits = ImageLimits(pixels=150_000)
     images = catalog_images(str(tmp_path / "images"))["all"]
     stats = extractor.extract(replace(task, images=images))
     assert [image.uri.rsplit("/", 1)[1] for _, image in stats.failed] == ["large.png"]
@@ -143,7 +146,7 @@ def test_a_shard_is_written_while_the_next_one_is_in_the_model(extractor_and_tas
             next_in_model.set()
         return forward(images)
 
-    monkeypatch.setattr("musc_ray.features.extraction.write_shard", slow_store)
+    monkeypatch.setattr("musc_ray.features.extractor.write_shard", slow_store)
     monkeypatch.setattr(extractor.backbone, "forward", announced)
     second = threading.Thread(target=lambda: extractor.extract(replace(task, shard=1)), name="second")
     started = threading.Timer(0.2, second.start)
@@ -187,7 +190,7 @@ def test_only_a_broken_shard_is_extracted_again_and_what_fails_then_leaves_it(ex
 
 def test_too_little_memory_to_read_beside_the_model_costs_no_image(extractor_and_task, monkeypatch):
     extractor, task = extractor_and_task
-    read, short = extract.read_image, {task.images[0].uri: 1, task.images[1].uri: 99}
+    read, short = read_ahead.read_image, {task.images[0].uri: 1, task.images[1].uri: 99}
 
     def scarce(uri, max_bytes):
         short[uri] = short.get(uri, 0) - 1
@@ -195,7 +198,7 @@ def test_too_little_memory_to_read_beside_the_model_costs_no_image(extractor_and
             raise MemoryError
         return read(uri, max_bytes)
 
-    monkeypatch.setattr(extract, "read_image", scarce)
+    monkeypatch.setattr(read_ahead, "read_image", scarce)
     stats = extractor.extract(task)
     ((_, failed),) = stats.failed
     assert (failed.image_id, failed.error) == (task.images[1].image_id, "MemoryError")

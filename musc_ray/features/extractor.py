@@ -1,0 +1,165 @@
+"""The actor of extraction: reads, decodes and embeds the images of a shard, and writes it itself."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from musc_ray.backbones import Backbone, load_backbone
+from musc_ray.backbones.base import resolve_model_precision
+from musc_ray.backbones.names import resolve_backbone
+from musc_ray.backbones.weights import fetch_weights
+from musc_ray.core.memory import is_out_of_memory
+from musc_ray.features.extraction import ExtractStats, ShardTask
+from musc_ray.features.read_ahead import DecodedImage, ReadAhead
+from musc_ray.runtime.cluster import ActorPlan, take_share, use_threads
+from musc_ray.settings.limits import ImageLimits
+from musc_ray.settings.model import Settings
+from musc_ray.storage.paths import OutPaths
+from musc_ray.storage.shards import (
+    BrokenShardError,
+    FeaturesMeta,
+    ShardImage,
+    read_class_tokens,
+    read_layer,
+    write_shard,
+)
+
+Features = tuple[npt.NDArray[np.float32], list[npt.NDArray[np.float16]]]
+"""Class tokens (A, class_channels) and, per layer, tokens (A, h*w, C)."""
+
+
+@dataclass(frozen=True)
+class ExtractorOptions:
+    """What an extractor needs of the settings."""
+
+    backbone: str
+    weights: str | None
+    model_precision: str
+    batch_size: int
+    limits: ImageLimits
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Take an extractor's options out of the settings of a run."""
+        return cls(
+            settings.backbone, settings.weights, settings.model_precision, settings.batch_size, settings.image_limits
+        )
+
+
+class Extractor:
+    """One copy of the model; extracts a shard per call, and writes it while the next one is in the model."""
+
+    def __init__(self, options: ExtractorOptions, out: str, meta: FeaturesMeta, plan: ActorPlan) -> None:
+        take_share(plan)
+        self.options, self.meta, self.plan = options, meta, plan
+        self.layout = OutPaths.at(out)
+        self.model_turn = threading.Lock()
+        self.reader = ReadAhead(options.batch_size, meta.image_size, options.limits, plan.threads)
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The model; the first call loads it, so that errors of its weights reach the user as they are."""
+        return load_backbone(
+            self.options.backbone,
+            image_size=self.meta.image_size,
+            layers=self.meta.layers,
+            weights=fetch_weights(resolve_backbone(self.options.backbone), self.options.weights),
+            device=self.plan.device,
+            precision=resolve_model_precision(self.options.model_precision, self.plan.device),
+        )
+
+    def extract(self, task: ShardTask) -> ExtractStats:
+        """Extract and write one shard; images that cannot be read become `failed` entries."""
+        stats = ExtractStats(shards=1, images=len(task.images))
+        batches = self.reader.batches(task.images)  # its first images are decoded while another shard has the model
+        with self.model_turn:
+            use_threads(self.plan.threads)  # PyTorch keeps the number per calling thread
+            outcome, (class_tokens, layers) = self._embed_all(batches, stats)
+        started = time.perf_counter()
+        path = self.layout.shard(self.meta.features_id, task.group, task.shard)
+        stats.bytes_written = write_shard(
+            self.layout.fs, path, replace(self.meta, images=outcome), class_tokens, layers
+        )
+        stats.seconds_writing = time.perf_counter() - started
+        stats.failed = [(task.group, image) for image in outcome if image.error is not None]
+        return stats
+
+    def repair(self, task: ShardTask) -> ExtractStats:
+        """Read a whole shard, and extract it again if it is broken."""
+        path = self.layout.shard(self.meta.features_id, task.group, task.shard)
+        ids = [image.image_id for image in task.images]
+        try:
+            read_class_tokens(self.layout.fs, path, ids)
+            for layer in self.meta.layers:
+                read_layer(self.layout.fs, path, layer, ids)
+        except (BrokenShardError, FileNotFoundError):
+            return self.extract(task)
+        return ExtractStats()
+
+    def _embed_all(
+        self, batches: Iterator[list[DecodedImage]], stats: ExtractStats
+    ) -> tuple[list[ShardImage], Features]:
+        """Run the model on all batches of a shard."""
+        outcome: list[ShardImage] = []
+        parts: list[Features] = []
+        asked = time.perf_counter()
+        for batch in batches:
+            started = time.perf_counter()
+            images, features = self._embed(batch, stats)
+            outcome += images
+            parts.append(features)
+            stats.seconds_waiting_for_images += started - asked
+            asked = time.perf_counter()
+            stats.seconds_in_model += asked - started
+        return outcome, _concatenate(parts)
+
+    def _embed(self, batch: Sequence[DecodedImage], stats: ExtractStats) -> tuple[list[ShardImage], Features]:
+        """Run the model on a batch's readable images; an image with infinite or NaN features fails alone."""
+        pictures = [pixels for _, pixels in batch if pixels is not None]
+        if not pictures:
+            return [image for image, _ in batch], self._no_features()
+        class_tokens, layers = self._forward(np.stack(pictures), stats)
+        finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(class_tokens).all(axis=1))
+        for layer in layers:
+            finite &= np.isfinite(layer).all(axis=(1, 2))
+        verdicts = iter(list(finite))
+        images = [image if pixels is None or next(verdicts) else _not_finite(image) for image, pixels in batch]
+        return images, (class_tokens[finite], [layer[finite] for layer in layers])
+
+    def _forward(self, pictures: npt.NDArray[np.uint8], stats: ExtractStats) -> Features:
+        """Run the model on (A, H, W, 3) pictures; a batch that does not fit in memory is halved until it does."""
+        try:
+            tokens = self.backbone.forward(torch.from_numpy(pictures))
+            layers = [layer.half().cpu().numpy() for layer in tokens.layers]
+            return tokens.class_tokens.cpu().numpy(), layers
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or len(pictures) == 1:
+                raise
+        if self.plan.device == "cuda":
+            torch.cuda.empty_cache()
+        stats.halved_batches += 1
+        return _concatenate([self._forward(half, stats) for half in np.array_split(pictures, 2)])
+
+    def _no_features(self) -> Features:
+        shape = (0, self.meta.grid[0] * self.meta.grid[1], self.meta.channels)
+        return np.empty((0, self.meta.class_channels), np.float32), [np.empty(shape, np.float16)] * len(
+            self.meta.layers
+        )
+
+
+def _concatenate(parts: Sequence[Features]) -> Features:
+    """Concatenate the features of several batches."""
+    layers = [np.concatenate(layer) for layer in zip(*(part[1] for part in parts), strict=True)]
+    return np.concatenate([part[0] for part in parts]), layers
+
+
+def _not_finite(image: ShardImage) -> ShardImage:
+    message = "The model gives infinite or NaN features for this image."
+    return replace(image, error="FeatureError", message=message)

@@ -1,0 +1,99 @@
+"""Reads and decodes the images of a shard ahead of the model, in batches."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from musc_ray.errors import ImageError
+from musc_ray.settings.credentials import redacted
+from musc_ray.settings.limits import ImageLimits
+from musc_ray.sources.decoding import decode_image
+from musc_ray.sources.images import CatalogImage
+from musc_ray.sources.reading import read_image
+from musc_ray.storage.retry import PERMANENT
+from musc_ray.storage.shards import ShardImage
+
+BATCHES_AHEAD = 2
+"""Batches decoded ahead of the model: enough to keep it busy, few enough to bound memory."""
+
+MIN_READERS = 2
+
+
+class DecodedImage(NamedTuple):
+    """An image between decoding and the model.
+
+    Attributes:
+        image: what its shard will say of it; with an error if it could not be read.
+        pixels: (H, W, 3) uint8 RGB; None if it could not be read.
+    """
+
+    image: ShardImage
+    pixels: npt.NDArray[np.uint8] | None
+
+
+class ReadAhead:
+    """Threads that read and decode images ahead of the model."""
+
+    def __init__(self, batch_size: int, image_size: tuple[int, int], limits: ImageLimits, threads: int) -> None:
+        """Start no more than `threads` readers, but at least two.
+
+        Args:
+            batch_size: images in a batch.
+            image_size: (H, W) of the model's input.
+            limits: larger images fail.
+            threads: CPU threads of the worker.
+        """
+        self.batch_size, self.image_size, self.limits = batch_size, image_size, limits
+        self._readers = ThreadPoolExecutor(max(MIN_READERS, threads))
+
+    def batches(self, images: Sequence[CatalogImage]) -> Iterator[list[DecodedImage]]:
+        """Decode images in batches, in their order; the first ones begin at once, before a batch is asked for.
+
+        An image that cannot be read is a `DecodedImage` with an error; a fault of the storage is raised.
+
+        Raises:
+            StorageError: the storage did not answer.
+        """
+        ahead = self.batch_size * (BATCHES_AHEAD + 1)
+        pending = deque(self._readers.submit(self._read, image) for image in images[:ahead])
+        return self._batches(images, pending)
+
+    def _batches(
+        self, images: Sequence[CatalogImage], pending: deque[Future[DecodedImage]]
+    ) -> Iterator[list[DecodedImage]]:
+        """Yield batches as they are decoded; each makes room for another."""
+        size, ahead = self.batch_size, len(pending)
+        for start in range(0, len(images), size):
+            batch = [self._result(pending.popleft(), image) for image in images[start : start + size]]
+            further = images[start + ahead : start + ahead + size]
+            pending.extend(self._readers.submit(self._read, image) for image in further)
+            yield batch
+
+    def _result(self, reading: Future[DecodedImage], image: CatalogImage) -> DecodedImage:
+        """Return what was read; read again, now that the model is idle, if memory was too short beside it."""
+        try:
+            return reading.result()
+        except MemoryError:
+            pass
+        try:
+            return self._read(image)
+        except MemoryError:
+            message = "The image needs more memory than its worker has: lower max_pixels, or raise max_worker_gb."
+            return DecodedImage(_failed(image, "MemoryError", message), None)
+
+    def _read(self, image: CatalogImage) -> DecodedImage:
+        """Read and decode one image; what is wrong with it is data, but a storage fault is an exception."""
+        try:
+            data = read_image(image.uri, self.limits.bytes)
+            pixels = decode_image(data, self.image_size, max_pixels=self.limits.pixels)
+        except (ImageError, *PERMANENT) as error:
+            return DecodedImage(_failed(image, type(error).__name__, redacted(str(error))), None)
+        return DecodedImage(ShardImage(image.image_id, image.uri, image.version), pixels)
+
+
+def _failed(image: CatalogImage, error: str, message: str) -> ShardImage:
+    return ShardImage(image.image_id, image.uri, image.version, error, message)
