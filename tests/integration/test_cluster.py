@@ -21,6 +21,7 @@ from pyarrow import dataset
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray._private.runtime_env.packaging import create_package
 
+from musc_ray.cli.errors import STOPPED
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.runtime.telemetry import COUNTERS, GAUGES, metric_name
 from tests.helpers import brute_force
@@ -138,7 +139,7 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(cluster, place, commands):
     stopped = place.sh("ray job stop first")
     assert "was stopped" in stopped.stdout + stopped.stderr
     log = place.sh("ray job logs first").stdout
-    assert "Error: Stopped: what is written stays, and the same command goes on from there." in log
+    assert f"Error: {STOPPED}" in log
     assert "Traceback" not in log
     first = shards(fs)
     assert len(first) >= 1

@@ -395,6 +395,11 @@ def test_plan_for_a_kind_of_gpu_names_what_is_assumed_and_what_does_not_fit(musc
     result = musc_ray("plan", tmp_path / "million.parquet", *options, "--references", "256")
     assert "128,000,000 (references 256)" in " ".join(result.stdout.split())
     assert "do not fit" not in result.stdout
+    pasted = musc_ray("plan", tmp_path / "million.parquet", tmp_path / "out", *options, "--threshold", "0.3", "--json")
+    assert pasted.exit_code == 0, pasted.stderr
+    document = json.loads(pasted.stdout)
+    assert (document["images"], document["references"], document["fits"]) == (1_000_000, "all", False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_all_references_that_do_not_fit_are_refused_before_any_work(musc_ray, tmp_path, options):

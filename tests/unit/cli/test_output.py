@@ -12,6 +12,8 @@ from musc_ray.cli.output import PIPE_WIDTH, bytes_text, duration_text, plural
 from musc_ray.cli.status import RunStatus
 from musc_ray.settings.model import Settings
 from musc_ray.storage.garbage import Garbage
+from musc_ray.storage.paths import OutPaths
+from tests.helpers import scored_run
 
 LONG = "s3://plant-a-very-long-bucket-name/archive/2026/line-7/camera-3/front-side/lot-0815/pictures"
 RUNS = [
@@ -113,3 +115,27 @@ def test_numbers_with_their_units():
     assert [bytes_text(count) for count in (0, 999, 1500, 2e15)] == ["0 B", "999 B", "1.5 kB", "2.0 PB"]
     assert [duration_text(count) for count in (42, 210, 26_000, 1e6)] == ["42 s", "3.5 min", "7.2 h", "11.6 d"]
     assert (plural(1, "group"), plural(1200, "group")) == ("1 group", "1,200 groups")
+
+
+def test_runs_as_one_document(tmp_path):
+    run = {
+        "features_id": "f",
+        "resolved": {"grid": [4, 4], "backbone": "b", "weights_sha256": "w" * 64},
+        "counts": {"images": 4, "scored": 4, "failed": 0, "groups": 1},
+    }
+    scored_run.write_run(OutPaths.at(str(tmp_path)), {"a": [f"{n}.png" for n in range(4)]}, grid=(4, 4), **run)
+    result = CliRunner().invoke(app, ["runs", str(tmp_path), "--json"])
+    assert result.exit_code == 0, result.stderr
+    (document,) = json.loads(result.stdout)
+    assert set(document) == set(RUNS[0])
+    assert (document["run_id"], document["images"], document["source"]) == (scored_run.RUN, 4, "generated")
+    table = CliRunner().invoke(app, ["runs", str(tmp_path)]).stdout
+    assert all(part in table for part in (scored_run.RUN, "generated", "w" * 12))
+
+
+def test_status_as_one_document(monkeypatch):
+    monkeypatch.setattr("musc_ray.cli.status.read_status", lambda out: STATUS)
+    document = json.loads(CliRunner().invoke(app, ["status", "out", "--json"]).stdout)
+    assert [run["run_id"] for run in document] == [run.run_id for run in STATUS]
+    assert document[0]["stages"] == STATUS[0].stages
+    assert (document[0]["complete"], document[0]["shards_done"], document[0]["shards"]) == (False, 8, 15_625)

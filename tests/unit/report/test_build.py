@@ -1,0 +1,65 @@
+"""The report of a complete run is written again: whose settings it takes, and what a threshold changes."""
+
+import json
+from contextlib import nullcontext
+
+import pyarrow.dataset as ds
+import pytest
+
+from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.report import build
+from musc_ray.runtime.progress import Progress
+from musc_ray.settings.loading import load_settings
+from musc_ray.storage.paths import OutPaths
+from tests.helpers import scored_run
+
+
+@pytest.fixture
+def again(tmp_path, monkeypatch):
+    """Write a run, then its report again with some settings; return the settings it got, run.json and the scores."""
+
+    def call(*, changed=None, **given):
+        layout = OutPaths.at(str(tmp_path / "out"))
+        scored_run.write_run(layout, {"a": [f"{n}.png" for n in range(4)]}, grid=(4, 4), **(changed or {}))
+        seen = []
+        monkeypatch.setattr(build, "ray_cluster", lambda settings: nullcontext())
+        monkeypatch.setattr(build, "write_report", lambda layout, run, settings, progress: seen.append(settings) or "")
+        build.report_again(load_settings(None, {"out": str(tmp_path / "out"), **given}), Progress(quiet=True))
+        (run,) = (tmp_path / "out" / "runs").iterdir()
+        return seen[0], json.loads((run / "run.json").read_text()), ds.dataset(run / "scores").to_table()
+
+    return call
+
+
+def test_a_report_takes_what_changes_it_and_the_rest_from_the_run(again):
+    settings, run, scores = again(report_images=3, workers=2, degrees=[1])
+    assert (settings.report_images, settings.workers) == (3, 2)
+    assert settings.degrees == (1, 3, 5)
+    assert "thresholds" not in run
+    assert "is_anomalous" not in scores.column_names
+
+
+def test_a_report_takes_a_threshold(again):
+    settings, run, scores = again(threshold=0.3)
+    assert settings.threshold == 0.3
+    assert run["thresholds"] == {"a": 0.3}
+    assert scores["is_anomalous"].to_pylist() == [score >= 0.3 for score in scores["score"].to_pylist()]
+
+
+def test_a_report_takes_a_contamination(again):
+    settings, run, scores = again(contamination=0.25)
+    assert (settings.contamination, settings.threshold) == (0.25, None)
+    assert sum(scores["is_anomalous"].to_pylist()) == 1
+    assert run["settings"]["contamination"] == 0.25
+
+
+def test_the_contamination_of_a_night_is_refused(again):
+    with pytest.raises(SettingsError, match="nightly run, whose contamination is a share of its window"):
+        again(changed={"night": {"a": {}}}, contamination=0.25)
+
+
+def test_a_report_needs_an_out_with_a_run(tmp_path):
+    with pytest.raises(SettingsError, match="needs the out of a run"):
+        build.report_again(load_settings(), Progress(quiet=True))
+    with pytest.raises(MuscRayError, match="no complete run"):
+        build.report_again(load_settings(None, {"out": str(tmp_path)}), Progress(quiet=True))
