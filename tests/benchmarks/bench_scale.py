@@ -51,7 +51,7 @@ def mutual_stage(images: int, references: int | str, workers: int, groups: int =
     with tempfile.TemporaryDirectory() as out:
         archive, rings = generated_archive(out, {**SHAPE, "images": images, "groups": groups, "settings": settings})
         side = block_side(archive.settings, [len(ring.ring) for ring in rings], 1, 256, workers)
-        mutual = Mutual(archive.layout, archive.run_id, rings, archive.meta.layers, side)
+        mutual = Mutual(archive.run_paths, rings, archive.meta.layers, side)
         arguments = (archive.settings, out, archive.run_id, archive.meta)
         times, counts = [], []
         with (

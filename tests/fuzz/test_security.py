@@ -125,7 +125,7 @@ def test_a_band_that_holds_code_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save(tmp_path / "band.npy", np.array([Hostile()], object), allow_pickle=True)
     with pytest.raises(MuscRayError, match="is not a readable array"):
-        read_array(OutPaths.at(str(tmp_path)), str(tmp_path / "band.npy"))
+        read_array(OutPaths.at(str(tmp_path)).fs, str(tmp_path / "band.npy"))
     assert not (tmp_path / "pwned").exists()
 
 

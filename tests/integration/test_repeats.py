@@ -83,7 +83,7 @@ def test_scores_are_those_of_references_without_the_defects_patches(runs, tmp_pa
         score_generated(out, SPEC | {"settings": {**SPEC["settings"], "aggregation": aggregation}})
     _, (group,) = generated_archive(out, SPEC)
     _, _, features = group_features({**DEFAULTS, **SPEC}, 0, range(40))
-    work = RepeatsWork(OutPaths.at(out), "generated", group, (8, 8))
+    work = RepeatsWork(OutPaths.at(out).run("generated"), group, (8, 8))
     ids = sorted(image_id for shard in group.ring for image_id in shard.ids)
     excluded, again = np.zeros((40, 64), bool), []
     for shard in group.ring:
@@ -122,7 +122,7 @@ def expected_maps(features: list[np.ndarray], excluded: np.ndarray, aggregation:
 def test_what_is_scored_again_is_taken_up(runs):
     out, _ = runs["15"]
     before, layout = rows_of(out), OutPaths.at(out)
-    folder = layout.rescored_bands("generated", "group-0", 1)
+    folder = layout.run("generated").rescored_bands("group-0", 1)
     kept, *lost = sorted(layout.written_shards(folder).values())
     for path in lost:
         layout.fs.rm(path)
