@@ -1,4 +1,7 @@
-"""A lease on a file: one command at a time, on any filesystem, and none is locked out by one that died."""
+"""A lease on a file: one command at a time on any filesystem; the lease of a command that died can be taken over.
+
+Where the store has conditional writes (local files, S3), exactly one command wins; elsewhere the last to write does.
+"""
 
 import json
 import logging
@@ -10,23 +13,22 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import fsspec
 
 from musc_ray.errors import MuscRayError
-from musc_ray.storage.filesystem import is_local, read_json, write_json
+from musc_ray.storage.conditional import create, read_version, replace
 from musc_ray.storage.retry import is_storage_fault
 
 LEASE_SECONDS = 180.0
-"""Not renewed for so long, a lease is given up: its command died, or its machine did."""
+"""A lease that was not renewed for this long is abandoned: its command or its machine died."""
 
 WATCH_SECONDS = LEASE_SECONDS / 2
-"""A lease that looks old, or renewed in the future, is watched for so long: one of the two clocks may be wrong."""
+"""A lease that looks old, or renewed in the future, is watched this long: one of the two clocks may be wrong."""
 
 SETTLE_SECONDS = 2.0
-"""After taking over a lease: two that do so at once both see whose it is then."""
+"""Wait after a write without a condition: by then all that took the lease over at once see who wrote last."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ def lease(fs: fsspec.AbstractFileSystem, path: str, what: str) -> Iterator[None]
     """Hold the lease at `path` while the block lasts; it is renewed meanwhile and removed at the end.
 
     Args:
-        what: what holds it, for the error of others.
+        what: what the holder does, for the error that other commands get.
 
     Raises:
         MuscRayError: another command holds it.
@@ -56,13 +58,13 @@ def lease(fs: fsspec.AbstractFileSystem, path: str, what: str) -> Iterator[None]
 
 
 def check_free(fs: fsspec.AbstractFileSystem, path: str) -> None:
-    """See that no command holds the lease at `path`.
+    """Check that no command holds the lease at `path`.
 
     Raises:
-        MuscRayError: one does.
+        MuscRayError: a command holds it.
     """
     held = _read(fs, path)
-    if held is not None and not _given_up(fs, path, held):
+    if held is not None and not _is_abandoned(fs, path, held):
         raise _is_held(path, held)
 
 
@@ -75,44 +77,43 @@ def _is_held(path: str, held: dict[str, Any]) -> MuscRayError:
 
 
 def _acquire(fs: fsspec.AbstractFileSystem, path: str, mine: dict[str, Any]) -> None:
-    if _create(fs, path, _renewed(mine)):
-        return
-    held = _read(fs, path)
+    """Create the lease, or take it over from a dead command.
+
+    Raises:
+        MuscRayError: another command holds it, or was quicker.
+    """
+    seen = read_version(fs, path)
+    if seen is None:
+        if create(fs, path, _content(mine)) or _owner(fs, path) == mine["owner"]:  # a repeated request is refused
+            return
+        seen = read_version(fs, path)
+    held = None if seen is None else _parsed(seen.content)
     if held is not None:
-        if not _given_up(fs, path, held):
+        if not _is_abandoned(fs, path, held):
             raise _is_held(path, held)
+        seen = read_version(fs, path)
+        if seen is not None and _parsed(seen.content) != held:
+            raise _taken_over(path)
         logger.warning("Taking over from process %s on %s, which is gone.", held.get("pid"), held.get("host"))
-    write_json(fs, path, _renewed(mine))
-    time.sleep(SETTLE_SECONDS)
-    if _owner(fs, path) != mine["owner"]:
-        raise MuscRayError(f"Another command took over {path} at the same time: wait for its end.")
+    replaced = create(fs, path, _content(mine)) if seen is None else replace(fs, path, _content(mine), seen)
+    if replaced is None:
+        time.sleep(SETTLE_SECONDS)
+    if not replaced and _owner(fs, path) != mine["owner"]:
+        raise _taken_over(path)
 
 
-def _create(fs: fsspec.AbstractFileSystem, path: str, content: dict[str, Any]) -> bool:
-    """Write a file unless it is there; whether it was written. Atomic where the filesystem has a way."""
-    data = json.dumps(content).encode()
-    try:
-        if is_local(fs):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            with Path(path).open("xb") as file:
-                file.write(data)
-        else:
-            fs.pipe_file(path, data, mode="create")
-    except OSError:  # FileExistsError; s3fs has a plain one for a failed precondition
-        fs.invalidate_cache()
-        if not fs.exists(path):
-            raise
-        return False
-    return True
+def _taken_over(path: str) -> MuscRayError:
+    return MuscRayError(f"Another command took over {path} at the same time: wait for its end.")
 
 
 def _renew(fs: fsspec.AbstractFileSystem, path: str, mine: dict[str, Any], over: threading.Event) -> None:
     while not over.wait(LEASE_SECONDS / 6):
         try:
-            if _owner(fs, path) != mine["owner"]:
+            seen = read_version(fs, path)
+            if seen is None or (_parsed(seen.content) or {}).get("owner") != mine["owner"]:
                 logger.warning("The lease %s was taken over: this command was thought dead.", path)
                 return
-            write_json(fs, path, _renewed(mine))
+            replace(fs, path, _content(mine), seen)  # if refused, the next round sees who holds it
         except Exception as error:
             if not is_storage_fault(error):
                 raise
@@ -120,7 +121,7 @@ def _renew(fs: fsspec.AbstractFileSystem, path: str, mine: dict[str, Any], over:
 
 
 def _release(fs: fsspec.AbstractFileSystem, path: str, mine: dict[str, Any]) -> None:
-    """Remove the lease; where the storage has failed, what it failed with is the news, not this."""
+    """Remove the lease; a storage fault is only logged, so that it does not hide the error of the command."""
     try:
         if _owner(fs, path) == mine["owner"]:
             fs.rm_file(path)
@@ -130,16 +131,23 @@ def _release(fs: fsspec.AbstractFileSystem, path: str, mine: dict[str, Any]) -> 
         logger.warning("The lease %s could not be removed, and ends by itself: %s", path, error)
 
 
-def _renewed(mine: dict[str, Any]) -> dict[str, Any]:
-    return {**mine, "renewed": time.time()}
+def _content(mine: dict[str, Any]) -> bytes:
+    return json.dumps({**mine, "renewed": time.time()}, indent=2).encode()
+
+
+def _parsed(content: bytes) -> dict[str, Any] | None:
+    """Parse a lease; None for one that is broken."""
+    try:
+        held = json.loads(content)
+    except ValueError:
+        return None
+    return held if isinstance(held, dict) else None
 
 
 def _read(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
-    """The content; None when the file is gone or half written by another command right now."""
-    try:
-        return read_json(fs, path)
-    except MuscRayError:
-        return None
+    """Read a lease; None where it is missing or broken."""
+    seen = read_version(fs, path)
+    return None if seen is None else _parsed(seen.content)
 
 
 def _owner(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
@@ -147,8 +155,8 @@ def _owner(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
     return None if held is None else held.get("owner")
 
 
-def _given_up(fs: fsspec.AbstractFileSystem, path: str, held: dict[str, Any]) -> bool:
-    """Whether the holder of a lease is dead: clocks of two machines alone, or one that jumps, do not decide."""
+def _is_abandoned(fs: fsspec.AbstractFileSystem, path: str, held: dict[str, Any]) -> bool:
+    """Return whether the holder of a lease is dead; watch the lease first, since clocks differ and jump."""
     if held.get("host") == socket.gethostname() and not _is_alive(int(held.get("pid", 0))):
         return True
     if abs(time.time() - float(held.get("renewed", 0))) <= LEASE_SECONDS:

@@ -10,7 +10,7 @@ import pytest
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage import lease as module
-from musc_ray.storage.filesystem import write_json
+from musc_ray.storage.conditional import replace
 from musc_ray.storage.lease import lease
 from musc_ray.storage.retry import StorageError
 
@@ -121,12 +121,12 @@ def test_a_store_that_is_away_ends_neither_the_renewing_nor_the_command(place, m
     fs, path = place
     away = []
 
-    def write_if_there(*arguments: object) -> None:
+    def replace_if_there(*arguments: object) -> object:
         if away:
             raise StorageError("away")
-        write_json(*arguments)
+        return replace(*arguments)
 
-    monkeypatch.setattr(module, "write_json", write_if_there)
+    monkeypatch.setattr(module, "replace", replace_if_there)
     with lease(fs, path, "A nightly run"):
         away.append(1)
         time.sleep(0.4)
