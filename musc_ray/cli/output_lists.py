@@ -10,7 +10,7 @@ from musc_ray.cli.output import bytes_text, plural, print_rows, stdout_console
 
 if TYPE_CHECKING:
     from musc_ray.cli.status import RunStatus
-    from musc_ray.report.export import HeatmapsResult
+    from musc_ray.report.heatmaps import HeatmapsResult
     from musc_ray.storage.garbage import Garbage
     from musc_ray.storage.manifest import RunManifest
 

@@ -94,7 +94,8 @@ def heatmaps(
     Example: `musc-ray heatmaps results/ --format png --overlay --top 20`
     """
     from musc_ray.cli.output_lists import print_heatmaps
-    from musc_ray.report.export import HeatmapsOptions, export_heatmaps
+    from musc_ray.report.heatmap_writer import HeatmapsOptions
+    from musc_ray.report.heatmaps import export_heatmaps
 
     options = HeatmapsOptions(file_format.value, overlay, top, settings.overwrite)
     print_heatmaps(export_heatmaps(settings, options, Progress(quiet=quiet), to, group))

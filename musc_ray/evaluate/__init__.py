@@ -1,4 +1,14 @@
-"""How well a run found what labels and masks say: labels of the field's datasets, masks as regions, tables of metrics.
+"""Compare a run with labels and masks: image metrics, pixel metrics, and their tables.
+
+    evaluation.py      the driver: labels, then image metrics, then pixel metrics, then tables
+    labels.py          labels from the folders of a dataset or from a CSV
+    layouts.py         the folders of the known datasets
+    pixel_metrics.py   pixel metrics on the worker pool, in passes over the maps
+    evaluator.py       the actor of these passes
+    masks.py, maps.py  masks as regions, pixel maps with their regions
+    pooled.py          scores of images that are evaluated together but were scored apart
+    table.py           the table of metrics as Parquet, CSV and Markdown
+    benchmark.py       the paper's protocol on a whole dataset
 
 Nothing that scores images may import this package: labels must not reach the scores.
 """

@@ -1,6 +1,6 @@
-"""Evaluation of a complete run: labels -> image metrics, masks and maps -> pixel metrics -> tables.
+"""Evaluate a complete run: labels -> image metrics, masks and maps -> pixel metrics -> tables.
 
-It reads what a run wrote and writes below `evaluation/` alone: scores cannot depend on labels.
+It reads what a run wrote and writes only below `evaluation/`: scores cannot depend on labels.
 """
 
 from collections import defaultdict
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from musc_ray.errors import MuscRayError, SettingsError
-from musc_ray.evaluate.evaluator import LabelledFile
+from musc_ray.evaluate.evaluator import LabelledFile, MaskReading
 from musc_ray.evaluate.labels import Label, Labels, find_labels
 from musc_ray.evaluate.layouts import GOOD
 from musc_ray.evaluate.maps import MapFile
@@ -29,7 +29,7 @@ from musc_ray.storage.schemas import LABELS
 
 
 @dataclass
-class GroupLabels:
+class LabelledGroup:
     """The labelled images of a group, in the order of its files of scores."""
 
     ids: list[str] = field(default_factory=list)
@@ -39,12 +39,12 @@ class GroupLabels:
     raw_scores: list[float] = field(default_factory=list)
     files: dict[str, LabelledFile] = field(default_factory=dict)
     scored_in: set[str] = field(default_factory=set)
-    """The groups of the run that the images were scored in: one, unless they are pooled."""
+    """Groups of the run that the images were scored in: one, unless they are evaluated together."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` shows: rows of the metrics table, what the reader must know, and where it is written."""
+    """What `evaluate` prints: rows of the metrics table, facts about the run, notes, and the folder of the tables."""
 
     run_id: str
     about: dict[str, Any]
@@ -57,12 +57,12 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
     """Compare a run's scores and maps with labels and masks.
 
     Args:
-        settings: with out; run_id (the latest complete run without it), labels and pixels.
+        settings: with out; run_id (default: the complete run that was scored last), labels and pixels.
         progress: shows the stages.
-        labels: taken instead of the ones that the setting names.
+        labels: used instead of those that the setting names.
 
     Raises:
-        SettingsError: no out, no labels to be found, or the evaluate extra is not installed.
+        SettingsError: no out, no labels, or the evaluate extra is not installed.
         MuscRayError: no complete run, NaN scores, or labels that cannot be used.
     """
     if find_spec("sklearn") is None or find_spec("scipy") is None:
@@ -82,10 +82,11 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
     pixels: dict[tuple[str, str], dict[str, float | None]] = {}
     if any(label.mask for group in groups.values() for label in group.labels):
         size = run.resolved.image_size if settings.pixels == "model" else None
+        masks = MaskReading(size, labels.mask_level, settings.image_limits)
         work = [GroupPixels(name, list(group.files.values())) for name, group in groups.items()]
         try:
             with ray_cluster(settings):
-                pixels = evaluate_pixels(settings, layout, size, labels.mask_level, work, progress, notes)
+                pixels = evaluate_pixels(settings, layout, masks, work, progress, notes)
         finally:
             remove_tree(layout.fs, f"{run_paths.evaluation}/regions")
     else:
@@ -103,7 +104,7 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
 
 
 def _read_scores(run_paths: RunPaths, run: RunManifest) -> dict[tuple[str, str], pa.Table]:
-    """Image scores by group and file, without maps."""
+    """Read the scores of images, without maps, by group and file."""
     catalog = read_table(run_paths.fs, run_paths.catalog, ["group"])
     columns = ["image_id", "uri", "score", "score_raw"]
     scores = {}
@@ -118,9 +119,9 @@ def _read_scores(run_paths: RunPaths, run: RunManifest) -> dict[tuple[str, str],
 
 def _join(
     run_paths: RunPaths, scores: dict[tuple[str, str], pa.Table], labels: Labels
-) -> tuple[dict[str, GroupLabels], int]:
-    """The labelled images by the group that they are evaluated in, and how many have no label."""
-    groups: dict[str, GroupLabels] = defaultdict(GroupLabels)
+) -> tuple[dict[str, LabelledGroup], int]:
+    """Join scores and labels: labelled images by the group they are evaluated in, and the number without a label."""
+    groups: dict[str, LabelledGroup] = defaultdict(LabelledGroup)
     unlabelled = 0
     for number, ((scored_in, path), table) in enumerate(scores.items()):
         columns = (table[name].to_pylist() for name in ("image_id", "uri", "score", "score_raw"))
@@ -149,7 +150,7 @@ def _join(
     return dict(sorted(groups.items())), unlabelled
 
 
-def _write_labels(run_paths: RunPaths, groups: dict[str, GroupLabels]) -> None:
+def _write_labels(run_paths: RunPaths, groups: dict[str, LabelledGroup]) -> None:
     columns = [
         [image_id for group in groups.values() for image_id in group.ids],
         [uri for group in groups.values() for uri in group.uris],
@@ -164,11 +165,11 @@ def _write_labels(run_paths: RunPaths, groups: dict[str, GroupLabels]) -> None:
 def _rows(
     layout: OutPaths,
     run: RunManifest,
-    groups: dict[str, GroupLabels],
+    groups: dict[str, LabelledGroup],
     pixels: dict[tuple[str, str], dict[str, float | None]],
     notes: list[str],
 ) -> list[MetricsRow]:
-    """A row a group, followed by its defects, and the mean."""
+    """Compute a row for each group, followed by its defects, and the mean."""
     rows = []
     for name, group in groups.items():
         labels = np.array([label.label for label in group.labels], np.int8)

@@ -1,4 +1,4 @@
-"""The actor that compares maps with masks: file by file, one image at a time."""
+"""The actor that compares maps with masks, file by file, one image at a time."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from musc_ray.storage.paths import OutPaths
 
 @dataclass(frozen=True)
 class LabelledFile:
-    """A file of the scores table and those of its images whose labels are known, by row: URI and label."""
+    """A file of the scores table, and the URI and label of its labelled images by row."""
 
     file: MapFile
     images: Mapping[int, tuple[str, Label]]
@@ -29,7 +29,7 @@ class LabelledFile:
 
 @dataclass
 class FileCounts:
-    """A file's pixels by defect, and what went wrong: images without a mask, masks that cannot be read."""
+    """A file's pixels by defect; the numbers of images without a mask and of empty masks; unreadable masks."""
 
     counts: dict[str, BinCounts] = field(default_factory=dict)
     without_mask: int = 0
@@ -37,16 +37,28 @@ class FileCounts:
     unreadable: list[str] = field(default_factory=list)
 
 
-class Evaluator:
-    """Works on files of maps; every method reads what it needs and returns sums that add up."""
+@dataclass(frozen=True)
+class MaskReading:
+    """How masks are read.
 
-    def __init__(
-        self, out: str, image_size: tuple[int, int] | None, mask_level: int, limits: ImageLimits, plan: ActorPlan
-    ) -> None:
-        """Say at which resolution to compare: (H, W), or None for each image's own."""
+    Attributes:
+        image_size: (H, W) to compare at; None for each mask's own.
+        mask_level: see `decode_mask`.
+        limits: of the files of masks and images.
+    """
+
+    image_size: tuple[int, int] | None
+    mask_level: int
+    limits: ImageLimits
+
+
+class Evaluator:
+    """An actor of the worker pool: each method reads files of maps and returns sums that can be added up."""
+
+    def __init__(self, out: str, reading: MaskReading, plan: ActorPlan) -> None:
         take_share(plan)
         self.fs = OutPaths.at(out).fs
-        self.image_size, self.mask_level, self.limits = image_size, mask_level, limits
+        self.reading = reading
 
     def prepare(self, labelled: LabelledFile) -> FileCounts:
         """Read the masks of a file's images, write them as regions, and count all pixels into bins."""
@@ -68,24 +80,25 @@ class Evaluator:
         return result
 
     def _regions(self, row: int, uri: str, label: Label, result: FileCounts) -> Regions | None:
-        """The truth about an image; None, noted in `result`, where its anomalous pixels are not known."""
-        truth = uri if label.label == 0 else label.mask
-        if truth is None:
+        """Read an image's regions; None, counted in `result`, where its anomalous pixels are unknown."""
+        reading, limits = self.reading, self.reading.limits
+        source = uri if label.label == 0 else label.mask
+        if source is None:
             result.without_mask += 1
             return None
         try:
             if label.label == 0:
-                return no_regions(row, GOOD, self.image_size or upright_size(read_image(uri, self.limits.bytes)))
-            data = read_image(truth, self.limits.bytes)
-            mask = decode_mask(data, self.image_size, self.mask_level, self.limits.pixels)
+                return no_regions(row, GOOD, reading.image_size or upright_size(read_image(uri, limits.bytes)))
+            data = read_image(source, limits.bytes)
+            mask = decode_mask(data, reading.image_size, reading.mask_level, limits.pixels)
         except (ImageError, FileNotFoundError) as error:
-            result.unreadable.append(f"{truth}: {error}")
+            result.unreadable.append(f"{source}: {error}")
             return None
         result.empty += not mask.any()
         return regions_of(row, label.defect, mask)
 
     def window(self, files: Sequence[MapFile], defects: frozenset[str], window: Bins, totals: Totals) -> PixelMetrics:
-        """A window's share of the metrics of the images with some defects."""
+        """Compute a window's share of the pixel metrics of the images with some defects."""
         counter = PlaceCounter(window.bins, totals.negatives + totals.positives)
         for file in files:
             for image in pixel_images(
@@ -95,12 +108,12 @@ class Evaluator:
         return bins_metrics(window, counter, totals)
 
     def tail(self, file: MapFile, lowest_bin: int) -> NormalTail:
-        """The highest pixel scores of a file's good images."""
+        """Collect the highest pixel scores of a file's good images."""
         images = pixel_images(self.fs, file, lambda defect, low, high: defect == GOOD)
         return sum((normal_tail(image.values, lowest_bin) for image in images), NO_TAIL)
 
     def overlaps(self, file: MapFile, credits_: Credits) -> dict[str, tuple[float, int]]:
-        """By defect the sum of the AUPIMO of a file's images, and how many have one."""
+        """Sum the AUPIMO of a file's images by defect, and count those that have one."""
         sums: dict[str, tuple[float, int]] = {}
         for image in pixel_images(self.fs, file, lambda defect, low, high: defect != GOOD):
             if len(image.regions):
@@ -110,7 +123,7 @@ class Evaluator:
 
 
 def add_counts(results: Sequence[FileCounts]) -> FileCounts:
-    """The sum over files."""
+    """Add up the counts of several files."""
     total = FileCounts()
     for result in results:
         for defect, counts in result.counts.items():

@@ -1,4 +1,4 @@
-"""Labels of a run's images: from their paths, as a dataset lays them out, or from a CSV."""
+"""Find the labels of a run's images: from their paths, as a dataset lays them out, or in a CSV."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from musc_ray.storage.filesystem import open_filesystem, uri_beside
 from musc_ray.storage.retry import with_retries
 
 DEFECTIVE = "defective"
-"""The defect of a CSV's anomalous images that names none."""
+"""Defect of anomalous images of a CSV that does not name one."""
 
 WORDS = {"0": 0, "good": 0, "normal": 0, "ok": 0, "1": 1, "anomalous": 1, "defective": 1, "bad": 1, "ko": 1}
 
@@ -21,9 +21,13 @@ CSV_MASK_LEVEL = 128
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What is known of an image: 0 good or 1 anomalous, the defect (`good` for normal ones), the mask's URI.
+    """Label of an image.
 
-    `group` is what it is evaluated with where that is not the group that it was scored in.
+    Attributes:
+        label: 0 good, 1 anomalous.
+        defect: `good` for good images.
+        mask: URI of its mask, if it has one.
+        group: group that it is evaluated in, where that is not the group that it was scored in.
     """
 
     label: int
@@ -34,7 +38,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels by image URI, where they come from, and how resized masks are read (see DatasetLayout)."""
+    """Labels by image URI, their origin, and how resized masks are read (see DatasetLayout)."""
 
     by_uri: Mapping[str, Label]
     origin: str
@@ -42,14 +46,14 @@ class Labels:
 
 
 def find_labels(given: str, uris: Sequence[str]) -> Labels:
-    """Labels of some images.
+    """Find the labels of some images.
 
     Args:
         given: `auto`, the name of a layout, or a CSV with `uri`, `label` and optionally `mask`, `defect`, `group`.
         uris: of the images.
 
     Raises:
-        SettingsError: no such layout, or none that fits.
+        SettingsError: an unknown layout, or no layout fits.
         MuscRayError: a CSV that cannot be used.
     """
     if given.lower().endswith(".csv"):
@@ -69,7 +73,7 @@ def find_labels(given: str, uris: Sequence[str]) -> Labels:
 
 
 def _from_paths(layout: DatasetLayout, uris: Sequence[str]) -> dict[str, Label]:
-    """Labels of the images that the layout knows, with those masks that are there."""
+    """Label the images that the layout recognizes, with their masks where the files exist."""
     files = cache(_files)  # each folder is listed once
     labels = {}
     for uri in uris:
@@ -81,7 +85,7 @@ def _from_paths(layout: DatasetLayout, uris: Sequence[str]) -> dict[str, Label]:
 
 
 def _files(folder: str) -> frozenset[str]:
-    """Names of a folder's files; none where there is no folder."""
+    """List the names of a folder's files; empty where the folder is missing."""
     fs, path = open_filesystem(folder)
     try:
         return frozenset(

@@ -1,7 +1,6 @@
-"""The folders of the field's datasets: from an image's path alone its label, its defect and where its mask would be.
+"""Folder layouts of known datasets: an image's path gives its label, its defect and the path of its mask.
 
-As the authors of the datasets and anomalib's data modules have them (anomalib.data.datasets.image); 3CAD's as its
-authors' loader reads it.
+Sources: the datasets' authors and anomalib's data modules (anomalib.data.datasets.image); for 3CAD its authors' loader.
 """
 
 import re
@@ -11,17 +10,20 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 GOOD = "good"
-"""The defect of images without one, whatever the dataset calls it."""
+"""Defect of good images, whatever the dataset calls it."""
 
 MASK_FOLDERS = frozenset(("ground_truth", "masks", "Masks"))
 
 
 @dataclass(frozen=True)
 class PathLabel:
-    """What a path says of an image.
+    """What an image's path says.
 
-    `masks` are paths that its mask may have, the likely one first; none for good images. `category` is the product,
-    `split` the folder of the part of the dataset (`test`, `train`, ...), empty where there is none.
+    Attributes:
+        defect: `good`, or the defect.
+        masks: possible paths of its mask, the most likely first; empty for good images.
+        category: the product.
+        split: part of the dataset (`test`, `train`, ...); empty where the layout has no splits.
     """
 
     defect: str
@@ -37,15 +39,15 @@ class PathLabel:
 
 @dataclass(frozen=True)
 class DatasetLayout:
-    """One dataset's way to lay out its files.
+    """How one dataset lays out its files.
 
     Attributes:
         pattern: of an image's whole path; groups base, split (optional), kind and stem.
         good: kinds that are good.
-        masks: where a mask may lie, with {base}, {kind} and {stem}.
-        mask_level: a mask resized to the model's input holds the pixels whose grey value, 0 to 255, is at least this.
-            MuSc's code takes 255 for MVTec AD and BTAD (its loader casts 0..1 to whole numbers) and 1 for VisA.
-        test: the split that the dataset's protocol scores.
+        masks: possible paths of a mask, with {base}, {kind} and {stem}.
+        mask_level: minimum grey value, 0 to 255, of an anomalous pixel in a mask resized to the model's input.
+            MuSc's code uses 255 for MVTec AD and BTAD (its loader casts 0..1 to whole numbers) and 1 for VisA.
+        test: split that the dataset's protocol scores.
     """
 
     pattern: re.Pattern[str]
@@ -55,7 +57,7 @@ class DatasetLayout:
     test: str = "test"
 
     def describe(self, path: str) -> PathLabel | None:
-        """What a path says, or None where it is no image of this layout."""
+        """Describe an image by its path; None where the path does not fit this layout."""
         match = self.pattern.fullmatch(path)
         if match is None or MASK_FOLDERS & set(PurePosixPath(path).parts[:-1]):
             return None
@@ -110,13 +112,13 @@ LAYOUTS = {
         ),
     ),
 }
-"""By name, in the order in which `recognize` prefers them: 3CAD's folders are MVTec AD's."""
+"""By name, in the order in which `recognize` prefers them: 3CAD has the same folders as MVTec AD."""
 
 
 def recognize(paths: Iterable[str]) -> str | None:
-    """The name of the layout that says most of these images' labels; None when the paths say nothing.
+    """Return the name of the layout that describes most of these images; None if no layout fits.
 
-    Images of one kind alone say nothing: any folder of pictures would be a dataset of one defect.
+    A layout fits if it finds good and anomalous images: otherwise any folder of pictures would be a dataset.
     """
     described: Counter[str] = Counter()
     kinds: dict[str, set[int]] = {name: set() for name in LAYOUTS}

@@ -1,4 +1,4 @@
-"""The pixel maps of scored images with their masks, one image in memory at a time."""
+"""Read the pixel maps of scored images with their regions, one image in memory at a time."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from musc_ray.evaluate.masks import Regions, read_regions
 from musc_ray.storage.parquet import read_table
 
 Wanted = Callable[[str, float, float], bool]
-"""Whether an image of this defect, whose pixels score from low to high, is wanted."""
+"""Takes an image's defect and its lowest and highest patch score; returns whether to upsample it."""
 
 
 @dataclass(frozen=True)
 class MapFile:
-    """A file of the scores table and the file with the truth about its images."""
+    """A file of the scores table, and the file with the regions of its images."""
 
     scores: str
     regions: str
@@ -25,7 +25,7 @@ class MapFile:
 
 @dataclass(frozen=True, eq=False)
 class PixelImage:
-    """One image: pixel scores (P,) float32, the region of each (P,) or (0,), 1 / pixels of each region (R + 1,)."""
+    """One image: pixel scores (P,) float32, their regions (P,) int32 or (0,), 1 / pixels of each region (R + 1,)."""
 
     row: int
     defect: str
@@ -35,7 +35,7 @@ class PixelImage:
 
 
 def pixel_images(fs: fsspec.AbstractFileSystem, file: MapFile, wanted: Wanted) -> Iterator[PixelImage]:
-    """The wanted images of a file; the others are not upsampled."""
+    """Yield the wanted images of a file; the others are not upsampled."""
     yield from upsampled(read_patch_maps(fs, file.scores), read_regions(fs, file.regions), wanted)
 
 
@@ -55,7 +55,7 @@ def upsampled(
 
 
 def read_patch_maps(fs: fsspec.AbstractFileSystem, path: str) -> npt.NDArray[np.float32]:
-    """All patch maps (N, h, w) of a file of scores, in a copy that may be written to."""
+    """Read all patch maps (N, h, w) of a file of scores into a writable array."""
     table = read_table(fs, path, ["grid_h", "grid_w", "patch_map"])
     grid = (table["grid_h"][0].as_py(), table["grid_w"][0].as_py())
     flat = pc.list_flatten(table["patch_map"].combine_chunks()).to_numpy(zero_copy_only=False)

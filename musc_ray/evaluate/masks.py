@@ -1,4 +1,4 @@
-"""Masks as connected regions of pixels, and the files between the passes over a run's maps that keep them small."""
+"""Decode masks into connected regions of pixels, and store them compactly between the passes over a run's maps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ JPEG_START = b"\xff\xd8\xff"
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """The truth about one image at the resolution of the evaluation.
+    """The anomalous regions of one image at the resolution of the evaluation.
 
     Attributes:
-        row: of the image in its file of scores.
-        defect: `good`, or what it has.
+        row: row of the image in its file of scores.
+        defect: `good`, or the defect.
         size: (H, W) in pixels.
-        starts, lengths, numbers: (K,) int32 runs of pixels in row-major order and the region, from 1, of each.
+        starts, lengths, numbers: (K,) int32; runs of pixels in row-major order, and the region (from 1) of each.
     """
 
     row: int
@@ -36,7 +36,7 @@ class Regions:
     numbers: npt.NDArray[np.int32]
 
     def pixels(self) -> npt.NDArray[np.int32]:
-        """The region of each pixel (H * W,), 0 outside; or (0,) where there is none."""
+        """Return the region of each pixel (H * W,), 0 outside; (0,) for an image without regions."""
         if len(self.starts) == 0:
             return np.empty(0, np.int32)
         result = np.zeros(self.size[0] * self.size[1], np.int32)
@@ -45,7 +45,7 @@ class Regions:
         return result
 
     def shares(self) -> npt.NDArray[np.float64]:
-        """1 / pixels of each region (R + 1,), [0] = 0."""
+        """Return 1 / pixels of each region (R + 1,), [0] = 0."""
         areas = np.bincount(self.numbers, self.lengths, 1)
         return np.divide(1.0, areas, out=np.zeros(len(areas)), where=areas > 0)
 
@@ -53,19 +53,19 @@ class Regions:
 def decode_mask(
     data: bytes, size: tuple[int, int] | None, mask_level: int, max_pixels: int = MAX_PIXELS
 ) -> npt.NDArray[np.bool_]:
-    """A mask's anomalous pixels (H, W): all that are not black; in a JPEG, whose black is not quite, the brighter half.
+    """Decode a mask (H, W): all pixels but black ones are anomalous; of a JPEG, the brighter half.
 
     Args:
         data: an encoded image.
         size: (H, W) to resize to, bilinear as MuSc's code does; None keeps the mask's own.
-        mask_level: least grey value, 1 to 255, of an anomalous pixel after resizing (see DatasetLayout).
+        mask_level: minimum grey value, 1 to 255, of an anomalous pixel after resizing (see DatasetLayout).
         max_pixels: larger masks are refused.
 
     Raises:
-        ImageError: no image, a broken or a too large one.
+        ImageError: not an image, broken, or too large.
     """
-    least = 128 if data.startswith(JPEG_START) else 1
-    mask: npt.NDArray[np.bool_] = np.asarray(decode_original(data, max_pixels)).max(axis=2) >= least
+    minimum = 128 if data.startswith(JPEG_START) else 1
+    mask: npt.NDArray[np.bool_] = np.asarray(decode_original(data, max_pixels)).max(axis=2) >= minimum
     if size is None or size == mask.shape:
         return mask
     grey = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
@@ -74,12 +74,12 @@ def decode_mask(
 
 
 def no_regions(row: int, defect: str, size: tuple[int, int]) -> Regions:
-    """The truth about an image without anomalous pixels."""
+    """Make the regions of an image without anomalous pixels."""
     return Regions(row, defect, size, *(np.empty(0, np.int32) for _ in range(3)))
 
 
 def regions_of(row: int, defect: str, mask: npt.NDArray[np.bool_]) -> Regions:
-    """The regions of a mask (H, W): pixels that touch, at corners too, as in MVTec AD's evaluation."""
+    """Find the regions of a mask (H, W): pixels that touch, also at corners, as in MVTec AD's evaluation."""
     from scipy import ndimage  # of the evaluate extra
 
     numbered, _ = ndimage.label(mask, np.ones((3, 3), bool))
@@ -92,7 +92,7 @@ def regions_of(row: int, defect: str, mask: npt.NDArray[np.bool_]) -> Regions:
 
 
 def write_regions(fs: fsspec.AbstractFileSystem, path: str, images: Sequence[Regions]) -> None:
-    """Write the truth about the images of one file of scores."""
+    """Write the regions of the images of one file of scores."""
     columns = [
         [image.row for image in images],
         [image.defect for image in images],

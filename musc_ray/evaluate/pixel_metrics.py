@@ -1,7 +1,7 @@
-"""Pixel metrics on a pool of actors, in passes over the maps: nothing is ever held but counts.
+"""Compute pixel metrics on the worker pool, in passes over the maps; only counts are held in memory.
 
 1. Masks become regions; all pixels are counted into bins (`core/counting.py`).
-2. Bins with pixels of masks are counted exactly, some at a time (a window), for a group and for each of its defects;
+2. Bins with pixels of masks are counted exactly, a window of them at a time, for a group and for each of its defects;
    the highest scores of good images are collected.
 3. Each anomalous image's overlap (AUPIMO) follows from these.
 """
@@ -16,7 +16,7 @@ import ray
 from musc_ray.core.metrics.aupimo import NO_TAIL, Credits, NormalTail, lowest_tail_bin
 from musc_ray.core.metrics.counting import EMPTY, BinCounts
 from musc_ray.core.metrics.pixel_curve import Bins, PixelMetrics, Totals, plan_bins, totals_of
-from musc_ray.evaluate.evaluator import Evaluator, FileCounts, LabelledFile, add_counts
+from musc_ray.evaluate.evaluator import Evaluator, FileCounts, LabelledFile, MaskReading, add_counts
 from musc_ray.evaluate.layouts import GOOD
 from musc_ray.evaluate.maps import MapFile
 from musc_ray.runtime.pool import Pool
@@ -25,12 +25,12 @@ from musc_ray.settings.model import Settings
 from musc_ray.storage.paths import OutPaths
 
 WINDOW_BYTES = 2**26
-"""Memory of an actor's counts. A larger window means fewer passes: scores of real images need 0.2 to 0.5 GB in all."""
+"""Memory of an actor's counts. Larger windows mean fewer passes: scores of real images need 0.2 to 0.5 GB in all."""
 
 
 @dataclass(frozen=True)
 class GroupPixels:
-    """A group and its files of maps with labels."""
+    """A group and its files of labelled maps."""
 
     group: str
     files: list[LabelledFile]
@@ -38,7 +38,7 @@ class GroupPixels:
 
 @dataclass(frozen=True)
 class WindowTask:
-    """A window of the images of a group that are good or have one of some defects."""
+    """A window of the pixel scores of a group's images, those that are good or have one of some defects."""
 
     group: str
     defect: str
@@ -49,32 +49,30 @@ class WindowTask:
 
 
 Key = tuple[str, str]
-"""Group and defect; the defect is empty for all of a group."""
+"""Group and defect; the defect is empty for all defects of a group."""
 
 
 def evaluate_pixels(
     settings: Settings,
     layout: OutPaths,
-    image_size: tuple[int, int] | None,
-    mask_level: int,
+    reading: MaskReading,
     groups: Sequence[GroupPixels],
     progress: Progress,
     notes: list[str],
 ) -> dict[Key, dict[str, float | None]]:
-    """The pixel columns of `MetricsRow` for each group and each of its defects that has pixels of both kinds.
+    """Compute the pixel columns of `MetricsRow` for each group, and for each of its defects with pixels of both kinds.
 
     Args:
-        settings: workers and threads; GPUs are left alone.
-        layout: where the run lies.
-        image_size: (H, W) to compare at, or None for each mask's own.
-        mask_level: see `decode_mask`.
+        settings: workers and threads; GPUs are not used.
+        layout: paths of OUT.
+        reading: how masks are read.
         groups: what to evaluate.
         progress: shows the stages.
         notes: what the reader must know is appended.
     """
     files = sum(len(group.files) for group in groups)
-    arguments = (layout.uri(layout.root), image_size, mask_level, settings.image_limits)
-    with Pool(Evaluator, settings.model_copy(update={"device": "cpu"}), files, *arguments) as pool:
+    on_cpus = settings.model_copy(update={"device": "cpu"})
+    with Pool(Evaluator, on_cpus, files, layout.uri(layout.root), reading) as pool:
         counts = _count(pool, groups, progress)
         for group in groups:
             notes += _notes(group.group, counts[group.group])
@@ -123,7 +121,7 @@ def _notes(group: str, counts: FileCounts) -> list[str]:
 
 
 def _subsets(counts: dict[str, BinCounts]) -> Iterator[tuple[str, frozenset[str], BinCounts]]:
-    """All of a group, and each of its defects with the good images."""
+    """Yield the whole group, then each of its defects with the good images."""
     good = counts.get(GOOD, EMPTY)
     yield "", frozenset(counts), sum(counts.values(), EMPTY)
     for defect in sorted(set(counts) - {GOOD}):
@@ -160,7 +158,7 @@ def _overlaps(
     progress: Progress,
     notes: list[str],
 ) -> dict[Key, float]:
-    """AUPIMO by group and defect: the mean over images."""
+    """Compute AUPIMO by group and defect: the mean over images."""
     good = {name: found[GOOD] for name, found in counts.items() if GOOD in found and len(found) > 1}
     tails: dict[str, NormalTail] = dict.fromkeys(good, NO_TAIL)
     sums: dict[Key, tuple[float, int]] = defaultdict(lambda: (0.0, 0))

@@ -1,7 +1,7 @@
-"""Image scores of images that were scored in several groups: rescored together, for their evaluation alone.
+"""Score images of several groups together, for their evaluation alone.
 
-Scores of different groups are each scaled to 0..1 and cannot be compared. MuSc's code for subsets scores their maps
-apart and rescores all images of the category at once; so is it here.
+Scores of different groups are each scaled to 0..1 and cannot be compared. As MuSc's code does for subsets, patch maps
+are scored apart, and RsCIN runs over all images of the category at once.
 """
 
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ from musc_ray.storage.shards import read_class_tokens, read_meta
 def pooled_scores(
     layout: OutPaths, run: RunManifest, scored_in: Sequence[str], ids: Sequence[str], raw: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
-    """Scores after RsCIN (N,) over images of several groups.
+    """Compute scores after RsCIN (N,) float32 over the images of several groups.
 
     Args:
-        layout: where the run lies.
+        layout: paths of OUT.
         run: its run.json.
         scored_in: the groups.
         ids: (N,) of the images.
-        raw: (N,) their scores before RsCIN.
+        raw: (N,) scores before RsCIN.
 
     Raises:
-        MuscRayError: the features are no longer there, or broken.
+        MuscRayError: the features are missing or broken.
     """
     places = {image_id: place for place, image_id in enumerate(ids)}
     tokens = np.full((len(ids), run.resolved.class_channels), np.nan, np.float32)
@@ -40,7 +40,7 @@ def pooled_scores(
                 tokens[places[image_id]] = token
     if np.isnan(tokens).any():
         raise MuscRayError(
-            f"Images of {len(scored_in)} groups are evaluated together, which needs their features, and some are gone: "
+            f"Images of {len(scored_in)} groups are evaluated together, which needs their features; some are missing: "
             "run again with keep_features."
         )
     return rscin(raw, tokens, tuple(run.settings.k_list))

@@ -1,4 +1,4 @@
-"""The table of metrics: a row a group, a row a defect, the mean; as Parquet, CSV and Markdown."""
+"""Write the table of metrics: a row for each group, each defect, and the mean; as Parquet, CSV and Markdown."""
 
 import csv
 import io
@@ -54,7 +54,7 @@ class MetricsRow:
 
 
 def image_metrics(labels: npt.NDArray[np.int8], scores: npt.NDArray[np.float32]) -> dict[str, float]:
-    """The image-level columns; none where the images are all good or all anomalous."""
+    """Compute the image-level columns; empty where all images are good or all are anomalous."""
     if len(np.unique(labels)) < 2:
         return {}
     best, threshold = f1_max(labels, scores)
@@ -67,7 +67,7 @@ def image_metrics(labels: npt.NDArray[np.int8], scores: npt.NDArray[np.float32])
 
 
 def mean_row(rows: Sequence[MetricsRow]) -> MetricsRow:
-    """The mean over groups of each metric, over those groups that have it; thresholds have no mean."""
+    """Average each metric over the groups that have it; thresholds have no mean."""
     means = {}
     for name in SHOWN:
         values = [value for row in rows if (value := getattr(row, name)) is not None]
@@ -80,7 +80,7 @@ def mean_row(rows: Sequence[MetricsRow]) -> MetricsRow:
 def write_metrics(
     run_paths: RunPaths, rows: Sequence[MetricsRow], about: Mapping[str, Any], notes: Sequence[str]
 ) -> None:
-    """Write metrics.parquet, metrics.csv and metrics.md; `about` and notes stand in the metadata and the Markdown."""
+    """Write metrics.parquet, metrics.csv and metrics.md; metadata and Markdown also hold `about` and the notes."""
     folder = run_paths.evaluation
     metadata = {"musc_ray": json.dumps({**about, "notes": list(notes)})}
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=METRICS.with_metadata(metadata))
@@ -94,7 +94,7 @@ def write_metrics(
 
 
 def shown_row(row: MetricsRow) -> list[str]:
-    """Group, defect, images, anomalous ones, and the metrics in percent as text; a dash where there is none."""
+    """Format a row: group, defect, images, anomalous images, metrics in percent; a dash for a missing metric."""
     metrics = [getattr(row, name) for name in SHOWN]
     shown = ["–" if value is None else f"{100 * value:.2f}" for value in metrics]  # noqa: RUF001, a dash
     return [row.group, row.defect or "all", str(row.images), str(row.anomalous), *shown]
@@ -115,7 +115,7 @@ def _markdown(rows: Sequence[MetricsRow], about: Mapping[str, Any], notes: Seque
 
 
 def _escaped(text: str) -> str:
-    """Text of a table cell: nothing in it is Markdown or HTML."""
+    """Escape Markdown and HTML in the text of a table cell."""
     for sign in "\\|*_`[]":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())

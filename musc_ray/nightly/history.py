@@ -1,4 +1,4 @@
-"""What earlier runs of an OUT have scored: by it a night tells new images from known ones."""
+"""Read which images earlier runs of an OUT have scored; a nightly run scores the others."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,10 +10,10 @@ from musc_ray.storage.paths import OutPaths
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """An image that a complete run has dealt with.
+    """An image that a complete run has scored or found broken.
 
     Attributes:
-        version: of its file, then.
+        version: of its file at that time.
         at: when the file was changed; where the source did not say, when the image was first scored.
     """
 
@@ -22,10 +22,10 @@ class Known:
 
 
 def known_images(layout: OutPaths, features_id: str) -> dict[str, dict[str, Known]]:
-    """Images by group and id, scored or found to be broken, in their latest version.
+    """Return the earlier images by group and id, each in its latest version.
 
-    Images of groups that could not be scored are not known: they wait for others of their kind. Nor are those that were
-    scored with other features.
+    Images of groups that could not be scored stay new: they wait for more images of their group. So do images that
+    were scored with other features.
     """
     known: dict[str, dict[str, Known]] = {}
     for run in complete_runs(layout):
@@ -43,9 +43,9 @@ def known_images(layout: OutPaths, features_id: str) -> dict[str, dict[str, Know
 
 
 def seen_snapshot(layout: OutPaths, features_id: str, source: str, group_by: str | None) -> int | None:
-    """The latest snapshot of a source, an Iceberg table, all of whose images are known; None if there is none.
+    """Return the latest snapshot of an Iceberg source whose images are all known; None if no run saw a whole snapshot.
 
-    After a run in which groups failed or waited, or that asked for images since a day, some may be unknown.
+    Runs in which groups failed or waited, or that began at a day (`since`), leave images out and do not count.
     """
     for run in reversed(complete_runs(layout)):
         settings, snapshot = run.settings, run.source_snapshot

@@ -1,4 +1,4 @@
-"""A nightly run: what came in since, scored against a window of earlier images, appended as a run of its own."""
+"""Score the new images of a source against a window of earlier ones, as a run of its own."""
 
 import logging
 from dataclasses import replace
@@ -28,17 +28,17 @@ OF_ONE_RUN = (
     "max_worker_gb",
     "max_requests",
 )
-"""Settings that a night does not take over from the last run: they were meant for that one, or for its machine."""
+"""Settings that a nightly run does not inherit from the last run: they concern that run alone, or its machine."""
 
 logger = logging.getLogger(__name__)
 
 
 def night_settings(given: Settings) -> Settings:
-    """Settings of a night: what is given, and for the rest those of the last complete run of its OUT.
+    """Fill the settings of a nightly run: those not given are inherited from the last complete run of OUT.
 
     Raises:
         SettingsError: no out.
-        MuscRayError: there is no complete run in it.
+        MuscRayError: OUT holds no complete run.
     """
     if given.out is None:
         raise SettingsError("A nightly run needs the out of an earlier run, as in `musc-ray rescore OUT`.")
@@ -48,21 +48,21 @@ def night_settings(given: Settings) -> Settings:
 
 
 def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | None, dict[str, int]]:
-    """Score what is new in the source; one nightly of an OUT at a time.
+    """Score the new images of the source; an OUT has one nightly run at a time.
 
-    An image is scored with all of its group's new images and the window: its scores are those that a run on just these
-    images would give. What a nightly that failed has extracted is used; its images are still new.
+    New images are scored with the other new images of their group and the window: the scores are those of a run on just
+    these images. Features that a failed nightly run has extracted are used; its images are still new.
 
     Args:
-        settings: with source and out; see `night.select_night`.
+        settings: with source and out; see `selection.select_night`.
         progress: shows the stages.
 
     Returns:
-        The result, None when there was nothing to score; and how many new images of which groups wait for more.
+        The result, None if there was nothing to score; and the number of new images that wait for more, by group.
 
     Raises:
-        SettingsError: settings that do not fit a night.
-        MuscRayError: another nightly is at work; or what `run_archive` raises.
+        SettingsError: settings that do not fit a nightly run.
+        MuscRayError: another nightly run holds the lease; or what `run_archive` raises.
     """
     source, out = settings.source, settings.out
     if source is None or out is None:

@@ -1,4 +1,4 @@
-"""Which images a night scores, and against which earlier ones."""
+"""Select the new images of a nightly run, and the window of earlier images that they are scored against."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +15,12 @@ from musc_ray.storage.paths import OutPaths
 
 @dataclass(frozen=True)
 class Night:
-    """What there is to do.
+    """What a nightly run scores.
 
     Attributes:
-        images: of each group the new images and the earlier ones of its window, sorted by id.
-        earlier: the ids of the latter.
-        waiting: new images of groups that have too few to score each other yet, by group.
+        images: by group, the new images and the earlier ones of the window, sorted by id.
+        earlier: by group, the ids of the earlier ones.
+        waiting: by group, the number of new images where they are too few to score each other.
     """
 
     images: dict[str, list[CatalogImage]] = field(default_factory=dict)
@@ -36,15 +36,15 @@ def select_night(
     known: Mapping[str, Mapping[str, Known]],
     today: date,
 ) -> Night:
-    """Choose new images and, among those that have features, the window that they are scored against.
+    """Select the new images and, among earlier images that have features, their window.
 
     Args:
-        settings: since, window, references (how many earlier images, or all) and seed.
-        layout: where features lie.
-        features_id: which features.
-        listed: what the source holds, by group.
-        known: what earlier runs have dealt with.
-        today: in UTC; the window counts from the start of this day, or of `since`.
+        settings: since, window, references (number of earlier images, or all) and seed.
+        layout: paths of OUT.
+        features_id: of the features.
+        listed: the source's images by group.
+        known: earlier images, see `known_images`.
+        today: in UTC; the window ends at the start of this day, or of `since`.
 
     Raises:
         SettingsError: `since` with a source that does not say when its images were changed.
@@ -70,13 +70,13 @@ def select_night(
 
 
 def _is_new(image: CatalogImage, known: Mapping[str, Known], since: datetime | None) -> bool:
-    """Whether an image came in, or changed, since then; without `since`: whether no run has dealt with this version."""
+    """Whether an image was added or changed since `since`; without it, whether no run knows this version."""
     if since is None:
         before = known.get(image.image_id)
         return before is None or before.version != image.version
     if image.modified is None:
         raise SettingsError(
-            f"The source does not say when {image.uri} was changed: use --new in place of --since {since.date()}."
+            f"The source does not say when {image.uri} was changed: use --new instead of --since {since.date()}."
         )
     return image.modified >= since
 
@@ -84,7 +84,7 @@ def _is_new(image: CatalogImage, known: Mapping[str, Known], since: datetime | N
 def _earlier(
     layout: OutPaths, features_id: str, group: str, recent: Mapping[str, Known], settings: Settings
 ) -> Iterator[CatalogImage]:
-    """Images of the window: all, or M of them, from whole shards in a seeded order, so that few are read."""
+    """Yield the images of the window: all, or M of them from whole shards in a seeded order, to read few shards."""
     if not recent:
         return
     shards = existing_shards(layout, features_id, group)
@@ -98,5 +98,5 @@ def _earlier(
 
 
 def _seeded(seed: int, number: int) -> str:
-    """A place in an order that stays when shards are added: nights in a row have much the same references."""
+    """Sort key that stays when shards are added, so that consecutive nights have nearly the same references."""
     return hashlib.sha256(f"{seed}-{number}".encode()).hexdigest()

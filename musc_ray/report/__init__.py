@@ -11,5 +11,9 @@
     data/group-<n>/picture-*.jpg    the worst images, larger
     data/group-<n>/defect-*.jpg     images that share a repeated defect, with its patches
 
-Data come as scripts, since a page opened from a folder may read no other files (see static/data.js).
+Data are scripts, since a page opened from a folder may not read other files (see static/data.js).
+
+Modules: build.py (the driver) makes contents.py from the tables of a run; pages.py makes the pages; site_writer.py (the
+actor) writes image_table.py (rows and details of the table of images) and pictures.py. heatmaps.py (driver),
+heatmap_writer.py (actor) and heatmap_files.py (encoding) export heat maps as files.
 """

@@ -1,6 +1,6 @@
-"""Stage 6, scores -> report: a static site of all images of a run (see musc_ray/report).
+"""Write the report of a run, a static site of all its images (see musc_ray/report): the driver.
 
-The driver holds one group's table without patch maps at a time; actors read originals and patch maps and write them.
+The driver holds one group's table without patch maps at a time; workers read originals and patch maps and write them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 import ray
 
 from musc_ray.errors import MuscRayError, SettingsError
-from musc_ray.report.data import GroupReport, RunReport, SharedDefect
+from musc_ray.report.contents import GroupReport, RunReport, SharedDefect
+from musc_ray.report.image_table import CHUNK_ROWS, DETAIL_ROWS, Lookup
+from musc_ray.report.labels import ReportLabels
+from musc_ray.report.pages import group_files, group_row, run_files, static_files
 from musc_ray.report.pictures import SHEET_COLUMNS
-from musc_ray.report.rows import CHUNK_ROWS, DETAIL_ROWS, Lookup
-from musc_ray.report.site import group_files, group_row, run_files, static_files
-from musc_ray.report.truth import Labels
-from musc_ray.report.writer import DefectTask, DetailsTask, RowsTask, SiteWriter, detail_files
+from musc_ray.report.site_writer import DefectTask, DetailsTask, RowsTask, SiteWriter, detail_files
 from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress, Stage
@@ -31,14 +31,14 @@ from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.schemas import DEFECTS, ERRORS
 from musc_ray.storage.scores import map_scale, read_tables
 
-DEFECT_MEMBERS = 100
-"""Images of a repeated defect that its part of the page names."""
+MAX_DEFECT_MEMBERS = 100
+"""Images that the page names for each repeated defect."""
 
 COLUMNS = ("image_id", "uri", "score", "score_raw", "rank", "percentile")
 
 
 def report_again(given: Settings, progress: Progress) -> str:
-    """Write the report of a complete run again; returns where it lies.
+    """Write the report of a complete run again, and return its location.
 
     A threshold or contamination that is given is applied to the scores first, as `run` does.
 
@@ -87,7 +87,7 @@ def write_report(
     progress: Progress,
     labels: Mapping[str, int] | None = None,
 ) -> str:
-    """Write a run's report, over an older one, and return the path of its first page, which is written last.
+    """Write a run's report, replacing an older one.
 
     Args:
         layout: where the run lies.
@@ -95,6 +95,9 @@ def write_report(
         settings: how much to show, workers.
         progress: shows the stage.
         labels: by uri, 1 = defective; shown where the run has not been evaluated.
+
+    Returns:
+        Path of the first page, which is written last.
     """
     run_paths = layout.run(run.run_id)
     run_id, folder = run_paths.run_id, run_paths.report
@@ -103,7 +106,7 @@ def write_report(
         raise MuscRayError(f"Run {run_id} lacks its started.json: run it again with --overwrite.")
     names = sorted(name for name in started.groups if name not in run.failed_groups)
     remove_tree(layout.fs, folder)
-    known = Labels.read(run_paths, labels or {})
+    known = ReportLabels.read(run_paths, labels or {})
     tasks = run.counts.scored // CHUNK_ROWS + len(names)
     on_cpus = settings.model_copy(update={"device": "cpu"})  # a GPU has nothing to do here
     arguments = (layout.uri(layout.root), run_id, settings.image_limits)
@@ -127,20 +130,20 @@ SiteTask = RowsTask | DetailsTask | DefectTask
 
 
 class _Site:
-    """The groups of a site, one after the other.
+    """Writes the groups of a site one after the other.
 
     Attributes:
-        rows: a row of the list of groups for each that has been begun.
+        rows: rows of the list of groups, one for each group begun so far.
     """
 
     def __init__(
-        self, layout: OutPaths, run: RunManifest, report: RunReport, settings: Settings, labels: Labels
+        self, layout: OutPaths, run: RunManifest, report: RunReport, settings: Settings, labels: ReportLabels
     ) -> None:
         self.layout, self.run, self.report, self.settings, self.labels = layout, run, report, settings, labels
         self.rows: list[dict[str, Any]] = []
 
     def write_images(self, pool: Pool, names: Sequence[str], stage: Stage) -> None:
-        """Write pages and data of all groups."""
+        """Write the pages and data of all groups."""
         unreadable = 0
         tasks = (task for number, name in enumerate(names, start=1) for task in self._group(number, name))
         for task, result in pool.map(tasks, _call):
@@ -170,7 +173,7 @@ class _Site:
         thumbnails = max(pictures, self.settings.report_thumbnails)
         for chunk, start in enumerate(range(0, len(table), CHUNK_ROWS)):
             rows = table.slice(start, CHUNK_ROWS)
-            shown = (min(max(most - start, 0), len(rows)) for most in (thumbnails, pictures))
+            shown = (min(max(count - start, 0), len(rows)) for count in (thumbnails, pictures))
             yield RowsTask(number, chunk, rows.combine_chunks(), *shown)
         lookup = ray.put(Lookup.of(table["image_id"].to_pylist(), table["rank"].to_numpy()))
         similar = {PurePosixPath(path).name: path for path in run_paths.parts(run_paths.neighbours, name)}
@@ -227,7 +230,7 @@ class _Site:
         h, w = self.run.resolved.grid
         for defect in pc.unique(rows["defect_group"]).to_pylist():
             own = rows.filter(pc.equal(rows["defect_group"], defect))
-            worst = own.slice(0, DEFECT_MEMBERS).to_pylist()
+            worst = own.slice(0, MAX_DEFECT_MEMBERS).to_pylist()
             shown = worst[:SHEET_COLUMNS]
             members = [(row["rank"], PurePosixPath(row["uri"]).name) for row in worst]
             found.append(SharedDefect(defect, len(own), len(shown), members))
@@ -244,7 +247,7 @@ def _call(actor: Any, task: SiteTask) -> Any:
 
 
 def _by_rank(parts: Sequence[pa.Table], firsts: Sequence[int]) -> pa.Table:
-    """A group's scores in the order of their ranks, each row with the number of its file of details."""
+    """Sort a group's scores by rank; each row gets the number of its file of details."""
     numbers = [first + np.arange(len(part)) // DETAIL_ROWS for part, first in zip(parts, firsts, strict=True)]
     table = pa.concat_tables(parts).append_column("detail", pa.array(np.concatenate(numbers), pa.int32()))
     return table.take(pc.sort_indices(table["rank"]))

@@ -1,4 +1,4 @@
-"""Heat maps of the report: their colours, and patch maps as bytes. The pages draw them (static/heatmap.js)."""
+"""Colours of heat maps, and patch maps as bytes for the pages that draw them (static/heatmap.js)."""
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ _INFERNO = np.array(
 
 
 def colormap(values: np.ndarray) -> npt.NDArray[np.uint8]:
-    """Inferno colours, uint8 (..., 3), of `values` (...) in [0, 1]; values outside are clipped.
+    """Map `values` (...) in [0, 1] to inferno colours, uint8 (..., 3); values outside are clipped.
 
     Inferno is perceptually uniform and readable with colour-vision deficiencies. The polynomial (source above) is
     within 9/255 of the published table.
@@ -33,7 +33,7 @@ def colormap(values: np.ndarray) -> npt.NDArray[np.uint8]:
 
 
 def quantise(patch_maps: np.ndarray, high: float) -> npt.NDArray[np.uint8]:
-    """Patch scores (...), which are distances, as bytes: 0 at 0, 255 at `high` and above; all 0 where `high` is 0.
+    """Quantise patch scores (...), which are distances, to bytes: 0 at 0, 255 from `high` on; all 0 where `high` is 0.
 
     Raises:
         MuscRayError: values that are not finite, or a negative `high`.

@@ -1,7 +1,7 @@
-"""Patch maps as files of the original image's size: a coloured picture, or the values themselves.
+"""Encode patch maps as files of the original image's size: a coloured picture, or the values themselves.
 
-The scale of the pictures goes from `low`, the normal level, to `high`, the most anomalous of the group; it is cut into
-the 256 colours of `report.heatmap.colormap`.
+The scale of the pictures goes from `low`, the normal level, to `high`, the most anomalous of the group, in the 256
+colours of `report.colormap`.
 """
 
 import io
@@ -23,7 +23,7 @@ Scale = tuple[float, float]
 
 LEVELS = 256
 ALPHA_EXPONENT = 1.5
-"""Of an overlay, by eye on real tiles: 1 tints the normal regions, 2 hides the weaker defects."""
+"""Opacity of an overlay; chosen by eye on real tiles: 1 tints the normal regions, 2 hides the weaker defects."""
 
 
 def heatmap_name(uri: str, image_id: str, extension: str) -> str:
@@ -32,13 +32,13 @@ def heatmap_name(uri: str, image_id: str, extension: str) -> str:
 
 
 def upsample(patch_map: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """A patch map (h, w) at an image's `size` (W, H) in pixels: (H, W), bilinear with aligned corners."""
+    """Resize a patch map (h, w) to an image's `size` (W, H) in pixels: (H, W), bilinear with aligned corners."""
     result: npt.NDArray[np.float32] = pixel_map(torch.tensor(patch_map)[None], size[::-1])[0].numpy()
     return result
 
 
 def encode(values: npt.NDArray[np.float32], file_format: Format, scale: Scale, picture: Image.Image | None) -> bytes:
-    """A pixel map (H, W) as a file.
+    """Encode a pixel map (H, W) as a file.
 
     Args:
         values: patch scores at the original's pixels.
@@ -58,7 +58,7 @@ def encode(values: npt.NDArray[np.float32], file_format: Format, scale: Scale, p
 
 
 def levels(values: npt.NDArray[np.float32], scale: Scale) -> npt.NDArray[np.uint8]:
-    """Values (H, W) as 0 (at `low` or below) to 255 (at `high` or above); all 0 on a scale without extent."""
+    """Scale values (H, W) to 0 (at `low` or below) to 255 (at `high` or above); all 0 where `high` <= `low`."""
     low, high = scale
     if high <= low:
         return np.zeros(values.shape, np.uint8)
@@ -68,13 +68,13 @@ def levels(values: npt.NDArray[np.float32], scale: Scale) -> npt.NDArray[np.uint
 
 
 def coloured(shown: npt.NDArray[np.uint8]) -> Image.Image:
-    """Levels (H, W) as a picture with a palette."""
+    """Make a picture with a palette of levels (H, W)."""
     picture = Image.fromarray(shown)
     picture.putpalette(colormap(np.linspace(0, 1, LEVELS)).tobytes())
     return picture
 
 
 def overlaid(shown: npt.NDArray[np.uint8], picture: Image.Image) -> Image.Image:
-    """Levels (H, W) over an RGB picture of the same size: the higher the level, the less of it is seen."""
+    """Lay levels (H, W) over an RGB picture of the same size; higher levels are more opaque."""
     alpha = np.rint(np.linspace(0, 1, LEVELS) ** ALPHA_EXPONENT * 255).astype(np.uint8)
     return Image.composite(coloured(shown).convert("RGB"), picture, Image.fromarray(alpha[shown]))

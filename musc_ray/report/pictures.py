@@ -1,4 +1,4 @@
-"""Pictures of the report: thumbnails, side by side in sheets so that many images are few files, and larger ones."""
+"""Make the pictures of the report: thumbnails, joined in sheets so that many images are few files, and larger ones."""
 
 import io
 from collections.abc import Sequence
@@ -6,25 +6,25 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 THUMBNAIL_SIDE = 160
-"""Pixels of a cell of a sheet; a multiple of JPEG's blocks of 16, so that neighbours hardly bleed into each other."""
+"""Pixels of a cell of a sheet; a multiple of 16, the JPEG block, so that neighbours hardly bleed into each other."""
 
 SHEET_COLUMNS = 8
 SHEET_IMAGES = SHEET_COLUMNS**2
 PICTURE_SIDE = 800
 THUMBNAIL_QUALITY, PICTURE_QUALITY = 75, 85
 MARK_COLOUR, MARK_STRENGTH = (255, 90, 20), 70
-"""Of the patches of a repeated defect: orange, and how much of it of 255."""
+"""Colour of the patches of a repeated defect, and its opacity of 255."""
 
 
 def thumbnail(picture: Image.Image, long_side: int) -> Image.Image:
-    """`picture` in RGB with its longer side at most `long_side` pixels, its aspect ratio kept; never enlarged."""
+    """Shrink `picture` to at most `long_side` pixels on its longer side, in RGB, at its aspect ratio; never enlarge."""
     scale = min(1.0, long_side / max(picture.size))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def sheet(thumbnails: Sequence[Image.Image | None]) -> Image.Image:
-    """Up to SHEET_IMAGES thumbnails row by row, each at the upper left of its cell; cells of None stay black."""
+    """Join up to SHEET_IMAGES thumbnails row by row, each at the upper left of its cell; cells of None stay black."""
     rows = -(-len(thumbnails) // SHEET_COLUMNS)
     result = Image.new("RGB", (SHEET_COLUMNS * THUMBNAIL_SIDE, rows * THUMBNAIL_SIDE))
     for place, picture in enumerate(thumbnails):
@@ -35,7 +35,7 @@ def sheet(thumbnails: Sequence[Image.Image | None]) -> Image.Image:
 
 
 def marked(picture: Image.Image, patches: Sequence[int], grid: tuple[int, int]) -> Image.Image:
-    """`picture` with some patches of its (h, w) grid, given row-major, in colour and framed."""
+    """Colour and frame patches of `picture`, given row-major on its (h, w) grid."""
     h, w = grid
     shade = Image.new("L", picture.size)
     draw = ImageDraw.Draw(shade)
@@ -54,7 +54,7 @@ def marked(picture: Image.Image, patches: Sequence[int], grid: tuple[int, int]) 
 
 
 def jpeg(picture: Image.Image, quality: int) -> bytes:
-    """An RGB picture encoded as JPEG."""
+    """Encode an RGB picture as JPEG."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()

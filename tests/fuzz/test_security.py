@@ -26,7 +26,7 @@ from musc_ray.storage.arrays import read_array
 from musc_ray.storage.paths import OutPaths
 from tests.fuzz.conftest import examples
 from tests.fuzz.mutation import mutated
-from tests.unit.report.test_site import Page, content_of, site_of_names
+from tests.unit.report.test_pages import Page, content_of, site_of_names
 
 ROOT = Path(__file__).parents[2]
 CODE = sorted(path for folder in ("musc_ray", "jobs", "cluster", ".ci") for path in (ROOT / folder).rglob("*.py"))

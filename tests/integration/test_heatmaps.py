@@ -4,8 +4,13 @@ import io
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +21,16 @@ from PIL import Image
 
 from musc_ray.core.pixel_map import image_scores, pixel_map
 from musc_ray.report.colormap import colormap
-from musc_ray.report.export import HeatmapsOptions, HeatmapsTask, write_heatmaps
 from musc_ray.report.heatmap_files import heatmap_name
+from musc_ray.report.heatmap_writer import HeatmapCounts, HeatmapsOptions, HeatmapsTask, HeatmapWriter
+from musc_ray.runtime.cluster import ActorPlan
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.sources.decoding import decode_original
 from musc_ray.sources.images import image_id
 from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import OutPaths, part_prefix
+from musc_ray.storage.retry import is_storage_fault
 from musc_ray.storage.schemas import SCORES
 from tests.helpers.manifests import run_record, started_record
 from tests.helpers.pictures import write_odd_pictures, write_pictures
@@ -81,7 +88,7 @@ def run(images, tmp_path) -> dict:
 @pytest.fixture
 def heatmaps(shared_ray, invoke, tmp_path):
     """The command on that run."""
-    return lambda *arguments: invoke("heatmaps", tmp_path / "out", *arguments)
+    return lambda *arguments: invoke("heatmaps", tmp_path / "out", *arguments, "--set", "workers=1")
 
 
 def written(folder: Path) -> list[Path]:
@@ -155,6 +162,63 @@ def test_lost_and_too_large_originals_are_counted_and_none_at_all_is_an_error(he
     assert f"None of the {len(run)} originals can be read, the first is {tmp_path}" in result.stderr
 
 
+@pytest.fixture
+def image_server(images, tmp_path) -> Iterator[tuple[str, dict[str, int]]]:
+    """Serves the folder of images; the dict says how many of the next requests for a name get status 503."""
+    failing: dict[str, int] = {}
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.rpartition("/")[2]
+            if failing.get(name, 0) > 0:
+                failing[name] -= 1
+                self.send_error(503)
+            else:
+                super().do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path / "images")) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", failing
+        server.shutdown()
+
+
+def test_a_store_that_fails_is_no_fault_of_the_images(shared_ray, invoke, image_server, images, tmp_path):
+    """Status 503 for one original of four: the command ends with a storage error, and resumes."""
+    server, failing = image_server
+    names = [quote(str(path.relative_to(tmp_path / "images"))) for path in images[:4]]
+    write_run(str(tmp_path / "out"), "s3://plant/images", {"all": [f"{server}/{name}" for name in names]})
+    failing[names[2].rpartition("/")[2]] = 1_000
+    result = invoke("heatmaps", tmp_path / "out", "--format", "npy")
+    assert result.exit_code == 1
+    assert "503" in result.stderr
+    assert "originals can" not in result.stdout + result.stderr
+    failing.clear()
+    result = invoke("heatmaps", tmp_path / "out", "--format", "npy")
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "out").rglob("*.npy"))) == 4
+
+
+@pytest.mark.parametrize("what", ["the scores", "an original"])
+def test_a_store_that_is_away_reaches_the_pool_which_retries(run, tmp_path, monkeypatch, what):
+    """The actor raises what the pool knows as a storage fault; nothing is counted as unreadable."""
+
+    def away(*_: object, **__: object) -> None:
+        raise ConnectionError("the store is away")
+
+    monkeypatch.setattr("musc_ray.storage.retry.FIRST_PAUSE_SECONDS", 0.0)
+    name = "heatmap_writer.read_table" if what == "the scores" else "originals.read_image"
+    monkeypatch.setattr(f"musc_ray.report.{name}", away)
+    paths = OutPaths.at(str(tmp_path / "out")).run("run-1")
+    task = HeatmapsTask(paths.parts(paths.scores, "rest")[0], str(tmp_path / "maps"), (0.0, 1.0), SHARD)
+    writer = HeatmapWriter(HeatmapsOptions("npy"), ImageLimits(1_000_000), ActorPlan(1, 1, 0, 1, "cpu"))
+    with pytest.raises(ConnectionError) as raised:
+        writer.write(task)
+    assert is_storage_fault(raised.value)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -211,6 +275,6 @@ def test_s3_like_local(images, tmp_path, s3, monkeypatch):
         f"s3://night-shift/out/runs/run-1/scores/{part_prefix('all')}00000.parquet",
         f"s3://{path.rpartition('/')[0]}",
     )
-    task = HeatmapsTask(scores, folder, (0.0, 1.0), ImageLimits(1_000_000), SHARD)
-    assert write_heatmaps(task, HeatmapsOptions("npy")) == ({"skipped": SHARD}, "")
+    writer = HeatmapWriter(HeatmapsOptions("npy"), ImageLimits(1_000_000), ActorPlan(1, 1, 0, 1, "cpu"))
+    assert writer.write(HeatmapsTask(scores, folder, (0.0, 1.0), SHARD)) == HeatmapCounts(skipped=SHARD)
     s3fs.S3FileSystem.clear_instance_cache()

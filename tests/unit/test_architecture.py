@@ -28,7 +28,6 @@ LONG_FUNCTIONS = {
 }
 WIDE_SIGNATURES = {
     "musc_ray/core/score_features.py:score_features",  # public: called with keywords
-    "musc_ray/evaluate/pixel_metrics.py:evaluate_pixels",
     "musc_ray/scoring/ranker.py:write_part",
     "musc_ray/scoring/record.py:run_record",
     "musc_ray/storage/shards.py:_read_rows",

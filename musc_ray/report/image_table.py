@@ -1,4 +1,4 @@
-"""What the data files of a group hold: rows of its table by rank, and details in the order of the scores table."""
+"""Make the report's table of images: rows by rank, and each image's details in the order of the scores table."""
 
 import math
 from collections.abc import Sequence
@@ -10,41 +10,41 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from musc_ray.report.colormap import quantise
+from musc_ray.report.data_scripts import common_prefix, packed, printable, rounded
 from musc_ray.report.pictures import SHEET_IMAGES
-from musc_ray.report.script import common_prefix, packed, printable, rounded
 
 CHUNK_ROWS = 4 * SHEET_IMAGES
-"""Rows of the table in a file, a whole number of sheets."""
+"""Rows of the table per file, a whole number of sheets."""
 
 DETAIL_ROWS = 64
-"""Images whose patch maps are in a file: one is read to show one image, of up to 2 kB each."""
+"""Images per file of details; a page reads one file, of up to 2 kB an image, to show one image."""
 
 NO_THUMBNAIL, UNREADABLE = (0, 0), (-1, -1)
-"""Sizes of thumbnails that are not there: not wanted, or not to be had."""
+"""Sizes that stand for missing thumbnails: not requested, or unreadable."""
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """Where each image of a group stands: `ids` (N,) sorted as bytes, and their ranks (N,)."""
+    """Ranks of a group's images by id: `ids` (N,) sorted as bytes, and their ranks (N,)."""
 
     ids: npt.NDArray[np.bytes_]
     ranks: npt.NDArray[np.int32]
 
     @classmethod
     def of(cls, ids: Sequence[str], ranks: npt.NDArray[np.int32]) -> "Lookup":
-        """From ids and ranks in any order."""
+        """Build a lookup from ids and ranks in any order."""
         array = np.array(ids, np.bytes_)
         order = np.argsort(array)
         return cls(array[order], ranks[order])
 
     def rank(self, ids: Sequence[str]) -> list[int]:
-        """Ranks of images of the group."""
+        """Return the ranks of images of the group."""
         found: list[int] = self.ranks[np.searchsorted(self.ids, np.array(ids, self.ids.dtype))].tolist()
         return found
 
 
 def table_rows(table: pa.Table, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """Some rows of a group's table as columns.
+    """Make rows of a group's table, as columns.
 
     Args:
         table: columns uri, score, score_raw, percentile, detail, label; in the order of the ranks.
@@ -65,16 +65,16 @@ def table_rows(table: pa.Table, sizes: Sequence[tuple[int, int]]) -> dict[str, A
 
 
 def cut_percentile(value: float) -> float:
-    """Two decimals, cut off and not rounded: only the very top is 100."""
+    """Cut a percentile to two decimals without rounding: only the very top is 100."""
     return math.floor(value * 100 + 1e-6) / 100
 
 
 def details(scores: pa.Table, neighbours: pa.Table | None, lookup: Lookup, high: float) -> dict[str, Any]:
-    """Patch maps and similar images of some images.
+    """Make the details of images: patch maps and similar images.
 
     Args:
         scores: columns image_id, rank, patch_map.
-        neighbours: rows of the same images in the same order; None where none were written.
+        neighbours: rows of the same images in the same order; None where the run has none.
         lookup: ranks of the whole group.
         high: the upper end of the scale of the group's heat maps.
     """

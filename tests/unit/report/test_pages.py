@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musc_ray.report.data import GroupReport, RunReport, SharedDefect
-from musc_ray.report.rows import NO_THUMBNAIL, UNREADABLE, Lookup, details, table_rows
-from musc_ray.report.script import common_prefix, data_script, packed, printable
-from musc_ray.report.site import duration, flatten_settings, group_files, group_row, metric, run_files, static_files
+from musc_ray.report.contents import GroupReport, RunReport, SharedDefect
+from musc_ray.report.data_scripts import common_prefix, data_script, packed, printable
+from musc_ray.report.image_table import NO_THUMBNAIL, UNREADABLE, Lookup, details, table_rows
+from musc_ray.report.pages import duration, flatten_settings, group_files, group_row, metric, run_files, static_files
 
 HOSTILE_NAMES = [
     '"><script>alert(1)</script>',

@@ -1,4 +1,4 @@
-"""The files of the site but for pictures and rows: pages from templates, and the data that they start from."""
+"""Make the pages of the site from templates, and the data that they start from."""
 
 import json
 import math
@@ -12,13 +12,13 @@ import numpy as np
 from markupsafe import Markup
 
 from musc_ray.report.colormap import colormap
-from musc_ray.report.data import METRICS, GroupReport, RunReport
+from musc_ray.report.contents import GroupReport, RunReport
+from musc_ray.report.data_scripts import data_script, packed, printable, rounded
+from musc_ray.report.image_table import CHUNK_ROWS
 from musc_ray.report.pictures import SHEET_COLUMNS, SHEET_IMAGES, THUMBNAIL_SIDE
-from musc_ray.report.rows import CHUNK_ROWS
-from musc_ray.report.script import data_script, packed, printable, rounded
 
 LIST_ROWS = 1000
-"""Rows of the lists of groups and errors in a file."""
+"""Rows per file of the lists of groups and errors."""
 
 METRIC_NAMES = {
     "image_auroc": "Image AUROC",
@@ -30,16 +30,17 @@ METRIC_NAMES = {
     "aupro": "AUPRO",
     "aupimo": "AUPIMO",
 }
+"""Columns of the metrics table that are shown where they have values, and their headings."""
 
 
 def static_files() -> Iterator[tuple[str, str]]:
-    """Path and text of the style and the scripts."""
+    """Yield path and text of the style sheet and the scripts."""
     for file in sorted(files("musc_ray.report").joinpath("static").iterdir(), key=lambda file: file.name):
         yield f"static/{file.name}", file.read_text(encoding="utf-8")
 
 
 def group_files(run: RunReport, group: GroupReport) -> Iterator[tuple[str, str]]:
-    """Path and text of a group's page, of what its pages know of it, and of all its scores."""
+    """Yield path and text of a group's page, its data, and all its scores."""
     number = group.number
     yield f"group-{number}.html", _page("group.html.j2", run=run, group=group, metrics=_metrics(group.metrics))
     about = {
@@ -65,7 +66,7 @@ def group_files(run: RunReport, group: GroupReport) -> Iterator[tuple[str, str]]
 
 
 def group_row(group: GroupReport) -> dict[str, Any]:
-    """A group's row in the list of groups."""
+    """Make a group's row of the list of groups."""
     every = [row for row in group.metrics if row["defect"] == ""]
     auroc = every[0].get("image_auroc") if every else None
     return {
@@ -85,13 +86,13 @@ def run_files(
     errors: Sequence[Mapping[str, str]],
     metrics: Sequence[Mapping[str, Any]] = (),
 ) -> Iterator[tuple[str, str]]:
-    """Path and text of the lists of groups and errors, the page of all images, and the first page, which is the last.
+    """Yield path and text of the lists of groups and errors, of the page of an image and, last, of the first page.
 
     Args:
-        run: what was done.
-        groups: a `group_row` each.
+        run: the run.
+        groups: a `group_row` for each.
         errors: rows of the errors table.
-        metrics: rows of the metrics table that are no group's: of groups evaluated together, and the mean.
+        metrics: rows of the metrics table for groups evaluated together, and the mean.
     """
     colours = colormap(np.linspace(0.0, 1.0, 256))
     yield "data/run.js", data_script("run", {"colours": packed(colours), "kList": list(run.k_list)})
@@ -136,13 +137,13 @@ def _page(template: str, **content: Any) -> str:
 
 
 def _printable(value: object) -> object:
-    """Jinja's finalize: nothing that cannot be shown reaches a page."""
+    """Escape unprintable characters; Jinja calls this for each value."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The metrics table of a group: names of the columns that hold something, and rows of values in their order."""
-    known = [name for name in METRICS if any(row.get(name) is not None for row in rows)]
+    """Make a metrics table: names of the columns that hold values, and rows in their order."""
+    known = [name for name in METRIC_NAMES if any(row.get(name) is not None for row in rows)]
     return {
         "names": [METRIC_NAMES[name] for name in known],
         "rows": [{"is_mean": False, **row, "values": [row.get(name) for name in known]} for row in rows],
@@ -150,7 +151,7 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def duration(seconds: float) -> str:
-    """`seconds` as a person would say it: "0.42 s", "8.1 s", "3 min 20 s", "2 h 5 min"."""
+    """Format `seconds` for people: "0.42 s", "8.1 s", "3 min 20 s", "2 h 5 min"."""
     if seconds < 1:
         return f"{seconds:.2f} s"
     if seconds < 59.95:
@@ -163,12 +164,12 @@ def duration(seconds: float) -> str:
 
 
 def metric(value: float | None) -> str:
-    """A metric to three decimals; one that is not known (no masks) or not defined (a single class) is a dash."""
+    """Format a metric to three decimals; a dash where it is unknown (no masks) or undefined (a single class)."""
     return f"{value:.3f}" if value is not None and math.isfinite(value) else "\N{EN DASH}"
 
 
 def flatten_settings(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    """Settings as (dotted name, value) rows; values that are not strings are written as in JSON."""
+    """Flatten settings to (dotted name, value) rows; values other than strings are written as JSON."""
     rows = []
     for name, value in settings.items():
         if isinstance(value, dict) and value:

@@ -1,4 +1,4 @@
-"""What the site shows of a run and of a group, as plain data that the caller fills from the tables of a run."""
+"""Contents of the report: a run and a group as plain data, which the driver fills from the tables of a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-METRICS = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupimo")
-"""Columns of the metrics table that are shown where they are known; the thresholds that go with them are not."""
 
 NO_LABEL = 255
 
@@ -20,9 +17,9 @@ class SharedDefect:
 
     Attributes:
         number: `defect_group` of the scores table.
-        images: how many have it.
-        pictured: how many of them its picture shows, the worst first.
-        members: ranks and names of the worst of them.
+        images: number of images that have it.
+        pictured: number of them in its picture, the worst first.
+        members: ranks and names of the worst images.
     """
 
     number: int
@@ -40,13 +37,13 @@ class GroupReport:
         scores: (N,) float32, by rank.
         labels: (N,) uint8, by rank: 1 = anomalous, 0 = normal, NO_LABEL; None where no image has one.
         label_names: the words in the column of labels.
-        raw_range: least and largest raw score.
-        scale: ends, in patch scores, of the one scale that all its heat maps share.
+        raw_range: smallest and largest raw score.
+        scale: ends, in patch scores, of the scale that all its heat maps share.
         grid: patches of a map, (h, w).
-        threshold: scores from here on are held.
-        threshold_is_set: whether the run's settings say so; it is a suggestion otherwise.
+        threshold: images with at least this score are held.
+        threshold_is_set: whether the run's settings give it; otherwise it is a suggestion.
         metrics: rows of the metrics table, the one of all defects first.
-        defects: its repeated defects; None where none were looked for.
+        defects: its repeated defects; None where the run did not look for them.
     """
 
     number: int
@@ -64,12 +61,12 @@ class GroupReport:
 
     @property
     def images(self) -> int:
-        """N."""
+        """Number of images, N."""
         return len(self.scores)
 
     @property
     def held(self) -> int:
-        """Images at or above the threshold, compared in float64 as a database does."""
+        """Number of images at or above the threshold, compared in float64 as a database does."""
         return int((self.scores.astype(np.float64) >= self.threshold).sum())
 
 
@@ -79,8 +76,8 @@ class RunReport:
 
     Attributes:
         created_at: with a time zone.
-        pictures: the worst images of a group that have a picture of their own.
-        metrics: image AUROC and the like; empty where no labels are known.
+        pictures: number of the worst images of a group that have a larger picture.
+        metrics: image AUROC by name; empty without labels.
         stage_seconds: in the order the stages ran.
         error_total: rows of the errors table.
         notes: fallbacks and warnings that the reader must see.

@@ -1,4 +1,4 @@
-"""The actor of stage 6: writes what the report holds of many images, and brings their pictures down to size."""
+"""The actor of the report: writes table rows, details and pictures of images."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +10,9 @@ import ray
 from PIL import Image
 
 from musc_ray.errors import ImageError
+from musc_ray.report.data_scripts import data_script
+from musc_ray.report.image_table import CHUNK_ROWS, DETAIL_ROWS, NO_THUMBNAIL, UNREADABLE, Lookup, details, table_rows
+from musc_ray.report.originals import read_original
 from musc_ray.report.pictures import (
     PICTURE_QUALITY,
     PICTURE_SIDE,
@@ -21,31 +24,26 @@ from musc_ray.report.pictures import (
     sheet,
     thumbnail,
 )
-from musc_ray.report.rows import CHUNK_ROWS, DETAIL_ROWS, NO_THUMBNAIL, UNREADABLE, Lookup, details, table_rows
-from musc_ray.report.script import data_script
 from musc_ray.runtime.cluster import ActorPlan
 from musc_ray.settings.limits import ImageLimits
-from musc_ray.sources.decoding import decode_original
-from musc_ray.sources.reading import read_image
 from musc_ray.storage.filesystem import write_bytes, write_text
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.requests import limit_requests
-from musc_ray.storage.retry import PERMANENT
 
 DEFECT_SCALE = 2
-"""Images of a repeated defect are shown so many times as large as thumbnails."""
+"""Size of the images of a repeated defect, relative to thumbnails."""
 
-PICTURES_AT_ONCE = 4
-"""Originals that are read and decoded at a time: their size is not known before."""
+MAX_DECODING = 4
+"""Originals that are read and decoded at the same time; their size is not known before."""
 
 
 @dataclass(frozen=True)
 class RowsTask:
-    """CHUNK_ROWS rows of a group's table, in the order of the ranks, the thumbnails and pictures that go with them.
+    """CHUNK_ROWS rows of a group's table, in the order of the ranks, with their thumbnails and pictures.
 
     Attributes:
-        table: what `table_rows` takes.
+        table: columns of `table_rows`.
         thumbnails, pictures: how many of the rows, from the first, have one.
     """
 
@@ -61,7 +59,7 @@ class DetailsTask:
     """The details of one file of a group's scores.
 
     Attributes:
-        neighbours: the file of neighbours; None where there is none.
+        neighbours: the file of neighbours; None without one.
         first: number of its first file of details.
         high: the upper end of the scale of the group's heat maps.
         lookup: a Lookup of the whole group, in Ray's object store.
@@ -77,7 +75,7 @@ class DetailsTask:
 
 @dataclass(frozen=True)
 class DefectTask:
-    """The picture of a repeated defect: up to SHEET_COLUMNS images that have it, side by side, with its patches.
+    """The picture of a repeated defect: up to SHEET_COLUMNS of its images side by side, with its patches.
 
     Images that cannot be read are black.
 
@@ -94,17 +92,17 @@ class DefectTask:
 
 
 class SiteWriter:
-    """An actor: writes rows, thumbnails, pictures and details of a run's images."""
+    """An actor of the worker pool: writes rows, thumbnails, pictures and details of a run's images."""
 
     def __init__(self, out: str, run_id: str, limits: ImageLimits, plan: ActorPlan) -> None:
         limit_requests(plan.requests)
         self.layout = OutPaths.at(out)
         self.data = f"{self.layout.run(run_id).report}/data"
         self.limits = limits
-        self.threads = ThreadPoolExecutor(PICTURES_AT_ONCE)
+        self.threads = ThreadPoolExecutor(MAX_DECODING)
 
     def rows(self, task: RowsTask) -> int:
-        """Write a task's rows and pictures; returns how many pictures could not be read."""
+        """Write a task's rows and pictures; return the number of unreadable images."""
         folder, first = f"{self.data}/group-{task.group}", task.chunk * CHUNK_ROWS
         uris = task.table["uri"].to_pylist()
         sizes = []
@@ -124,7 +122,7 @@ class SiteWriter:
         return unreadable
 
     def details(self, task: DetailsTask) -> int:
-        """Write the details of a file of scores; returns how many images it holds."""
+        """Write the details of a file of scores; return its number of images."""
         lookup: Lookup = ray.get(task.lookup)
         scores = read_table(self.layout.fs, task.scores, ["image_id", "rank", "patch_map"])
         neighbours = None if task.neighbours is None else read_table(self.layout.fs, task.neighbours)
@@ -137,7 +135,7 @@ class SiteWriter:
         return len(scores)
 
     def defect(self, task: DefectTask) -> int:
-        """Write the picture of a repeated defect; returns how many of its images could not be read."""
+        """Write the picture of a repeated defect; return the number of its unreadable images."""
         side = THUMBNAIL_SIDE * DEFECT_SCALE
         originals = list(self.threads.map(lambda uri: self._original(uri, side), task.uris))
         shown = [
@@ -154,14 +152,14 @@ class SiteWriter:
         return originals.count(None)
 
     def _original(self, uri: str, side: int) -> Image.Image | None:
-        """An image as it was; None if it is unreadable."""
+        """Read an original; None if it is unreadable."""
         try:
-            return decode_original(read_image(uri, self.limits.bytes), self.limits.pixels, at_least=side)
-        except (ImageError, MemoryError, *PERMANENT):
+            return read_original(uri, self.limits, at_least=side)
+        except ImageError:
             return None
 
     def _thumbnail(self, uri: str, picture_path: str | None) -> Image.Image | None:
-        """The thumbnail of an image, whose larger picture is written where it is wanted; None if it is unreadable."""
+        """Make an image's thumbnail, and write its larger picture if requested; None if it is unreadable."""
         side = THUMBNAIL_SIDE if picture_path is None else PICTURE_SIDE
         original = self._original(uri, side)
         if original is None:
@@ -172,7 +170,7 @@ class SiteWriter:
 
 
 def detail_files(part_sizes: Sequence[int]) -> list[int]:
-    """The number of each score file's first file of details, by how many images the files of scores hold."""
+    """Number the first file of details of each file of scores, given the images per file of scores."""
     first, firsts = 0, []
     for size in part_sizes:
         firsts.append(first)

@@ -1,0 +1,114 @@
+"""Export heat maps of a complete run: the driver, which gives each file of scores to a worker."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.report.heatmap_writer import HeatmapCounts, HeatmapsOptions, HeatmapsTask, HeatmapWriter
+from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.pool import Pool
+from musc_ray.runtime.progress import Progress
+from musc_ray.settings.credentials import credentials_sentence, has_credentials
+from musc_ray.settings.messages import shown
+from musc_ray.settings.model import Settings
+from musc_ray.sources.overlap import lists_out
+from musc_ray.storage.filesystem import absolute, check_writable, open_filesystem
+from musc_ray.storage.manifest import RunManifest, StartedManifest, complete_run
+from musc_ray.storage.paths import OutPaths, escape_group
+from musc_ray.storage.scores import map_scale, read_tables
+
+
+@dataclass(frozen=True)
+class HeatmapsResult:
+    """Files written and already there, unreadable originals and the first of them, and the folder of the heat maps."""
+
+    written: int
+    skipped: int
+    unreadable: int
+    first_unreadable: str
+    folder: str
+
+
+def export_heatmaps(
+    settings: Settings,
+    options: HeatmapsOptions,
+    progress: Progress,
+    to: str | None = None,
+    group: str | None = None,
+) -> HeatmapsResult:
+    """Write the heat maps of a complete run.
+
+    Args:
+        settings: with out; run_id (default: the complete run that was scored last), address and workers.
+        options: what to write.
+        progress: shows the stage.
+        to: folder or URI; None for the run's own.
+        group: None for all.
+
+    Raises:
+        SettingsError: an overlay other than png, no such group, a target among the source's images.
+        MuscRayError: no complete run, a target that cannot be written, or no original can be read.
+        StorageError: the storage failed.
+    """
+    _check_options(options, to)
+    if settings.out is None:
+        raise SettingsError("Heat maps need the out of a run: `musc-ray heatmaps OUT --format png`.")
+    layout = OutPaths.at(settings.out)
+    run = complete_run(layout, settings.run_id)
+    folder = layout.uri(layout.run(run.run_id).heatmaps) if to is None else absolute(to)
+    if to is not None and lists_out(run.settings.source or "", folder):
+        raise SettingsError(f"--to {shown(to)} lies among the images of the source: choose another folder.")
+    groups = _groups(layout, run, group)
+    check_writable(*open_filesystem(folder))
+    tasks = [task for name in groups for task in _group_tasks(layout, run, name, folder, options.top)]
+    on_cpus = settings.model_copy(update={"device": "cpu"})  # a GPU has nothing to do here
+    counts, images = HeatmapCounts(), sum(task.images for task in tasks)
+    with (
+        ray_cluster(settings),
+        progress.stage("heatmaps", total=images, unit="images") as stage,
+        Pool(HeatmapWriter, on_cpus, len(tasks), options, run.settings.image_limits) as pool,
+    ):
+        for _, done in pool.map(iter(tasks), lambda actor, task: actor.write.remote(task)):
+            counts += done
+            stage.advance(done.images)
+    if counts.unreadable == images:
+        raise MuscRayError(f"None of the {images:,} originals can be read, the first is {counts.first_unreadable}")
+    return HeatmapsResult(counts.written, counts.skipped, counts.unreadable, counts.first_unreadable, folder)
+
+
+def _check_options(options: HeatmapsOptions, to: str | None) -> None:
+    """Refuse options that contradict each other, and credentials."""
+    if options.overlay and options.file_format != "png":
+        raise SettingsError(f"--overlay makes pictures, not {options.file_format}: use --format png.")
+    if to is not None and has_credentials(to):
+        raise SettingsError(credentials_sentence("--to"))
+
+
+def _groups(layout: OutPaths, run: RunManifest, only: str | None) -> list[str]:
+    """Return the groups that the run scored, or the requested one alone."""
+    started = StartedManifest.read(layout.run(run.run_id))
+    names = [name for name in (started.groups if started else ()) if name not in run.failed_groups]
+    if only is None:
+        return names
+    if only not in names:
+        known = f"its groups are {', '.join(map(shown, names[:10]))}{', ...' if len(names) > 10 else ''}"
+        raise SettingsError(f"Run {run.run_id} scored no group {shown(only)}: {known}.")
+    return [only]
+
+
+def _group_tasks(layout: OutPaths, run: RunManifest, group: str, folder: str, top: int | None) -> list[HeatmapsTask]:
+    """Make a task for each file of scores that holds images to write."""
+    run_paths = layout.run(run.run_id)
+    paths = run_paths.parts(run_paths.scores, group)
+    tables = read_tables(layout.fs, paths, ["score_raw", "rank"])
+    largest = float(pc.max(pa.concat_tables(tables)["score_raw"]).as_py())
+    scale = map_scale(run_paths, group, largest)
+    wanted = [len(table) if top is None else pc.sum(pc.less_equal(table["rank"], top)).as_py() for table in tables]
+    target = f"{folder}/group={escape_group(group)}"
+    return [
+        HeatmapsTask(layout.uri(path), target, scale, images)
+        for path, images in zip(paths, wanted, strict=True)
+        if images
+    ]
