@@ -23,10 +23,10 @@ from musc_ray.report.build import write_report
 from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.progress import Progress
 from musc_ray.runtime.telemetry import RunMetrics
-from musc_ray.scoring.ranker import GroupFigures
+from musc_ray.scoring.driver import score_groups
+from musc_ray.scoring.ranking_worker import GroupFigures
 from musc_ray.scoring.record import run_record, started_record
 from musc_ray.scoring.ring import GroupImages
-from musc_ray.scoring.score import score_groups
 from musc_ray.scoring.thresholds import GroupThreshold, ThresholdRule, apply_rule, group_threshold
 from musc_ray.settings.credentials import redacted
 from musc_ray.settings.model import Settings

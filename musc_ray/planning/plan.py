@@ -10,7 +10,7 @@ from musc_ray.features.context import image_size_pair
 from musc_ray.planning.calibration import Workload, assumed_rates, measured_rates
 from musc_ray.planning.cost import Job, Plan, plan_job
 from musc_ray.runtime.cluster import usable_cpus
-from musc_ray.scoring.mutual import block_side
+from musc_ray.scoring.tile_driver import block_side
 from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import catalog_images
 from musc_ray.sources.images import CatalogImage

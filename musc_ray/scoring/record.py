@@ -9,7 +9,7 @@ from typing import Any
 from musc_ray import __version__
 from musc_ray.core.drift import is_drift
 from musc_ray.features.context import RunContext
-from musc_ray.scoring.ranker import GroupFigures
+from musc_ray.scoring.ranking_worker import GroupFigures
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.storage.manifest import (
     SCHEMA_VERSION,

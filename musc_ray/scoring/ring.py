@@ -1,4 +1,4 @@
-"""The images of a group on a ring of shards, and the blocks of tiles that the mutual stage works through."""
+"""The images of a group on a ring of shards, and the blocks of tiles that workers multiply."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from musc_ray.core.references import ReferenceWindow, reference_window, section_
 
 @dataclass(frozen=True)
 class RingShard:
-    """A shard's images and where they stand on the ring."""
+    """A shard's images and their positions on the ring."""
 
     number: int
     first: int
@@ -17,12 +17,12 @@ class RingShard:
 
     @property
     def positions(self) -> range:
-        """Places on the ring."""
+        """Positions on the ring."""
         return range(self.first, self.first + len(self.ids))
 
     @property
     def slice(self) -> slice:
-        """The same, of an array along the ring."""
+        """Positions as a slice of an array along the ring."""
         return slice(self.first, self.first + len(self.ids))
 
 
@@ -31,13 +31,13 @@ Tile = tuple[RingShard, RingShard]
 
 @dataclass(frozen=True)
 class RingBlock:
-    """A rectangle of tiles, as ranges of shards on the ring: its rows and its columns (alike on the diagonal)."""
+    """A rectangle of tiles: its rows and columns as ranges of shards on the ring (the same on the diagonal)."""
 
     rows: range
     columns: range
     tiles: int
     shards: frozenset[int]
-    """Numbers of the shards that a tile touches."""
+    """Numbers of the shards in any of its tiles."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class GroupImages:
     """The images of a group that are scored among themselves.
 
     Attributes:
-        earlier: those that are only there for the others to be scored against: a night's window.
-        publish_earlier: whether they get scores, too.
+        earlier: images that are only references of the others: a night's window.
+        publish_earlier: whether these get scores, too.
     """
 
     group: str
@@ -75,7 +75,7 @@ class GroupImages:
             group: its name.
             shards: image ids by shard number; at least 2 in all.
             references: M, or None for all.
-            seed: which window of the ring.
+            seed: chooses the window of the ring.
             earlier, publish_earlier: see the class.
         """
         ring, first = [], 0
@@ -86,27 +86,27 @@ class GroupImages:
 
     @property
     def images(self) -> int:
-        """N of the formulas."""
+        """Count the images: N of the formulas."""
         return self.window.images
 
     @property
     def published(self) -> int:
-        """How many images get scores."""
+        """Count the images that get scores."""
         return self.images if self.publish_earlier else self.images - len(self.earlier)
 
     @cached_property
     def shards(self) -> dict[int, RingShard]:
-        """Shards by number."""
+        """Map numbers to shards."""
         return {shard.number: shard for shard in self.ring}
 
 
 def _read_backwards(image_id: str) -> str:
-    """An order of the ids that has nothing to do with their own."""
+    """Return a sort key of ids that is independent of their own order."""
     return image_id[::-1]
 
 
 def tiles_of(rows: Sequence[RingShard], columns: Sequence[RingShard], window: ReferenceWindow) -> Iterator[Tile]:
-    """The tiles of a block that hold pairs of images that score each other."""
+    """Yield the tiles of a block that hold pairs of images that score each other."""
     for index, a in enumerate(rows):
         for b in columns[index:] if rows == columns else columns:
             if window.touches(a.positions, b.positions):
@@ -130,15 +130,15 @@ def ring_blocks(images: GroupImages, side: int) -> list[RingBlock]:
 
 @dataclass(frozen=True)
 class BlockTask:
-    """A block of one layer: what a scorer multiplies at a time.
+    """A block of one layer: what a worker multiplies at a time.
 
     Attributes:
         rows: shards; columns: shards, the same object on the diagonal.
-        unfinished: shards whose bands are not written yet: their minima are wanted.
-        whole: those of them that have no tiles elsewhere: their bands are reduced and written on the spot.
+        unfinished: shards whose bands are not written yet: their distances are needed.
+        whole: those of them without tiles in other blocks: their bands are reduced and written on the spot.
         counted: tiles that this block adds to the progress.
-        worth_keeping: shards that a worker may need again soon.
-        attempt: how often its bands were begun anew.
+        worth_keeping: number of shards that a worker should cache.
+        attempt: number of restarts of its bands.
     """
 
     group: str
@@ -154,17 +154,17 @@ class BlockTask:
 
     @property
     def returned(self) -> list[int]:
-        """Shards whose minima go back, in order."""
+        """List the shards whose distances are returned, in order."""
         return sorted(self.unfinished - self.whole)
 
     def columns_of(self, number: int) -> int:
-        """Images that a shard meets in the block."""
+        """Count the images that a shard meets in the block."""
         met = {b.number if a.number == number else a.number for a, b in self.tiles if number in (a.number, b.number)}
         return sum(len(shard.ids) for shard in self.shards if shard.number in met)
 
     @cached_property
     def partners(self) -> dict[int, dict[int, slice]]:
-        """For each shard the shards that it meets, by number, and the columns that their images take beside it."""
+        """Map each shard to the shards that it meets, by number, and to the columns of their images."""
         partners: dict[int, dict[int, slice]] = {}
         for a, b in self.tiles:
             for shard, other in {(a.number, b), (b.number, a)}:
@@ -175,12 +175,12 @@ class BlockTask:
 
     @cached_property
     def shards(self) -> list[RingShard]:
-        """All shards that are multiplied, each once."""
+        """List the shards of all tiles, each once."""
         return list({shard.number: shard for tile in self.tiles for shard in tile}.values())
 
     @cached_property
     def tiles(self) -> list[Tile]:
-        """The tiles that an unfinished band needs."""
+        """List the tiles that an unfinished band needs."""
         return [
             (a, b)
             for a, b in tiles_of(self.rows, self.columns, self.window)

@@ -31,8 +31,8 @@ from musc_ray.features.context import open_context
 from musc_ray.features.extraction import ShardTask
 from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.pool import Pool
-from musc_ray.scoring.mutual import Mutual, block_side
-from musc_ray.scoring.score import CALLS_AT_ONCE
+from musc_ray.scoring.driver import MAX_CALLS
+from musc_ray.scoring.tile_driver import TileDriver, block_side
 from musc_ray.settings.loading import load_settings
 from musc_ray.settings.model import Settings
 from musc_ray.sources.decoding import decode_image
@@ -121,10 +121,10 @@ def fast_blocks(folder: Path, stack: ExitStack) -> Progress:
         str(folder), {**spec, "settings": {"references": 128, "workers": WORKERS, "cache_mb": 256}}
     )
     side = block_side(context.settings, [len(rings[0].ring)], 1, 256, WORKERS)
-    mutual = Mutual(context.run_paths, rings, context.meta.layers, side)
+    mutual = TileDriver(context.run_paths, rings, context.meta.layers, side)
     stack.enter_context(ray_cluster(context.settings))
     arguments = (context.settings, str(folder), context.run_id, context.meta)
-    pool = stack.enter_context(Pool(SlowReducer, context.settings, 10**6, *arguments, calls_at_once=CALLS_AT_ONCE))
+    pool = stack.enter_context(Pool(SlowReducer, context.settings, 10**6, *arguments, calls_at_once=MAX_CALLS))
     for tiles, _ in mutual.run(pool):
         yield tiles
 

@@ -1,4 +1,4 @@
-"""Mutual scoring on this machine: the published way against `score_features`, and against the machine's GEMM rate.
+"""TileDriver scoring on this machine: the published way against `score_features`, and against the machine's GEMM rate.
 
     python tests/benchmarks/bench_mutual.py [--large]
 

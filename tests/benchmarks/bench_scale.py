@@ -24,9 +24,9 @@ from musc_ray.core.precision import resolve_precision
 from musc_ray.core.tiles import multiply_tile
 from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.pool import Pool
-from musc_ray.scoring.mutual import Mutual, block_side
-from musc_ray.scoring.score import CALLS_AT_ONCE
-from musc_ray.scoring.scorer import Scorer
+from musc_ray.scoring.actor import ScoringActor
+from musc_ray.scoring.driver import MAX_CALLS
+from musc_ray.scoring.tile_driver import TileDriver, block_side
 from tests.helpers.generated import generated_archive, group_features
 
 SHAPE = {"grid": [16, 16], "channels": 384, "layers": 1, "shard_size": 64}
@@ -51,13 +51,13 @@ def mutual_stage(images: int, references: int | str, workers: int, groups: int =
     with tempfile.TemporaryDirectory() as out:
         archive, rings = generated_archive(out, {**SHAPE, "images": images, "groups": groups, "settings": settings})
         side = block_side(archive.settings, [len(ring.ring) for ring in rings], 1, 256, workers)
-        mutual = Mutual(archive.run_paths, rings, archive.meta.layers, side)
+        mutual = TileDriver(archive.run_paths, rings, archive.meta.layers, side)
         arguments = (archive.settings, out, archive.run_id, archive.meta)
         times, counts = [], []
         with (
             PeakMemory() as memory,
             ray_cluster(archive.settings),
-            Pool(Scorer, archive.settings, workers, *arguments, calls_at_once=CALLS_AT_ONCE) as pool,
+            Pool(ScoringActor, archive.settings, workers, *arguments, calls_at_once=MAX_CALLS) as pool,
         ):
             for _ in mutual.run(pool):
                 times.append(time.perf_counter())
@@ -103,7 +103,7 @@ def bare_kernel(workers: int) -> float:
 
 def megabytes(peaks: dict[str, int]) -> str:
     """The processes that matter, by name."""
-    names = {"python": "driver", "ray::Scorer": "scorer", "raylet": "raylet", "gcs_server": "gcs"}
+    names = {"python": "driver", "ray::ScoringActor": "scorer", "raylet": "raylet", "gcs_server": "gcs"}
     return ", ".join(f"{label} {peaks[name] / 1e6:.0f}" for name, label in names.items() if name in peaks)
 
 

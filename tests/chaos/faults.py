@@ -11,7 +11,7 @@ from tests.helpers.processes import kill, named
 
 STAGES = ("catalog", "extract", "mutual", "reduce", "publish", "report")
 SCORING = ("mutual", "reduce", "publish")
-ACTORS = ("Extractor", "Scorer", "SiteWriter")
+ACTORS = ("Extractor", "ScoringActor", "SiteWriter")
 VICTIM_SECONDS = 60
 CUT_SECONDS = 20
 SKEWS = ("+600", "-600", "+7200", "-7200", "+86400", "-86400")
@@ -102,7 +102,7 @@ FAULTS = {
     fault.kind: fault
     for fault in (
         Fault("kill -9 of an extractor", ("extract",), _kill_actor("Extractor")),
-        Fault("kill -9 of a scorer", SCORING, _kill_actor("Scorer")),
+        Fault("kill -9 of a scorer", SCORING, _kill_actor("ScoringActor")),
         Fault("kill -9 of a raylet", ("extract", *SCORING, "report"), _kill_raylet),
         Fault("kill -9 of the head", STAGES, _kill_head, may_end=True, ends=True),
         Fault("kill -9 of the driver", STAGES, _kill_driver, may_end=True, ends=True),

@@ -20,9 +20,10 @@ from musc_ray.features.context import RunContext
 from musc_ray.features.sharding import GroupShards
 from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.progress import Progress
-from musc_ray.scoring import mutual, score
+from musc_ray.scoring import driver, tile_driver
+from musc_ray.scoring.actor import ScoringActor
 from musc_ray.scoring.ring import GroupImages
-from musc_ray.scoring.scorer import Scorer
+from musc_ray.scoring.tile_multiplier import TileMultiplier
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.paths import OutPaths
@@ -95,20 +96,20 @@ def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupI
 
 def keep_summaries() -> None:
     """Distances of more than 20 references are summarised, 12 at a time."""
-    patch_scores.MAX_EXACT_REFERENCES = mutual.MAX_EXACT_REFERENCES = 20
-    mutual.SUMMARY_CHUNK = 12
+    patch_scores.MAX_EXACT_REFERENCES = tile_driver.MAX_EXACT_REFERENCES = 20
+    tile_driver.SUMMARY_CHUNK = 12
 
 
-class SummarisingScorer(Scorer):
-    """A scorer that does so, too: it lives in a process of its own."""
+class SummarisingScorer(ScoringActor):
+    """A worker that does so, too: it lives in a process of its own."""
 
     def __init__(self, *arguments):
         keep_summaries()
         super().__init__(*arguments)
 
 
-class ForgetfulScorer(Scorer):
-    """A scorer that runs out of memory in its first block."""
+class ForgetfulMultiplier(TileMultiplier):
+    """Runs out of memory in its first block."""
 
     failed = False
 
@@ -119,8 +120,16 @@ class ForgetfulScorer(Scorer):
         return super()._multiply(task, shards)
 
 
-class CrampedScorer(Scorer):
-    """A scorer whose first block finds the disk full."""
+class ForgetfulScorer(ScoringActor):
+    """A worker that runs out of memory in its first block."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.multiplier = ForgetfulMultiplier(self.cache)
+
+
+class CrampedMultiplier(TileMultiplier):
+    """Finds the disk full in its first block."""
 
     always, failed = False, False
 
@@ -131,10 +140,20 @@ class CrampedScorer(Scorer):
         return super()._multiply(task, shards)
 
 
-class FullScorer(CrampedScorer):
-    """A scorer whose blocks all do."""
+class CrampedScorer(ScoringActor):
+    """A worker whose first block finds the disk full."""
 
-    always = True
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.multiplier = CrampedMultiplier(self.cache)
+
+
+class FullScorer(CrampedScorer):
+    """A worker whose blocks all find the disk full."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.multiplier.always = True
 
 
 def score_generated(out: str, spec: Mapping) -> dict:
@@ -143,7 +162,7 @@ def score_generated(out: str, spec: Mapping) -> dict:
     stages: dict = {}
     with ray_cluster(context.settings):
         started = time.perf_counter()
-        _, failed = score.score_groups(context, groups, datetime.now(UTC), Progress(quiet=True), stages)
+        _, failed = driver.score_groups(context, groups, datetime.now(UTC), Progress(quiet=True), stages)
         stages["seconds"] = time.perf_counter() - started
     return {**stages, "failed": {name: str(error) for name, error in failed.items()}}
 
@@ -151,10 +170,10 @@ def score_generated(out: str, spec: Mapping) -> dict:
 def main() -> None:
     spec = {**DEFAULTS, **json.loads(sys.argv[2])}
     if spec["oom"]:
-        score.Scorer = ForgetfulScorer
+        driver.ScoringActor = ForgetfulScorer
     if spec["summaries"]:
         keep_summaries()
-        score.Scorer = SummarisingScorer
+        driver.ScoringActor = SummarisingScorer
     print(json.dumps(score_generated(sys.argv[1], spec)))
 
 

@@ -8,7 +8,9 @@ import numpy as np
 
 from musc_ray.features.extraction import ExtractStats
 from musc_ray.features.extractor import Extractor, Features
-from musc_ray.scoring.scorer import Scorer
+from musc_ray.scoring.actor import ScoringActor
+from musc_ray.scoring.band_reducer import BandReducer
+from musc_ray.scoring.tile_multiplier import TileMultiplier
 
 PAUSE = "MUSC_RAY_TEST_PAUSE"
 """Environment variable: seconds that the model takes more for an image, or how many times as long as a block a band."""
@@ -22,16 +24,32 @@ class SlowModel(Extractor):
         return super()._forward(pictures, stats)
 
 
-class SlowReducer(Scorer):
-    """A scorer that needs so many times as long to reduce a band as to multiply a block."""
+class TimedMultiplier(TileMultiplier):
+    """Keeps how long its last block took."""
 
-    multiplying = 0.0
+    seconds = 0.0
 
     def _multiply(self, task: Any, shards: Any) -> Any:
         parts, stats = super()._multiply(task, shards)
-        self.multiplying = stats.seconds_in_kernel
+        self.seconds = stats.seconds_in_kernel
         return parts, stats
 
-    def _reduce(self, *arguments: Any) -> float:
-        time.sleep(float(os.environ[PAUSE]) * self.multiplying)
-        return super()._reduce(*arguments)
+
+class SlowBands(BandReducer):
+    """Needs so many times as long to reduce a band as the last block took."""
+
+    multiplier: TimedMultiplier
+
+    def write(self, *arguments: Any) -> float:
+        time.sleep(float(os.environ[PAUSE]) * self.multiplier.seconds)
+        return super().write(*arguments)
+
+
+class SlowReducer(ScoringActor):
+    """A worker that needs so many times as long to reduce a band as to multiply a block."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.multiplier = TimedMultiplier(self.cache)
+        self.reducer = SlowBands(self.settings, self.run_paths, self.cache.device)
+        self.reducer.multiplier = self.multiplier

@@ -10,7 +10,7 @@ from PIL import Image
 
 from musc_ray.report.build import write_report
 from musc_ray.runtime.progress import Progress
-from musc_ray.scoring.defects.work import RepeatsWork
+from musc_ray.scoring.defects.worker import ArrayCache, DefectWorker
 from musc_ray.settings.loading import load_settings
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import OutPaths
@@ -83,12 +83,13 @@ def test_scores_are_those_of_references_without_the_defects_patches(runs, tmp_pa
         score_generated(out, SPEC | {"settings": {**SPEC["settings"], "aggregation": aggregation}})
     _, (group,) = generated_archive(out, SPEC)
     _, _, features = group_features({**DEFAULTS, **SPEC}, 0, range(40))
-    work = RepeatsWork(OutPaths.at(out).run("generated"), group, (8, 8))
+    run_paths = OutPaths.at(out).run("generated")
+    work = DefectWorker(run_paths, group, (8, 8), ArrayCache(run_paths.fs))
     ids = sorted(image_id for shard in group.ring for image_id in shard.ids)
     excluded, again = np.zeros((40, 64), bool), []
     for shard in group.ring:
         excluded[[ids.index(image_id) for image_id in shard.ids]] = work.excluded(shard.number)
-        again += [ids.index(shard.ids[row]) for row in work.scored_again(shard.number)]
+        again += [ids.index(shard.ids[row]) for row in work.affected_images(shard.number)]
     assert excluded[PLANTED].any(axis=1).all()
     assert set(PLANTED) <= set(again) < set(range(40))
     without = expected_maps(features, excluded, aggregation)

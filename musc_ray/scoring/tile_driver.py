@@ -1,9 +1,9 @@
-"""Stage 3, features -> bands: every tile (pair of shards) is multiplied once and serves both of its shards.
+"""From features to bands, the driver: every tile (pair of shards) is multiplied once and serves both of its shards.
 
-A band is one shard's rows: its patch scores for one layer. It is reduced and written as soon as its last tile is there,
-and a band that is written is never computed again: bands are the unit of resume. Tiles are multiplied in blocks. What
-an actor needs no other's distances for it reduces itself; the rest goes from actor to actor through Ray's object store.
-The driver holds ids and references only. Groups and layers follow each other without a gap.
+A band is one shard's patch scores of one layer. It is reduced and written as soon as its last tile is multiplied, and a
+written band is never computed again: bands are the unit of resume. Tiles are multiplied in blocks. A worker reduces the
+bands that need no other worker's distances; the rest goes from worker to worker through Ray's object store. The driver
+holds ids and references only. Groups and layers follow each other without a pause.
 """
 
 from collections import Counter, deque
@@ -22,14 +22,14 @@ from musc_ray.settings.model import Settings
 from musc_ray.storage.arrays import finished_bands
 from musc_ray.storage.paths import RunPaths
 
-LARGEST_SIDE = 8
-"""Shards along a side of a block: each that is read serves so many tiles."""
+MAX_SIDE = 8
+"""Shards along a side of a block: the number of tiles per shard read."""
 
-BLOCKS_PER_WORKER = 16
-"""Blocks are made smaller until there are so many for each actor, so that none idles long at the end."""
+MIN_BLOCKS_PER_WORKER = 16
+"""Minimum blocks per worker: smaller blocks keep workers from idling at the end."""
 
-MINIMA_SHARE = 4
-"""A block's distances may take 1 / MINIMA_SHARE of `cache_mb`."""
+DISTANCES_SHARE = 4
+"""A block's distances may take 1 / DISTANCES_SHARE of `cache_mb`."""
 
 MAX_REPAIRS = 3
 
@@ -39,11 +39,11 @@ BandKey = tuple[str, int, int]
 
 @dataclass
 class Band:
-    """A band in the making: references to its parts so far, and how many are still to come.
+    """An unfinished band: references to its parts so far, and the number of parts still expected.
 
     Attributes:
-        columns: images that the parts hold distances to, summaries not counted.
-        attempt: how often it was begun anew.
+        columns: images that the parts hold distances to, without summaries.
+        attempt: number of restarts.
     """
 
     group: GroupImages
@@ -62,13 +62,13 @@ class Band:
 
 @dataclass(frozen=True)
 class BandTask:
-    """Reduce a band that is complete."""
+    """Reduce a complete band."""
 
     band: Band
 
 
 @dataclass(frozen=True)
-class CondenseTask:
+class SummariseTask:
     """Merge parts of a band into a summary."""
 
     band: Band
@@ -77,7 +77,7 @@ class CondenseTask:
 
 @dataclass
 class MutualStats:
-    """What the stage did; seconds are summed over actors."""
+    """Figures of the stage; seconds are summed over workers."""
 
     tiles: int = 0
     already_done: int = 0
@@ -90,19 +90,19 @@ class MutualStats:
 
 
 def block_side(settings: Settings, shards: Sequence[int], layers: int, patches: int, workers: int) -> int:
-    """Shards along a side of a block: as many as memory allows while every worker still gets some blocks.
+    """Choose the shards along a side of a block: as many as memory allows while every worker gets enough blocks.
 
     Args:
         settings: shard_size, degrees, aggregation and cache_mb.
-        shards: how many each group has.
-        layers: how many.
+        shards: number of shards of each group.
+        layers: number of layers.
         patches: L.
-        workers: actors.
+        workers: number of workers.
     """
     tile_bytes = 2 * settings.shard_size**2 * patches * settings.vectors * settings.distance_bytes
-    fitting = int((settings.cache_mb * 2**20 / MINIMA_SHARE / tile_bytes) ** 0.5)
-    side = max(1, min(LARGEST_SIDE, fitting))
-    while side > 1 and layers * sum(_block_count(count, side) for count in shards) < BLOCKS_PER_WORKER * workers:
+    fitting = int((settings.cache_mb * 2**20 / DISTANCES_SHARE / tile_bytes) ** 0.5)
+    side = max(1, min(MAX_SIDE, fitting))
+    while side > 1 and layers * sum(_block_count(count, side) for count in shards) < MIN_BLOCKS_PER_WORKER * workers:
         side -= 1
     return side
 
@@ -112,8 +112,8 @@ def _block_count(shards: int, side: int) -> int:
     return chunks * (chunks + 1) // 2
 
 
-class Mutual:
-    """The bands of all groups and layers: hands out blocks, takes their parts in, and has complete bands reduced."""
+class TileDriver:
+    """Dispatches the blocks of all groups and layers, collects the parts of bands, has complete bands reduced."""
 
     def __init__(self, run_paths: RunPaths, groups: Sequence[GroupImages], layers: Sequence[int], side: int) -> None:
         self.run_paths, self.layers, self.side = run_paths, layers, side
@@ -129,20 +129,20 @@ class Mutual:
 
     @property
     def total(self) -> int:
-        """Tiles of all groups and layers."""
+        """Count the tiles of all groups and layers."""
         return len(self.layers) * sum(block.tiles for blocks in self.blocks.values() for block in blocks)
 
     def run(self, pool: Pool) -> Iterator[tuple[int, int]]:
-        """Compute all bands that are missing; yields numbers of tiles done, and found done, since the last time."""
+        """Compute all missing bands; yields the numbers of tiles done, and found done, since the last time."""
         done = found = 0
         for task, references, error in pool.run(lambda worker: self._next_task(worker, len(pool)), self._call):
-            self._take(task, references, error)
+            self._handle(task, references, error)
             yield self.stats.tiles - done, self.stats.already_done - found
             done, found = self.stats.tiles, self.stats.already_done
         yield self.stats.tiles - done, self.stats.already_done - found
 
     def _block_tasks(self) -> Iterator[BlockTask]:
-        """The blocks that unfinished bands need, group by group and layer by layer."""
+        """Yield the blocks that unfinished bands need, group by group and layer by layer."""
         for group in self.groups.values():
             for layer in self.layers:
                 done = finished_bands(self.run_paths, group.group, layer)
@@ -151,12 +151,12 @@ class Mutual:
                 self.stats.already_done += sum(block.tiles for block in blocks) - sum(b.tiles for b in needed)
                 awaited = Counter(shard for block in needed for shard in block.shards - done)
                 for block in needed:
-                    yield self._open(group, layer, block, done, awaited)
+                    yield self._begin_block(group, layer, block, done, awaited)
 
-    def _open(
+    def _begin_block(
         self, group: GroupImages, layer: int, block: RingBlock, done: set[int], awaited: Mapping[int, int]
     ) -> BlockTask:
-        """The task of a block; its bands are in the making from now on."""
+        """Create the task of a block and the bands that it begins."""
         rows = group.ring[block.rows.start : block.rows.stop]
         columns = rows if block.columns == block.rows else group.ring[block.columns.start : block.columns.stop]
         unfinished = block.shards - done
@@ -168,11 +168,11 @@ class Mutual:
         return task
 
     def _worth_keeping(self, group: GroupImages) -> int:
-        """All shards where each meets each, as far as they fit; on a ring those of a block: few come back."""
+        """Keep all shards if every pair is scored; otherwise two block sides."""
         return len(group.ring) if group.window.is_all else 2 * self.side
 
     def _next_task(self, worker: Worker, workers: int) -> Task | None:
-        """What is complete is reduced first; else, of the next few blocks, the one whose shards the worker holds."""
+        """Choose a task: complete bands first, else of the next blocks the one with most shards that the worker has."""
         while self.urgent:
             task = self.urgent.popleft()
             if _group_of(task) not in self.failed:
@@ -189,35 +189,35 @@ class Mutual:
         return best
 
     def _call(self, actor: Any, task: Task) -> References:
-        """Call an actor's method for a task."""
+        """Call the actor's method for a task."""
         if isinstance(task, BandTask):
             band = task.band
-            return [actor.band.remote(*band.key, band.group.window, *band.parts)]
-        if isinstance(task, CondenseTask):
-            summary = actor.condense.options(num_returns=2).remote(*task.parts)
+            return [actor.reduce_band.remote(*band.key, band.group.window, *band.parts)]
+        if isinstance(task, SummariseTask):
+            summary = actor.summarise.options(num_returns=2).remote(*task.parts)
             return list(summary)
-        references = actor.block.options(num_returns=1 + len(task.returned)).remote(task)
+        references = actor.multiply_block.options(num_returns=1 + len(task.returned)).remote(task)
         return references if isinstance(references, list) else [references]
 
-    def _take(self, task: Task, references: References, error: Exception | None) -> None:
-        """Book the result of a task."""
+    def _handle(self, task: Task, references: References, error: Exception | None) -> None:
+        """Handle the result of a task."""
         group = _group_of(task)
         if group in self.failed:
             return
         if error is not None and not isinstance(task, BlockTask) and _is_lost(error):
-            self._repair(task.band)
+            self._restart(task.band)
         elif error is not None:
             self._fail(group, error)
         elif isinstance(task, BandTask):
             self._note_error(_result(references))
             del self.bands[task.band.key]
-        elif isinstance(task, CondenseTask):
+        elif isinstance(task, SummariseTask):
             self._add_part(task.band, references[1], columns=0)
         else:
-            self._take_block(task, references)
+            self._handle_block(task, references)
 
-    def _take_block(self, task: BlockTask, references: References) -> None:
-        """Book a block's figures and hand its parts to their bands."""
+    def _handle_block(self, task: BlockTask, references: References) -> None:
+        """Add up a block's figures and add its parts to their bands."""
         block = _result(references)
         self.stats.tiles += task.counted
         self.stats.pairs += block.pairs
@@ -231,23 +231,23 @@ class Mutual:
                 self._add_part(band, part, task.columns_of(shard))
 
     def _add_part(self, band: Band, part: Any, columns: int) -> None:
-        """Add a part to a band; the last one sends it off, and where a summary is kept some are condensed into one."""
+        """Add a part to a band; dispatch it after the last one; merge parts into a summary where one is kept."""
         band.parts.append(part)
         band.columns += columns
         band.awaited -= 1
         if band.awaited == 0:
             self.urgent.append(BandTask(band))
         elif band.group.window.references > MAX_EXACT_REFERENCES and band.columns >= SUMMARY_CHUNK:
-            self.urgent.append(CondenseTask(band, tuple(band.parts)))
+            self.urgent.append(SummariseTask(band, tuple(band.parts)))
             band.parts.clear()
             band.columns = 0
             band.awaited += 1
 
-    def _repair(self, band: Band) -> None:
-        """Compute a band anew whose parts were lost with a node: its row of tiles, for itself alone."""
+    def _restart(self, band: Band) -> None:
+        """Restart a band whose parts were lost with a node: multiply its row of tiles for it alone."""
         group = band.group
         if self.bands.get(band.key) is not band:
-            return  # already begun anew
+            return  # already restarted
         if band.attempt >= MAX_REPAIRS:
             lost = f"The distances of shard {band.shard}, layer {band.layer}, were lost with their nodes"
             self._fail(group.group, MuscRayError(f"{lost} {MAX_REPAIRS} times: run again on nodes that stay."))
@@ -265,7 +265,7 @@ class Mutual:
         )
 
     def _fail(self, group: str, error: Exception) -> None:
-        """Give a group up; the others go on."""
+        """Drop a failed group; the others continue."""
         self.failed[group] = error
         self.upcoming = deque(task for task in self.upcoming if task.group != group)
         self.bands = {key: band for key, band in self.bands.items() if key[0] != group}
@@ -275,7 +275,7 @@ class Mutual:
 
 
 def _result(references: References) -> Any:
-    """What a call that is done returned first."""
+    """Fetch the first return value of a finished call."""
     return ray.get(references[0])
 
 
@@ -289,7 +289,7 @@ def _shards_of(task: BlockTask) -> set[BandKey]:
 
 
 def _is_lost(error: Exception) -> bool:
-    """Whether an argument was lost with the node that held it."""
+    """Tell whether an argument was lost with the node that held it."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, ObjectLostError):

@@ -1,14 +1,16 @@
-"""What scorers do for repeated defects, a shard at a time; `repeats` puts it in order."""
+"""Steps of the search for repeated defects on a scoring worker, one shard at a time; `driver` orders them."""
 
+import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from musc_ray.core.nearest_images import NearestImages
-from musc_ray.core.operands.base import PreparedShard
 from musc_ray.core.patch_scores import MAX_EXACT_REFERENCES, SUMMARY_CHUNK, Part, patch_scores, summarise
 from musc_ray.core.repeated_defects import (
     KEPT_IMAGES,
@@ -20,22 +22,46 @@ from musc_ray.core.repeated_defects import (
     with_margin,
 )
 from musc_ray.core.tiles import multiply_tile
-from musc_ray.scoring.ring import GroupImages, RingShard
+from musc_ray.scoring.ring import GroupImages
+from musc_ray.scoring.shard_cache import ShardCache
 from musc_ray.storage.arrays import read_array, write_array
 from musc_ray.storage.paths import RunPaths
 
 Flags = npt.NDArray[np.bool_]
 
 
-class RepeatsWork:
-    """The steps on one group's shards."""
+class ArrayCache:
+    """Arrays of whole groups, each read once per worker: every shard's step needs them."""
 
-    def __init__(self, run_paths: RunPaths, images: GroupImages, grid: tuple[int, int]) -> None:
-        self.run_paths, self.images, self.grid = run_paths, images, grid
+    def __init__(self, fs: fsspec.AbstractFileSystem) -> None:
+        self.fs = fs
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+        self._lock = threading.Lock()
+
+    def read(self, path: str) -> npt.NDArray[Any]:
+        """Return an array; the file must not change afterwards."""
+        with self._lock:
+            if path not in self._arrays:
+                self._arrays[path] = read_array(self.fs, path)
+            return self._arrays[path]
+
+
+class DefectWorker:
+    """The steps on one group's shards.
+
+    Args:
+        run_paths: of the run.
+        images: the group.
+        grid: (h, w).
+        arrays: keeps the arrays of whole groups between calls.
+    """
+
+    def __init__(self, run_paths: RunPaths, images: GroupImages, grid: tuple[int, int], arrays: ArrayCache) -> None:
+        self.run_paths, self.images, self.grid, self.arrays = run_paths, images, grid, arrays
         self.folder = run_paths.repeats(images.group)
 
     def far_histograms(self, number: int, layers: Sequence[int]) -> npt.NDArray[np.int64]:
-        """How d_far is distributed in a shard, (layers, FAR_BINS)."""
+        """Count a shard's patches by d_far: (layers, FAR_BINS) int64."""
         return np.stack([far_histogram(self._array(self.run_paths.far, layer, number)) for layer in layers])
 
     def link(self, number: int, layers: Sequence[int], thresholds: Sequence[float]) -> None:
@@ -52,8 +78,8 @@ class RepeatsWork:
         stored = np.stack([found.images, found.patches, found.others])
         write_array(self.run_paths.fs, self._path("links", number), stored)
 
-    def group(self, seed: int) -> int:
-        """Find and store the communities of all images; returns how many there are."""
+    def find_communities(self, seed: int) -> int:
+        """Find and store the communities of the group's images; returns their number."""
         edges = [self._links(shard.number).edges() for shard in self.images.ring]
         labels = communities(edges, self.images.images, seed)
         write_array(self.run_paths.fs, f"{self.folder}/labels.npy", labels)
@@ -63,9 +89,9 @@ class RepeatsWork:
         """Find and store the patches of a shard that hold its images' defects.
 
         Returns:
-            The community of each image (A,), 0 where it has no such patches, and how many patches each community has.
+            The community of each image (A,), 0 if it has no such patches, and the number of patches of each community.
         """
-        shard, labels = self.images.shards[number], read_array(self.run_paths.fs, f"{self.folder}/labels.npy")
+        shard, labels = self.images.shards[number], self.arrays.read(f"{self.folder}/labels.npy")
         marks = defect_patches(self._links(number), labels, shard.positions, self.grid, KEPT_IMAGES)
         write_array(self.run_paths.fs, self._path("marks", number), marks)
         own, counts = labels[shard.slice], marks.sum(axis=1)
@@ -73,71 +99,62 @@ class RepeatsWork:
         return np.where(counts > 0, own, 0).astype(np.int32), patches
 
     def defects(self, number: int) -> tuple[npt.NDArray[np.int32], Flags]:
-        """The defect of each of a shard's images (A,), 0 for none, and the patches that hold it (A, L)."""
+        """Return the defect of each of a shard's images (A,), 0 for none, and the patches that hold it (A, L)."""
         found = self._defects()[self.images.shards[number].slice]
         marks = read_array(self.run_paths.fs, self._path("marks", number))
         return found, marks & (found > 0)[:, None]
 
     def excluded(self, number: int) -> Flags:
-        """The patches of a shard that are nobody's nearest: defects and what is around them; never a whole image."""
+        """Choose the patches (A, L) to exclude: defects with their margin; never all of an image."""
         wide = with_margin(self.defects(number)[1], self.grid)
         wide[wide.all(axis=1)] = False
         return wide
 
-    def scored_again(self, number: int) -> list[int]:
-        """Which of a shard's images have a repeated defect, or are linked to an image that has."""
+    def affected_images(self, number: int) -> list[int]:
+        """List the shard's images that have a repeated defect or are linked to one that has."""
         shard, has_one = self.images.shards[number], self._defects() > 0
         found = self._links(number)
         linked = found.images[has_one[found.others]] - shard.first
         return sorted({*np.flatnonzero(has_one[shard.slice]).tolist(), *linked.tolist()})
 
-    def rescore(
-        self,
-        number: int,
-        layer: int,
-        load: Callable[[RingShard, Sequence[str]], PreparedShard],
-        dtype: torch.dtype,
-        interval: tuple[float, float],
-        device: torch.device,
-    ) -> int:
-        """Score some of a shard's images against all their references without the patches of repeated defects.
+    def score_again(self, number: int, layer: int, cache: ShardCache, dtype: torch.dtype) -> int:
+        """Score affected images of a shard against all their references without the patches of repeated defects.
 
         Args:
             number: the shard.
-            layer: of its band.
-            load: reads and prepares some images of a shard.
-            dtype: of distances.
-            interval, device: see `patch_scores`.
+            layer: layer of its band.
+            cache: reads and prepares images.
+            dtype: dtype of distances.
 
         Returns:
-            How many images were scored again; where there are any, the band is stored anew.
+            How many images were scored again; if any, the new band is stored.
         """
-        shard, window = self.images.shards[number], self.images.window
-        rows = self.scored_again(number)
+        shard, window, group = self.images.shards[number], self.images.window, self.images.group
+        rows = self.affected_images(number)
         if not rows:
             return 0
-        own = load(shard, [shard.ids[row] for row in rows])
+        own = cache.prepare(group, layer, number, [shard.ids[row] for row in rows], window.images)
         parts: list[Part] = []
         columns = 0
         for other in self.images.ring:
             if not window.touches(shard.positions, other.positions):
                 continue
-            right = load(other, other.ids)
+            right = cache.prepare(group, layer, other.number, other.ids, window.images)
             right.exclude(torch.from_numpy(self.excluded(other.number)))
             scored = torch.from_numpy(window.contains(shard.positions, other.positions)[rows])
             parts.append(multiply_tile(own, right, dtype, scored)[0])
             columns += len(other.ids)
             if window.references > MAX_EXACT_REFERENCES and columns >= SUMMARY_CHUNK:
                 parts, columns = [summarise(parts)], 0
-        scores, _ = patch_scores(parts, window.references, interval, device)
-        band = read_array(self.run_paths.fs, self.run_paths.band(self.images.group, layer, number))
+        scores, _ = patch_scores(parts, window.references, cache.settings.interval, cache.device)
+        band = read_array(self.run_paths.fs, self.run_paths.band(group, layer, number))
         band[rows] = scores.numpy()
-        write_array(self.run_paths.fs, self.run_paths.rescored_band(self.images.group, layer, number), band)
+        write_array(self.run_paths.fs, self.run_paths.rescored_band(group, layer, number), band)
         return len(rows)
 
     def _defects(self) -> npt.NDArray[np.int32]:
-        """The number of each image's defect, (N,) along the ring; 0 for none."""
-        return read_array(self.run_paths.fs, f"{self.folder}/defects.npy")
+        """Return the number of each image's defect, (N,) along the ring; 0 for none."""
+        return self.arrays.read(f"{self.folder}/defects.npy")
 
     def _links(self, number: int) -> Links:
         return Links(*read_array(self.run_paths.fs, self._path("links", number)))

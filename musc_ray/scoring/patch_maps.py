@@ -1,4 +1,4 @@
-"""Stage 4, bands -> patch maps: mean over layers, then the raw image score at pixel resolution."""
+"""From bands to patch maps on a scoring worker: mean over layers, then the raw image score at pixel resolution."""
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +13,10 @@ from musc_ray.storage.schemas import MAPS
 from musc_ray.storage.shards import FeaturesMeta, read_meta
 
 
-def combine_shard(run_paths: RunPaths, group: str, shard: RingShard, meta: FeaturesMeta) -> None:
-    """Average a shard's bands over layers and store its images' patch maps and raw scores.
+def write_patch_maps(run_paths: RunPaths, group: str, shard: RingShard, meta: FeaturesMeta) -> None:
+    """Average a shard's bands over layers and write its images' patch maps and raw scores.
 
-    The mean over degrees is already taken; both means commute (MuSc, eq. 6).
+    Bands are already averaged over degrees; both means commute (MuSc, eq. 6).
     """
     bands = [_band(run_paths, group, layer, shard.number) for layer in meta.layers]
     patch_maps = np.stack(bands).mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -36,12 +36,12 @@ def combine_shard(run_paths: RunPaths, group: str, shard: RingShard, meta: Featu
 
 
 def _band(run_paths: RunPaths, group: str, layer: int, shard: int) -> np.ndarray:
-    """A band (A, L) float32: as it was scored last, where images of it were scored again without repeated defects."""
+    """Read a band (A, L) float32; the newer one if images were scored again without repeated defects."""
     again = run_paths.rescored_band(group, layer, shard)
     return read_array(run_paths.fs, again if run_paths.fs.exists(again) else run_paths.band(group, layer, shard))
 
 
 def list_rows(array: np.ndarray) -> pa.Array:
-    """Rows of a (A, L) float32 array as a list<float32> column."""
+    """Convert the rows of a (A, L) float32 array to a list<float32> column."""
     offsets = pa.array(np.arange(len(array) + 1, dtype=np.int32) * array.shape[1])
     return pa.ListArray.from_arrays(offsets, pa.array(array.reshape(-1)))

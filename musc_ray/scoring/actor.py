@@ -1,0 +1,114 @@
+"""The scoring actor: composes what a worker does for a run's scores, one call in the kernel at a time."""
+
+import threading
+import warnings
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import torch
+
+from musc_ray.core.references import ReferenceWindow
+from musc_ray.runtime.cluster import ActorPlan, take_share, use_threads
+from musc_ray.scoring.band_reducer import BandReducer, StoredPart
+from musc_ray.scoring.defects.driver import DefectStep
+from musc_ray.scoring.defects.worker import ArrayCache, DefectWorker
+from musc_ray.scoring.patch_maps import write_patch_maps
+from musc_ray.scoring.ranking_worker import Columns, GroupFigures, Ranker, SimilarImages
+from musc_ray.scoring.ring import BlockTask, GroupImages, RingShard
+from musc_ray.scoring.shard_cache import ShardCache
+from musc_ray.scoring.tile_multiplier import BlockStats, TileMultiplier
+from musc_ray.settings.model import Settings
+from musc_ray.storage.paths import OutPaths
+from musc_ray.storage.shards import FeaturesMeta
+
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # the object store's are only read
+
+
+class ScoringActor:
+    """Multiplies blocks of tiles, reduces bands, removes repeated defects, combines layers, ranks, writes scores."""
+
+    def __init__(self, settings: Settings, out: str, run_id: str, meta: FeaturesMeta, plan: ActorPlan) -> None:
+        take_share(plan)
+        self.settings, self.meta, self.plan = settings, meta, plan
+        self.run_paths = OutPaths.at(out).run(run_id)
+        self.cache = ShardCache(settings, self.run_paths.out, meta, torch.device(plan.device), plan.threads)
+        self.multiplier = TileMultiplier(self.cache)
+        self.reducer = BandReducer(settings, self.run_paths, self.cache.device)
+        self.ranker = Ranker(settings, self.run_paths, meta)
+        self.defect_arrays = ArrayCache(self.run_paths.fs)
+        self.kernel_turn = threading.Lock()
+
+    def multiply_block(self, task: BlockTask) -> BlockStats | list[BlockStats | StoredPart]:
+        """Multiply the tiles of a block; write its whole bands.
+
+        Returns:
+            Stats, then for each shard of `task.returned`, if any, its distances (D, A, L, B) to others of the block,
+            with the nearest images of its patches if repeated defects are searched.
+        """
+        shards, read = self.cache.shards_of(task)  # loaded while the block before is in the kernel
+        with self.kernel_turn:
+            use_threads(self.plan.threads)  # PyTorch keeps the number per calling thread
+            distances, stats = self.multiplier.multiply(task, shards)
+            parts = {
+                number: (part, self.reducer.nearest_images(task, number, part)) for number, part in distances.items()
+            }
+            del distances
+            errors = [
+                self.reducer.write((task.group, task.layer, number), task.window, [parts.pop(number)])
+                for number in sorted(task.whole)
+            ]
+        stats = replace(stats, shards_read=stats.shards_read + read, error=max(errors, default=0.0))
+        returned = [(parts[number][0].numpy(), parts[number][1]) for number in task.returned]
+        return [stats, *returned] if returned else stats
+
+    def summarise(self, *parts: StoredPart) -> tuple[None, StoredPart]:
+        """Merge parts of a band into one summary; the first return value tells that it is done."""
+        with self.kernel_turn:
+            return None, self.reducer.summarise(parts)
+
+    def reduce_band(self, group: str, layer: int, shard: int, window: ReferenceWindow, *parts: StoredPart) -> float:
+        """Reduce and write a band from its parts; returns its largest possible error."""
+        with self.kernel_turn:
+            return self.reducer.write_stored((group, layer, shard), window, parts)
+
+    def defect_step(self, images: GroupImages, step: DefectStep) -> Any:
+        """Do a step of the search for repeated defects; see DefectWorker."""
+        worker, window = self._defects(images), images.window
+        with self.kernel_turn:
+            use_threads(self.plan.threads)
+            match step.name:
+                case "far_histograms":
+                    return worker.far_histograms(step.shard, self.meta.layers)
+                case "link":
+                    return worker.link(step.shard, self.meta.layers, *step.arguments)
+                case "find_communities":
+                    return worker.find_communities(*step.arguments)
+                case "mark":
+                    return worker.mark(step.shard)
+                case _:
+                    dtype = self.multiplier.distance_dtype(window.images)
+                    return worker.score_again(step.shard, step.arguments[0], self.cache, dtype)
+
+    def write_patch_maps(self, group: str, shard: RingShard) -> None:
+        """Average a shard's bands over layers; write patch maps and raw scores."""
+        write_patch_maps(self.run_paths, group, shard, self.meta)
+
+    def find_similar(self, images: GroupImages, part: range) -> tuple[None, SimilarImages]:
+        """Find the most similar images of a part of a group; the first return value tells that it is done."""
+        return None, self.ranker.find_similar(images, part)
+
+    def rank(self, images: GroupImages, *similar: SimilarImages) -> tuple[GroupFigures | Columns, ...]:
+        """Score and rank a group; returns its figures, then the columns of each part."""
+        figures, parts = self.ranker.rank(images, similar)
+        return figures, *parts
+
+    def write_scores(
+        self, images: GroupImages, part: range, scored_at: datetime, columns: Columns, similar: SimilarImages
+    ) -> None:
+        """Write a part of a group's scores and similar images."""
+        defects = self._defects(images) if self.settings.repeated_defects else None
+        self.ranker.write_part(images, part, scored_at, columns, similar, defects)
+
+    def _defects(self, images: GroupImages) -> DefectWorker:
+        return DefectWorker(self.run_paths, images, self.meta.grid, self.defect_arrays)

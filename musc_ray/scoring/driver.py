@@ -1,0 +1,132 @@
+"""Score the groups of a run on one pool of workers: bands, repeated defects, patch maps, ranks; driver of `actor`."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ray.exceptions import RayError
+
+from musc_ray.core import products_per_tile
+from musc_ray.features.context import RunContext
+from musc_ray.runtime.cluster import plan_actors
+from musc_ray.runtime.pool import Pool
+from musc_ray.runtime.progress import Progress
+from musc_ray.scoring.actor import ScoringActor
+from musc_ray.scoring.defects.driver import find_defects
+from musc_ray.scoring.ranking_driver import RankingDriver
+from musc_ray.scoring.ranking_worker import GroupFigures
+from musc_ray.scoring.ring import GroupImages
+from musc_ray.scoring.tile_driver import TileDriver, block_side
+
+logger = logging.getLogger(__name__)
+
+MAX_CALLS = 2
+"""Blocks dispatched to a worker at a time: one in the kernel, the shards of another loading."""
+
+Stages = dict[str, dict[str, Any]]
+
+
+def score_groups(
+    context: RunContext, groups: Sequence[GroupImages], scored_at: datetime, progress: Progress, stages: Stages
+) -> tuple[dict[str, GroupFigures], dict[str, Exception]]:
+    """Score groups whose features are extracted; resume what an earlier run has done.
+
+    Args:
+        context: settings, paths and identity of the run.
+        groups: what to score.
+        scored_at: time in every row.
+        progress: shows the stages.
+        stages: figures of each stage are added here.
+
+    Returns:
+        Figures of the scored groups; the error of each failed group.
+    """
+    settings, meta = context.settings, context.meta
+    shards = [len(group.ring) for group in groups]
+    workers = plan_actors(settings, len(meta.layers) * sum(shards)).actors
+    side = block_side(settings, shards, len(meta.layers), meta.grid[0] * meta.grid[1], workers)
+    arguments = (settings, context.layout.uri(context.layout.root), context.run_id, meta)
+    with Pool(ScoringActor, settings, workers, *arguments, calls_at_once=MAX_CALLS) as pool:
+        scoring = _Stages(pool, context, progress, stages)
+        scoring.multiply_tiles(groups, side)
+        if settings.repeated_defects:
+            scoring.remove_defects(scoring.remaining(groups))
+        scoring.write_patch_maps(scoring.remaining(groups))
+        figures = scoring.rank(scoring.remaining(groups), scored_at)
+        stages["mutual"] |= {"lost_workers": pool.lost, "repeated_tasks": pool.repeated}
+    for name, error in scoring.failed.items():
+        logger.error("Group '%s' failed: %s", name, error)
+        logger.debug("Where it failed:", exc_info=error)
+    return {name: found for name, found in figures.items() if name not in scoring.failed}, scoring.failed
+
+
+@dataclass
+class _Stages:
+    """The stages on a pool of workers.
+
+    Attributes:
+        figures: of each stage, added when it is done.
+        failed: the error of each failed group.
+    """
+
+    pool: Pool
+    context: RunContext
+    progress: Progress
+    figures: Stages
+    failed: dict[str, Exception] = field(default_factory=dict)
+
+    def remaining(self, groups: Sequence[GroupImages]) -> list[GroupImages]:
+        """List the groups that have not failed."""
+        return [group for group in groups if group.group not in self.failed]
+
+    def multiply_tiles(self, groups: Sequence[GroupImages], side: int) -> None:
+        """Multiply all tiles, in blocks of up to side x side shards, and write the bands."""
+        meta = self.context.meta
+        driver = TileDriver(self.context.run_paths, groups, meta.layers, side)
+        products = products_per_tile(self.pool.plan.device == "cuda", self.context.settings.vectors)
+        with self.progress.stage("mutual", total=driver.total, unit="tiles") as stage:
+            for tiles, found in driver.run(self.pool):
+                stage.advance(tiles)
+                stage.already_done(found)
+                operations = 2.0 * driver.stats.pairs * (meta.grid[0] * meta.grid[1]) ** 2 * meta.channels * products
+                stage.note(f"{operations / stage.seconds / 1e12:.2g} TFLOP/s")
+        self.figures["mutual"] = {"seconds": stage.seconds, **asdict(driver.stats), "operations": operations}
+        self.failed |= driver.failed
+
+    def remove_defects(self, groups: Sequence[GroupImages]) -> None:
+        """Find the repeated defects of all groups and score the affected images again."""
+        run_paths, layers, seed = self.context.run_paths, self.context.meta.layers, self.context.settings.seed
+        defects: dict[str, list[dict[str, int]]] = {}
+        with self.progress.stage("repeats", total=len(groups), unit="groups") as stage:
+            for group in groups:
+                try:
+                    defects[group.group] = find_defects(self.pool, run_paths, group, layers, seed)
+                except RayError as error:
+                    self.failed[group.group] = error
+                stage.advance(1)
+        self.figures["repeats"] = {"seconds": stage.seconds, "defects": defects}
+
+    def write_patch_maps(self, groups: Sequence[GroupImages]) -> None:
+        """Average the bands of all shards over layers; write patch maps and raw scores."""
+        shards = ((group.group, shard) for group in groups for shard in group.ring)
+        with self.progress.stage("reduce", total=sum(group.images for group in groups), unit="images") as stage:
+            calls = self.pool.run(
+                lambda _: next(shards, None), lambda actor, task: [actor.write_patch_maps.remote(*task)]
+            )
+            for (group, shard), _, error in calls:
+                stage.advance(len(shard.ids))
+                if error is not None:
+                    self.failed.setdefault(group, error)
+        self.figures["reduce"] = {"seconds": stage.seconds}
+
+    def rank(self, groups: Sequence[GroupImages], scored_at: datetime) -> dict[str, GroupFigures]:
+        """Rank all groups and write their scores; returns the figures of those that are done."""
+        driver = RankingDriver(groups, scored_at)
+        with self.progress.stage("publish", total=len(groups), unit="groups") as stage:
+            for _ in driver.run(self.pool):
+                stage.advance(1)
+        self.figures["publish"] = {"seconds": stage.seconds}
+        self.failed |= driver.failed
+        return driver.figures

@@ -1,0 +1,90 @@
+"""Prepared shards of a scoring worker: read, prepared and cached up to a limit."""
+
+import gc
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from musc_ray.core.operands.base import PreparedShard
+from musc_ray.core.operands.prepare import prepare
+from musc_ray.core.precision import resolve_precision
+from musc_ray.runtime.cluster import use_threads
+from musc_ray.scoring.ring import BlockTask, RingShard
+from musc_ray.settings.model import Settings
+from musc_ray.storage.paths import OutPaths
+from musc_ray.storage.shards import FeaturesMeta, read_layer
+
+LOADERS = 2
+"""Threads that read and prepare the next shards."""
+
+LoadedShards = dict[int, Future[PreparedShard]]
+"""Shards of a block by number, prepared or still loading."""
+
+
+class ShardCache:
+    """Least recently used cache of prepared shards, limited to `cache_mb`, which loads ahead in threads of its own."""
+
+    def __init__(
+        self, settings: Settings, paths: OutPaths, meta: FeaturesMeta, device: torch.device, threads: int
+    ) -> None:
+        self.settings, self.paths, self.meta, self.device = settings, paths, meta, device
+        self.max_bytes = settings.cache_mb * 2**20
+        self._shards: OrderedDict[tuple[str, int, int], Future[PreparedShard]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._loaders = ThreadPoolExecutor(LOADERS, initializer=use_threads, initargs=(threads,))
+
+    def shards_of(self, task: BlockTask) -> tuple[LoadedShards, int]:
+        """Start to load a block's shards that are not cached; evict others where memory is needed.
+
+        Returns:
+            The block's shards, and how many of them are loaded for it.
+        """
+        found, read = {}, 0
+        with self._lock:
+            for shard in task.shards:
+                key = (task.group, task.layer, shard.number)
+                if key not in self._shards:
+                    self._shards[key] = self._loaders.submit(self.load, task, shard)
+                    read += 1
+                self._shards.move_to_end(key)
+                found[shard.number] = self._shards[key]
+            self._evict(task.worth_keeping, found)
+        return found, read
+
+    def _evict(self, worth_keeping: int, needed: LoadedShards) -> None:
+        """Drop failed shards, which are retried, and the least recently used ones beyond the limits."""
+        done = [future for future in self._shards.values() if future.done() and future.exception() is None]
+        held = sum(future.result().nbytes for future in done)
+        for key, future in list(self._shards.items()):
+            if future.done() and future.exception() is not None:
+                del self._shards[key]
+            elif (
+                (held > self.max_bytes or len(self._shards) > worth_keeping)
+                and future in done
+                and future not in needed.values()
+            ):
+                held -= self._shards.pop(key).result().nbytes
+
+    def load(self, task: BlockTask, shard: RingShard) -> PreparedShard:
+        """Read and prepare a shard's layer, without caching it."""
+        return self.prepare(task.group, task.layer, shard.number, shard.ids, task.window.images)
+
+    def prepare(self, group: str, layer: int, number: int, ids: Sequence[str], images: int) -> PreparedShard:
+        """Read and prepare some images of a shard; the precision depends on the number of images of the group."""
+        path = self.paths.shard(self.meta.features_id, group, number)
+        tokens = torch.from_numpy(read_layer(self.paths.fs, path, layer, ids))
+        settings = self.settings
+        dtype = resolve_precision(settings.precision, self.device, images)
+        return prepare(tokens.to(self.device), self.meta.grid, settings.degrees, dtype, settings.aggregation)
+
+    def shrink(self) -> None:
+        """Drop all shards and halve the limit, after memory ran out."""
+        with self._lock:
+            self._shards.clear()
+            self.max_bytes //= 2
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

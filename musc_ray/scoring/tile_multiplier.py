@@ -1,0 +1,94 @@
+"""Multiply the tiles of a block on a scoring worker."""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from musc_ray.core.memory import is_out_of_memory
+from musc_ray.core.precision import distance_dtype, resolve_precision
+from musc_ray.core.tiles import multiply_tile
+from musc_ray.scoring.ring import BlockTask, RingShard
+from musc_ray.scoring.shard_cache import LoadedShards, ShardCache
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BlockStats:
+    """Figures of a block.
+
+    Attributes:
+        pairs: image pairs that score each other, each counted once.
+        seconds_in_kernel: time spent multiplying.
+        shards_read: shards that were not cached.
+        shrunk: whether memory ran out and the block was repeated with a smaller cache.
+        error: largest possible error of the bands reduced on the spot.
+    """
+
+    pairs: int = 0
+    seconds_in_kernel: float = 0.0
+    shards_read: int = 0
+    shrunk: bool = False
+    error: float = 0.0
+
+
+class TileMultiplier:
+    """Multiplies blocks with the shards of a cache."""
+
+    def __init__(self, cache: ShardCache) -> None:
+        self.cache, self.settings, self.device = cache, cache.settings, cache.device
+        self.patches = cache.meta.grid[0] * cache.meta.grid[1]
+
+    def multiply(self, task: BlockTask, shards: LoadedShards) -> tuple[dict[int, Tensor], BlockStats]:
+        """Compute the distances (D, A, L, B) of each unfinished shard to the shards that it meets in the block.
+
+        When memory runs out the cache shrinks, and the shards are loaded again, tile by tile.
+        """
+        try:
+            return self._multiply(task, shards)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        logger.warning("Out of memory: the cache of prepared shards is halved.")
+        shards.clear()
+        self.cache.shrink()
+        distances, stats = self._multiply(task, None)
+        return distances, replace(stats, shrunk=True, shards_read=2 * len(task.tiles))
+
+    def distance_dtype(self, images: int) -> torch.dtype:
+        """Choose the dtype of distances in a group of some images."""
+        return distance_dtype(resolve_precision(self.settings.precision, self.device, images))
+
+    def _multiply(self, task: BlockTask, shards: LoadedShards | None) -> tuple[dict[int, Tensor], BlockStats]:
+        """Multiply a block with prepared shards; None loads them tile by tile."""
+        partners, dtype = task.partners, self.distance_dtype(task.window.images)
+        distances = {
+            shard.number: self._empty(shard, max(s.stop for s in partners[shard.number].values()), dtype)
+            for shard in task.shards
+            if shard.number in task.unfinished
+        }
+
+        def target(shard: RingShard, other: RingShard) -> Tensor:
+            """Return where the distances of a shard to another go; those of a finished band are dropped."""
+            if shard.number not in distances:
+                return self._empty(shard, len(other.ids), dtype)
+            return distances[shard.number][..., partners[shard.number][other.number]]
+
+        pairs, seconds = 0, 0.0
+        for a, b in task.tiles:
+            scored = torch.from_numpy(task.window.contains(a.positions, b.positions))
+            left = self.cache.load(task, a) if shards is None else shards[a.number].result()
+            right = left if a == b else self.cache.load(task, b) if shards is None else shards[b.number].result()
+            started = time.perf_counter()
+            rows = target(a, b)
+            columns = rows if a == b else target(b, a)
+            multiply_tile(left, right, dtype, scored, (rows, columns))
+            seconds += time.perf_counter() - started
+            pairs += int(scored.sum()) // (2 if a == b else 1)
+        return distances, BlockStats(pairs=pairs, seconds_in_kernel=seconds)
+
+    def _empty(self, shard: RingShard, columns: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(self.settings.vectors, len(shard.ids), self.patches, columns, dtype=dtype)
