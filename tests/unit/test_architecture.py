@@ -19,16 +19,13 @@ MANY_PARAMETERS = ("musc_ray/cli/", "musc_ray/core/kernels/")
 
 LONG_MODULES = {
     "musc_ray/pipeline.py",
-    "musc_ray/scoring/scorer.py",
     "musc_ray/settings/model.py",
 }
 LONG_FUNCTIONS = {
     "musc_ray/scoring/record.py:run_record",
-    "musc_ray/scoring/score.py:score_groups",
 }
 WIDE_SIGNATURES = {
     "musc_ray/core/score_features.py:score_features",  # public: called with keywords
-    "musc_ray/scoring/ranker.py:write_part",
     "musc_ray/scoring/record.py:run_record",
     "musc_ray/storage/shards.py:_read_rows",
 }
