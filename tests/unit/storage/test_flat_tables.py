@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-
 from musc_ray.scoring.ranker import parts_of, rank_group, write_part
+
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.scoring.thresholds import ThresholdRule
 from musc_ray.sources.images import image_id
