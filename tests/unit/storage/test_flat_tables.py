@@ -1,16 +1,17 @@
 """The tables of a run are read in one call by every engine, and groups keep their names."""
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from musc_ray.scoring.ranker import parts_of, rank_group, write_part
 
+from musc_ray.scoring.ranking_worker import Ranker, parts_of
 from musc_ray.scoring.ring import GroupImages
-from musc_ray.scoring.thresholds import ThresholdRule
+from musc_ray.settings.model import Settings
 from musc_ray.sources.images import image_id
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import OutPaths, RunPaths, part_prefix
@@ -35,8 +36,9 @@ def write_group(run_paths: RunPaths, group: str, images: int = 5) -> None:
     (part,) = parts_of(of_group)
     own = np.arange(images)[:, None]
     neighbours = (np.tile(np.float32([1, 0.5]), (images, 1)), np.hstack([own, (own + 1) % images]))
-    _, (columns_of_part,) = rank_group(run_paths, of_group, [neighbours], (1, 2), ThresholdRule(None, 0.2))
-    write_part(run_paths, of_group, part, GRID, datetime.now(UTC), columns_of_part, neighbours, None)
+    ranker = Ranker(Settings(k_list=[1, 2], contamination=0.2), run_paths, SimpleNamespace(grid=GRID))
+    _, (columns_of_part,) = ranker.rank(of_group, [neighbours])
+    ranker.write_part(of_group, part, datetime.now(UTC), columns_of_part, neighbours, None)
 
 
 @pytest.fixture(scope="module")
