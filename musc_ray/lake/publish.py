@@ -1,6 +1,6 @@
-"""Stage 7, complete runs -> Iceberg tables: which runs are to be published, and where to.
+"""Publish complete runs to Iceberg tables: choose the runs and open the catalog.
 
-It comes after run.json: what a crash leaves out is published by the next command that finds the complete run.
+Publishing follows run.json: what a crash leaves out, the next command that finds the complete run publishes.
 """
 
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_lake(layout: OutPaths, lake: Lake | None) -> None:
-    """Open the catalog, so that a job whose scores could not be published fails before its work.
+    """Open the catalog, so that a job whose scores cannot be published fails before its work.
 
     Raises:
         SettingsError: no such catalog, or the extra is not installed.
@@ -34,10 +34,10 @@ def check_lake(layout: OutPaths, lake: Lake | None) -> None:
 
 
 def publish_complete(layout: OutPaths, lake: Lake | None, run_id: str) -> None:
-    """Publish a run, and before it other runs of its OUT that were meant for the same table and did not get there.
+    """Publish a run, after earlier runs of its OUT that are meant for the same table and missing there.
 
     Raises:
-        MuscRayError: the lake did not take them; the run stays complete.
+        MuscRayError: publishing failed; the run stays complete.
     """
     if lake is not None:
         runs = [
@@ -49,15 +49,15 @@ def publish_complete(layout: OutPaths, lake: Lake | None, run_id: str) -> None:
 
 
 def _without_maps(lake: Lake | None) -> Lake | None:
-    """Return which tables are meant, whether maps go along or not."""
+    """Return the lake regardless of whether patch maps are published."""
     return lake and lake.model_copy(update={"maps": True})
 
 
 def publish_again(out: str, lake: Lake | None, run_id: str | None) -> tuple[list[str], list[str]]:
-    """Publish the complete runs of an OUT, or one of them, to a lake or to that of the run that was scored last.
+    """Publish all complete runs of an OUT, or one; default lake: that of the run that was scored last.
 
     Returns:
-        The runs that were published, and those that were there already.
+        The runs that were published, and those that the tables held already.
 
     Raises:
         SettingsError: no lake is given, and that run has none.
@@ -67,17 +67,17 @@ def publish_again(out: str, lake: Lake | None, run_id: str | None) -> tuple[list
     runs = complete_runs(layout) if run_id is None else [last]
     lake = lake or last.settings.lake
     if lake is None:
-        raise SettingsError("Which table? Give one, as in --set 'lake={table: plant.scores}'.")
+        raise SettingsError("Setting 'lake' is missing: give its table, as in --set 'lake={table: plant.scores}'.")
     published = publish_runs(layout, lake, runs)
     return published, [run.run_id for run in runs if run.run_id not in published]
 
 
 def publish_runs(layout: OutPaths, lake: Lake, runs: Iterable[RunManifest]) -> list[str]:
-    """Publish complete runs, given by run.json and the earliest first; returns those that were not there already.
+    """Publish complete runs, the earliest first; return those that the tables did not hold already.
 
     Raises:
         SettingsError: no such catalog.
-        MuscRayError: the lake did not take a run.
+        MuscRayError: publishing a run failed.
     """
     catalog = _open(layout, lake)
     from musc_ray.lake.catalog import one_line
@@ -86,7 +86,7 @@ def publish_runs(layout: OutPaths, lake: Lake, runs: Iterable[RunManifest]) -> l
     published = []
     for run in runs:
         if run.thresholds is None:
-            logger.warning("Run %s is not published: its thresholds are half written, run it again.", run.run_id)
+            logger.warning("Run %s is not published: its thresholds are half written; run it again.", run.run_id)
             continue
         found = LakeRun(run, layout.uri(layout.root), _scores_of(layout.run(run.run_id)), lake.maps)
         try:
@@ -95,7 +95,7 @@ def publish_runs(layout: OutPaths, lake: Lake, runs: Iterable[RunManifest]) -> l
         except MuscRayError:
             raise
         except Exception as error:  # drivers of catalogs and stores raise errors of many libraries
-            logger.debug("Where it failed:", exc_info=True)
+            logger.debug("Publishing failed:", exc_info=True)
             raise MuscRayError(
                 f"Run {run.run_id} is complete but not in the table {lake.table}: {one_line(error)} "
                 f"`musc-ray publish {layout.uri(layout.root)}` tries again."
@@ -104,20 +104,20 @@ def publish_runs(layout: OutPaths, lake: Lake, runs: Iterable[RunManifest]) -> l
 
 
 def _scores_of(run_paths: RunPaths) -> Callable[[Sequence[str]], Iterator[pa.Table]]:
-    """Reads some columns of a run's scores, file by file."""
+    """Return a function that reads some columns of a run's scores, file by file."""
     paths = run_paths.all_parts(run_paths.scores)
     return lambda columns: (read_table(run_paths.fs, path, columns) for path in paths)
 
 
 def _open(layout: OutPaths, lake: Lake) -> "Catalog":
-    """The catalog of a lake; without one a SQLite file in OUT."""
+    """Open the catalog of a lake; default: a SQLite file in OUT."""
     from musc_ray.lake.catalog import SQLITE, open_catalog
 
     if lake.catalog is not None:
         return open_catalog(lake.catalog, lake.warehouse)
     if not is_local(layout.fs):
         raise SettingsError(
-            "Setting 'lake' needs a catalog where OUT is no local folder, for example "
+            "Setting 'lake' needs a catalog where OUT is not a local folder, for example "
             "{catalog: https://host/iceberg, table: plant.scores}."
         )
     return open_catalog(f"{SQLITE}{layout.lake}/catalog.db", lake.warehouse)

@@ -90,9 +90,9 @@ def write_report(
     """Write a run's report, replacing an older one.
 
     Args:
-        layout: where the run lies.
+        layout: paths of OUT.
         run: the content of run.json.
-        settings: how much to show, workers.
+        settings: how many pictures to show, workers.
         progress: shows the stage.
         labels: by uri, 1 = defective; shown where the run has not been evaluated.
 
