@@ -39,7 +39,9 @@ GRID = (4, 6)
 SHARD = 4
 
 
-def write_run(out: str, source: str, groups: dict[str, list[str]], run_id: str = "run-1", scored_at: str = "") -> dict:
+def write_run(
+    out: str, source: str, groups: dict[str, list[str]], run_id: str = "run-1", scored_at: str = "2026-01-01"
+) -> dict:
     """What a run leaves behind, with patch maps from a generator; returns the rows by uri."""
     layout, generator = OutPaths.at(out), np.random.default_rng(0)
     written = {}
