@@ -20,12 +20,12 @@ from musc_ray.features.repair import MOST_REPAIRS, added, error_rows, repair_fea
 from musc_ray.lake.publish import check_lake, publish_complete
 from musc_ray.planning.cost import SUGGESTED_REFERENCES, pending_bytes
 from musc_ray.report.build import write_report
-from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
 from musc_ray.runtime.progress import Progress
 from musc_ray.runtime.telemetry import RunMetrics
 from musc_ray.scoring.driver import score_groups
 from musc_ray.scoring.ranking_worker import GroupFigures
-from musc_ray.scoring.record import run_record, started_record
+from musc_ray.scoring.record import check_resumable, run_record, started_record
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.scoring.thresholds import GroupThreshold, ThresholdRule, apply_rule, group_threshold
 from musc_ray.settings.credentials import redacted
@@ -65,7 +65,7 @@ def extract_archive(settings: Settings, progress: Progress) -> dict[str, Any]:
         MuscRayError: the job cannot go on; what is done stays, and the same command takes it up.
     """
     context, stages = _listed_archive(settings, progress)
-    with ray_cluster(settings), progress.watched(RunMetrics(context.run_id)):
+    with ray_cluster(ClusterOptions.of(settings)), progress.watched(RunMetrics(context.run_id)):
         errors = _extract(context, progress, stages)
     _check_errors(context, errors, "A run lists them all")
     return {**stages["extract"], "failed": len(errors)}
@@ -122,11 +122,12 @@ def score_archive(
     check_lake(layout, settings.lake)
     if settings.overwrite:
         remove_tree(layout.fs, run_paths.folder)
+    check_resumable(context)
     write_table(layout.fs, run_paths.catalog, to_table({name: g.listed for name, g in context.groups.items()}))
     started_record(context).write(run_paths)
     check_kept(context)
     progress.record(lambda stages: write_json(layout.fs, run_paths.progress_json, stages))
-    with ray_cluster(settings), progress.watched(RunMetrics(context.run_id)):
+    with ray_cluster(ClusterOptions.of(settings)), progress.watched(RunMetrics(context.run_id)):
         errors = _extract(context, progress, stages)
         _write_errors(context, errors)
         scored_at = time_after_all(layout, datetime.now(UTC))
@@ -175,7 +176,7 @@ def _extract(context: RunContext, progress: Progress, stages: Stages) -> list[di
     missing = sum(len(task.images) for task in tasks)
     with progress.stage("extract", total=context.images, unit="images") as stage:
         stage.already_done(max(0, context.images - missing))
-        for shard in extract(context.settings, context.layout, context.meta, tasks):
+        for shard in extract(context.settings, context.arithmetic, context.layout, context.meta, tasks):
             stats.add(shard)
             stage.count(bytes_written=shard.bytes_written, errors=len(shard.failed))
             stage.advance(shard.images)

@@ -2,11 +2,9 @@
 
 import torch
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from musc_ray.core import MIN_IMAGES_LOW_PRECISION, auto_precision
 
-MIN_IMAGES_LOW_PRECISION = 64
-"""In smaller groups `auto` is exact: there is little to gain, and a score averages too few distances to even out
-rounding."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def default_device() -> torch.device:
@@ -17,8 +15,7 @@ def default_device() -> torch.device:
 def resolve_precision(precision: str, device: torch.device, images: int) -> torch.dtype:
     """Resolve the setting `precision` to a dtype, for a device and a group's number of images.
 
-    `auto` is float32 for few images; else float16 on a GPU (same tensor-core rate as bfloat16, 3 more bits; unit
-    vectors never overflow), bfloat16 on a CPU with bfloat16 instructions, and float32 on others.
+    `auto` is float32 for few images, else `auto_precision`.
 
     Raises:
         ValueError: an unknown name.
@@ -26,9 +23,7 @@ def resolve_precision(precision: str, device: torch.device, images: int) -> torc
     if precision == "auto":
         if images < MIN_IMAGES_LOW_PRECISION:
             return torch.float32
-        if device.type == "cuda":
-            return torch.float16
-        return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+        return DTYPES[auto_precision(device.type, _cpu_has_bfloat16())]
     if precision not in DTYPES:
         raise ValueError(f"precision must be one of auto, {', '.join(DTYPES)}, not {precision!r}.")
     return DTYPES[precision]

@@ -18,7 +18,7 @@ from musc_ray.evaluate.layouts import GOOD
 from musc_ray.evaluate.maps import MapFile
 from musc_ray.evaluate.pixel_metrics import GroupPixels, evaluate_pixels
 from musc_ray.evaluate.table import MetricsRow, image_metrics, mean_row, write_metrics
-from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.model import Settings
 from musc_ray.storage.filesystem import check_writable, remove_tree
@@ -85,7 +85,7 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
         masks = MaskReading(size, labels.mask_level, settings.image_limits)
         work = [GroupPixels(name, list(group.files.values())) for name, group in groups.items()]
         try:
-            with ray_cluster(settings):
+            with ray_cluster(ClusterOptions.of(settings)):
                 pixels = evaluate_pixels(settings, layout, masks, work, progress, notes)
         finally:
             remove_tree(layout.fs, f"{run_paths.evaluation}/regions")

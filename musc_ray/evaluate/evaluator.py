@@ -12,7 +12,7 @@ from musc_ray.evaluate.labels import Label
 from musc_ray.evaluate.layouts import GOOD
 from musc_ray.evaluate.maps import MapFile, pixel_images, read_patch_maps, upsampled
 from musc_ray.evaluate.masks import Regions, decode_mask, no_regions, regions_of, write_regions
-from musc_ray.runtime.cluster import ActorPlan, take_share
+from musc_ray.runtime.cluster import WorkerResources, take_share
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.sources.decoding import upright_size
 from musc_ray.sources.reading import read_image
@@ -55,7 +55,7 @@ class MaskReading:
 class Evaluator:
     """An actor of the worker pool: each method reads files of maps and returns sums that can be added up."""
 
-    def __init__(self, out: str, reading: MaskReading, plan: ActorPlan) -> None:
+    def __init__(self, out: str, reading: MaskReading, plan: WorkerResources) -> None:
         take_share(plan)
         self.fs = OutPaths.at(out).fs
         self.reading = reading

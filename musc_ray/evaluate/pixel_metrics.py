@@ -19,6 +19,7 @@ from musc_ray.core.metrics.pixel_curve import Bins, PixelMetrics, Totals, plan_b
 from musc_ray.evaluate.evaluator import Evaluator, FileCounts, LabelledFile, MaskReading, add_counts
 from musc_ray.evaluate.layouts import GOOD
 from musc_ray.evaluate.maps import MapFile
+from musc_ray.runtime.cluster import ClusterOptions
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.model import Settings
@@ -71,7 +72,7 @@ def evaluate_pixels(
         notes: what the reader must know is appended.
     """
     files = sum(len(group.files) for group in groups)
-    on_cpus = settings.model_copy(update={"device": "cpu"})
+    on_cpus = ClusterOptions.of(settings, device="cpu")
     with Pool(Evaluator, on_cpus, files, layout.uri(layout.root), reading) as pool:
         counts = _count(pool, groups, progress)
         for group in groups:

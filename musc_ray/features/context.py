@@ -7,9 +7,11 @@ from musc_ray.backbones import BackboneInfo, describe_backbone
 from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.weights import fetch_weights
 from musc_ray.errors import SettingsError
+from musc_ray.features.arithmetic import Arithmetic, resolve_arithmetic
 from musc_ray.features.extraction import features_meta
 from musc_ray.features.ids import features_id, run_id
 from musc_ray.features.sharding import GroupShards, assign_shards, existing_shards
+from musc_ray.runtime.cluster import ClusterOptions, open_hardware
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.settings.model import Settings, identity_values
 from musc_ray.sources.catalog import list_images
@@ -25,16 +27,23 @@ class RunContext:
     """Everything that is known before the first image is read.
 
     Attributes:
-        earlier: of each group, the ids of images that others are scored against in a night; None in a whole archive,
-            whose images all get scores.
-        source_snapshot: of the Iceberg table that the images come from, if they do.
-        waiting: how many new images of which groups a night leaves for a later one.
+        run_id: its name, or else its identity.
+        identity: made from all that changes its scores; see `run_values`.
+        meta: what all shards of its features have in common.
+        arithmetic: as resolved for the hardware of the workers.
+        groups: the shards of each group.
+        earlier: ids of the images that a night's new ones are scored against, by group; None in a run on a whole
+            archive, whose images all get scores.
+        source_snapshot: of the Iceberg table that the images come from; None for other sources.
+        waiting: number of new images by group that a night leaves for a later one.
     """
 
     settings: Settings
     layout: OutPaths
     run_id: str
+    identity: str
     meta: FeaturesMeta
+    arithmetic: Arithmetic
     groups: dict[str, GroupShards]
     earlier: Mapping[str, frozenset[str]] | None = None
     source_snapshot: int | None = None
@@ -67,16 +76,33 @@ def open_context(settings: Settings) -> RunContext:
     """
     if settings.source is None or settings.out is None:
         raise SettingsError("A run needs a source and an out: give both, as in `musc-ray run SOURCE OUT`.")
-    settings, layout, meta = open_out(settings, settings.out)
-    listed, snapshot = list_images(settings.source or "", settings.group_by)
-    return replace(context_of(settings, layout, meta, listed), source_snapshot=snapshot)
+    workspace = open_out(settings, settings.out)
+    listed, snapshot = list_images(settings.source, settings.group_by)
+    return replace(context_of(workspace, listed), source_snapshot=snapshot)
 
 
-def open_out(settings: Settings, out: str) -> tuple[Settings, OutPaths, FeaturesMeta]:
-    """Resolve backbone and weights, and what features of theirs are called.
+@dataclass(frozen=True)
+class Workspace:
+    """An OUT, and what all runs in it with the same settings have in common.
 
-    Returns:
-        The settings as workers need them, where things lie in `out`, and what the features mean.
+    Attributes:
+        settings: as workers need them.
+        layout: of the OUT.
+        meta: what all shards of the features have in common, their id included.
+        arithmetic: as resolved for the hardware of the workers.
+    """
+
+    settings: Settings
+    layout: OutPaths
+    meta: FeaturesMeta
+    arithmetic: Arithmetic
+
+
+def open_out(settings: Settings, out: str) -> Workspace:
+    """Resolve backbone, weights and arithmetic, and the id of the features that they make.
+
+    Raises:
+        MuscRayError: weights, OUT or the cluster cannot be used.
     """
     limit_requests(settings.max_requests)
     info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers)
@@ -85,25 +111,26 @@ def open_out(settings: Settings, out: str) -> tuple[Settings, OutPaths, Features
         settings = settings.model_copy(update={"weights": absolute(settings.weights)})
     layout = OutPaths.at(out)
     check_writable(layout.fs, layout.root)
-    return settings, layout, features_meta(info, weights.sha256, _features_id(settings, info, weights.sha256))
+    with open_hardware(ClusterOptions.of(settings)) as hardware:
+        arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
+    values = features_values(settings, info, weights.sha256, arithmetic)
+    return Workspace(settings, layout, features_meta(info, weights.sha256, features_id(values)), arithmetic)
 
 
 def context_of(
-    settings: Settings,
-    layout: OutPaths,
-    meta: FeaturesMeta,
+    workspace: Workspace,
     listed: Mapping[str, Sequence[CatalogImage]],
     earlier: Mapping[str, frozenset[str]] | None = None,
 ) -> RunContext:
-    """What a run on some images works on; see `RunContext` for `earlier`."""
-    values = identity_values(settings, "scores") | {"features_id": meta.features_id}
-    if earlier is not None:
-        ids = {group: sorted(images) for group, images in earlier.items()}
-        values |= {"earlier": ids, "rescore_window": settings.rescore_window}
-    identity = settings.run_id or run_id(
-        values,
-        ((image.image_id, image.version) for images in listed.values() for image in images),
-    )
+    """Give a run its id, and its images their shards.
+
+    Args:
+        workspace: where it runs.
+        listed: its images by group.
+        earlier: see `RunContext`.
+    """
+    settings, layout, meta = workspace.settings, workspace.layout, workspace.meta
+    identity = run_id(run_values(workspace, listed, earlier), listed)
     if settings.overwrite:
         for name, images in listed.items():
             kept = (earlier or {}).get(name, frozenset())
@@ -112,7 +139,9 @@ def context_of(
         name: assign_shards(images, existing_shards(layout, meta.features_id, name), settings.shard_size)
         for name, images in listed.items()
     }
-    return RunContext(settings, layout, identity, meta, groups, earlier)
+    return RunContext(
+        settings, layout, settings.run_id or identity, identity, meta, workspace.arithmetic, groups, earlier
+    )
 
 
 def image_size_pair(settings: Settings) -> tuple[int, int] | None:
@@ -121,13 +150,32 @@ def image_size_pair(settings: Settings) -> tuple[int, int] | None:
     return (size, size) if isinstance(size, int) else size
 
 
-def _features_id(settings: Settings, info: BackboneInfo, weights_sha256: str) -> str:
-    """Hash what affects features: settings as they are, but for those that the backbone resolves."""
+def features_values(
+    settings: Settings, info: BackboneInfo, weights_sha256: str, arithmetic: Arithmetic
+) -> dict[str, object]:
+    """Return what the features id is made from: the settings that affect features, as resolved.
+
+    The device is not part of it: features may be extracted on GPU nodes and scored elsewhere.
+    """
     values = identity_values(settings, "features")
     values |= {"backbone": info.name, "image_size": info.image_size, "layers": info.layers}
+    values["model_precision"] = arithmetic.model_precision
     values["dtype"] = values.pop("feature_dtype")  # the names that ids were made with
     del values["weights"]
-    return features_id({**values, "weights_sha256": weights_sha256})
+    return {**values, "weights_sha256": weights_sha256}
+
+
+def run_values(
+    workspace: Workspace, listed: Mapping[str, Sequence[CatalogImage]], earlier: Mapping[str, frozenset[str]] | None
+) -> dict[str, object]:
+    """Return what the run id is made from beside the images: the settings that affect scores, as resolved."""
+    settings = workspace.settings
+    values = identity_values(settings, "scores") | {"features_id": workspace.meta.features_id}
+    values |= workspace.arithmetic.identity(max(map(len, listed.values()), default=0))
+    if earlier is not None:
+        ids = {group: sorted(images) for group, images in earlier.items()}
+        values |= {"earlier": ids, "rescore_window": settings.rescore_window}
+    return values
 
 
 def forget_features(layout: OutPaths, features_id: str, group: str, image_ids: set[str]) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from musc_ray.features.arithmetic import Arithmetic
+from musc_ray.runtime.cluster import ClusterOptions
 from musc_ray.runtime.pool import Pool
 from musc_ray.settings.model import Settings
 from musc_ray.sources.images import CatalogImage
@@ -68,12 +70,18 @@ def features_meta(info: "BackboneInfo", weights_sha256: str, features_id: str) -
 
 
 def extract(
-    settings: Settings, layout: OutPaths, meta: FeaturesMeta, tasks: Sequence[ShardTask], only_broken: bool = False
+    settings: Settings,
+    arithmetic: Arithmetic,
+    layout: OutPaths,
+    meta: FeaturesMeta,
+    tasks: Sequence[ShardTask],
+    only_broken: bool = False,
 ) -> Iterator[ExtractStats]:
     """Extract shards on a pool of extractors.
 
     Args:
         settings: of the extractors and their pool.
+        arithmetic: of the run.
         layout: where the shards are written.
         meta: see `features_meta`.
         tasks: the shards.
@@ -92,8 +100,10 @@ def extract(
     def call(actor: Any, task: ShardTask) -> Any:
         return (actor.repair if only_broken else actor.extract).remote(task)
 
-    arguments, seen = (ExtractorOptions.of(settings), layout.uri(layout.root), meta), 0
-    with Pool(Extractor, settings, len(tasks), *arguments, calls_at_once=CALLS_PER_EXTRACTOR) as pool:
+    extractor_options = ExtractorOptions.of(settings, arithmetic.model_precision)
+    arguments, seen = (extractor_options, layout.uri(layout.root), meta), 0
+    options = ClusterOptions.of(settings, arithmetic.device)
+    with Pool(Extractor, options, len(tasks), *arguments, concurrent_calls=CALLS_PER_EXTRACTOR) as pool:
         for _, stats in pool.map(iter(tasks), call):
             stats.lost_workers, seen = pool.lost - seen, pool.lost
             yield stats

@@ -12,13 +12,12 @@ import numpy.typing as npt
 import torch
 
 from musc_ray.backbones import Backbone, load_backbone
-from musc_ray.backbones.base import resolve_model_precision
 from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.weights import fetch_weights
 from musc_ray.core.memory import is_out_of_memory
 from musc_ray.features.extraction import ExtractStats, ShardTask
 from musc_ray.features.read_ahead import DecodedImage, ReadAhead
-from musc_ray.runtime.cluster import ActorPlan, take_share, use_threads
+from musc_ray.runtime.cluster import WorkerResources, take_share, use_threads
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.settings.model import Settings
 from musc_ray.storage.paths import OutPaths
@@ -46,17 +45,15 @@ class ExtractorOptions:
     limits: ImageLimits
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """Take an extractor's options out of the settings of a run."""
-        return cls(
-            settings.backbone, settings.weights, settings.model_precision, settings.batch_size, settings.image_limits
-        )
+    def of(cls, settings: Settings, model_precision: str) -> Self:
+        """Take an extractor's options out of the settings of a run; the precision is given as resolved."""
+        return cls(settings.backbone, settings.weights, model_precision, settings.batch_size, settings.image_limits)
 
 
 class Extractor:
     """One copy of the model; extracts a shard per call, and writes it while the next one is in the model."""
 
-    def __init__(self, options: ExtractorOptions, out: str, meta: FeaturesMeta, plan: ActorPlan) -> None:
+    def __init__(self, options: ExtractorOptions, out: str, meta: FeaturesMeta, plan: WorkerResources) -> None:
         take_share(plan)
         self.options, self.meta, self.plan = options, meta, plan
         self.layout = OutPaths.at(out)
@@ -72,7 +69,7 @@ class Extractor:
             layers=self.meta.layers,
             weights=fetch_weights(resolve_backbone(self.options.backbone), self.options.weights),
             device=self.plan.device,
-            precision=resolve_model_precision(self.options.model_precision, self.plan.device),
+            precision=self.options.model_precision,
         )
 
     def extract(self, task: ShardTask) -> ExtractStats:

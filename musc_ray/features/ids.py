@@ -2,25 +2,33 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+
+from musc_ray.sources.images import CatalogImage
 
 FEATURES_VERSION = 1
-"""Raised when decoding, preprocessing or token selection changes, so that old features are not mixed with new ones."""
+"""Raise it when decoding, preprocessing or token selection changes, so that old and new features are not mixed."""
 
 SCORES_VERSION = 1
-"""Raised when the scoring changes, so that a re-run does not take old bands for its own."""
+"""Raise it when the scoring changes, so that a re-run does not take old bands for its own."""
 
 
 def features_id(values: Mapping[str, object]) -> str:
-    """16 hexadecimal digits over all that changes feature values (backbone, weights, image size, layers, precision)."""
+    """Return 16 hexadecimal digits over all that changes feature values; see `context.features_values`."""
     return _digest({"version": FEATURES_VERSION, **values})[:16]
 
 
-def run_id(values: Mapping[str, object], images: Iterable[tuple[str, str]]) -> str:
-    """`run-` and 12 hexadecimal digits over the scoring settings and the (image_id, version) pairs that are scored."""
+def run_id(values: Mapping[str, object], groups: Mapping[str, Sequence[CatalogImage]]) -> str:
+    """Return `run-` and 12 hexadecimal digits over what changes scores and over the images as they are grouped.
+
+    Args:
+        values: see `context.run_values`.
+        groups: images by group: each counts with its group, id and version.
+    """
     content = hashlib.sha256()
-    for pair in sorted(images):
-        content.update("\0".join(pair).encode("utf-8", "surrogateescape") + b"\n")
+    for group, images in sorted(groups.items()):
+        for image in sorted(images):
+            content.update(json.dumps([group, image.image_id, image.version]).encode() + b"\n")
     return "run-" + _digest({"version": SCORES_VERSION, **values, "images": content.hexdigest()})[:12]
 
 

@@ -41,7 +41,9 @@ def repair_features(
     tasks = [task for task in tasks if task.images]
     stats = ExtractStats()
     with progress.stage("repair", total=len(tasks), unit="shards") as stage:
-        for shard in extract(context.settings, context.layout, context.meta, tasks, only_broken=True):
+        for shard in extract(
+            context.settings, context.arithmetic, context.layout, context.meta, tasks, only_broken=True
+        ):
             stats.add(shard)
             stage.count(broken=shard.shards)
             stage.advance(1)

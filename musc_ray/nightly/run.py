@@ -72,12 +72,13 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
     layout = OutPaths.at(out)
     with lease(layout.fs, layout.night_lease, "A nightly run"):
         with progress.stage("catalog", total=None, unit="images") as stage:
-            settings, layout, meta = open_out(settings, out)
+            workspace = open_out(settings, out)
+            settings, layout, meta = workspace.settings, workspace.layout, workspace.meta
             after = None if settings.since else seen_snapshot(layout, meta.features_id, source, settings.group_by)
             listed, snapshot = list_images(source, settings.group_by, after)
             known = known_images(layout, meta.features_id)
             night = select_night(settings, layout, meta.features_id, listed, known, datetime.now(UTC).date())
-            context = context_of(settings, layout, meta, night.images, night.earlier)
+            context = context_of(workspace, night.images, night.earlier)
             context = replace(context, source_snapshot=snapshot, waiting=night.waiting)
             stage.advance(context.images)
         for group, images in night.waiting.items():

@@ -1,15 +1,13 @@
 """Plan a job: list the archive as a run does, measure this machine, and pass both to the cost model."""
 
-import torch
-
 from musc_ray.backbones import BackboneInfo, describe_backbone, untrained_backbone
-from musc_ray.backbones.base import resolve_model_precision
-from musc_ray.core.precision import default_device, resolve_precision
+from musc_ray.core.precision import DTYPES
 from musc_ray.errors import SettingsError
+from musc_ray.features.arithmetic import Arithmetic, resolve_arithmetic
 from musc_ray.features.context import image_size_pair
 from musc_ray.planning.calibration import Workload, assumed_rates, measured_rates
 from musc_ray.planning.cost import Job, Plan, plan_job
-from musc_ray.runtime.cluster import usable_cpus
+from musc_ray.runtime.hardware import LocalHardware, usable_cpus
 from musc_ray.scoring.tile_driver import block_side
 from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import catalog_images
@@ -36,17 +34,18 @@ def plan_archive(settings: Settings, gpu: str | None = None) -> Plan:
     sizes = [len(images) for images in listed.values()]
     sample = _sample(list(listed.values()))
     if gpu is not None:
-        job = _job(settings, info, sizes, torch.device("cuda"), settings.workers or 1)
+        on_gpu = resolve_arithmetic("cuda", settings.precision, settings.model_precision, LocalHardware())
+        job = _job(settings, info, sizes, on_gpu, settings.workers or 1)
         return plan_job(job, assumed_rates(gpu.lower(), info, sample))
-    device = torch.device(settings.device) if settings.device != "auto" else default_device()
+    hardware = LocalHardware()
+    arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
     threads = settings.threads or 1
-    here = torch.cuda.device_count() if device.type == "cuda" else max(1, usable_cpus() // threads)
+    here = hardware.gpus() if arithmetic.device == "cuda" else max(1, usable_cpus() // threads)
     workers = settings.workers or here
-    job = _job(settings, info, sizes, device, workers)
-    dtype = resolve_precision(settings.precision, device, max(sizes))
-    precision = resolve_model_precision(settings.model_precision, device.type)
-    backbone = untrained_backbone(info, device=device.type, precision=precision)
-    concurrent = min(workers, here) if device.type == "cpu" else 1
+    job = _job(settings, info, sizes, arithmetic, workers)
+    dtype = DTYPES[arithmetic.precision_for(max(sizes))]
+    backbone = untrained_backbone(info, device=arithmetic.device, precision=arithmetic.model_precision)
+    concurrent = min(workers, here) if arithmetic.device == "cpu" else 1
     workload = Workload(settings.degrees, settings.aggregation, dtype, settings.batch_size, concurrent, threads)
     return plan_job(job, measured_rates(backbone, workload, sample))
 
@@ -56,7 +55,7 @@ def _sample(groups: list[list[CatalogImage]]) -> list[str]:
     return [image.uri for image in max(groups, key=len)[:SAMPLE_IMAGES]]
 
 
-def _job(settings: Settings, info: BackboneInfo, sizes: list[int], device: torch.device, workers: int) -> Job:
+def _job(settings: Settings, info: BackboneInfo, sizes: list[int], arithmetic: Arithmetic, workers: int) -> Job:
     shards = [-(-size // settings.shard_size) for size in sizes if size >= 2]
     patches = info.grid[0] * info.grid[1]
     return Job(
@@ -67,8 +66,8 @@ def _job(settings: Settings, info: BackboneInfo, sizes: list[int], device: torch
         seed=settings.seed,
         shard_size=settings.shard_size,
         batch_size=settings.batch_size,
-        itemsize=resolve_precision(settings.precision, device, max(sizes)).itemsize,
-        on_gpu=device.type == "cuda",
+        itemsize=DTYPES[arithmetic.precision_for(max(sizes))].itemsize,
+        on_gpu=arithmetic.device == "cuda",
         side=block_side(settings, shards, len(info.layers), patches, workers),
         cache_bytes=settings.cache_mb * 2**20,
         workers=workers,

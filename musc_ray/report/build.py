@@ -19,7 +19,7 @@ from musc_ray.report.labels import ReportLabels
 from musc_ray.report.pages import group_files, group_row, run_files, static_files
 from musc_ray.report.pictures import SHEET_COLUMNS
 from musc_ray.report.site_writer import DefectTask, DetailsTask, RowsTask, SiteWriter, detail_files
-from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress, Stage
 from musc_ray.scoring.thresholds import ThresholdRule, apply_rule, group_threshold
@@ -60,7 +60,7 @@ def report_again(given: Settings, progress: Progress) -> str:
     changeable = settings_affecting("report", "runtime")
     changed = {name: getattr(given, name) for name in changeable if name in given.model_fields_set}
     settings = load_settings(None, settings_dict(run.settings) | {"out": None, "address": given.address} | changed)
-    with ray_cluster(settings):
+    with ray_cluster(ClusterOptions.of(settings)):
         return layout.uri(write_report(layout, run, settings, progress))
 
 
@@ -108,7 +108,7 @@ def write_report(
     remove_tree(layout.fs, folder)
     known = ReportLabels.read(run_paths, labels or {})
     tasks = run.counts.scored // CHUNK_ROWS + len(names)
-    on_cpus = settings.model_copy(update={"device": "cpu"})  # a GPU has nothing to do here
+    on_cpus = ClusterOptions.of(settings, device="cpu")
     arguments = (layout.uri(layout.root), run_id, settings.image_limits)
     with (
         progress.stage("report", total=run.counts.scored, unit="images") as stage,

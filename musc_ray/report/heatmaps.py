@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.report.heatmap_writer import HeatmapCounts, HeatmapsOptions, HeatmapsTask, HeatmapWriter
-from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.credentials import credentials_sentence, has_credentials
@@ -63,10 +63,10 @@ def export_heatmaps(
     groups = _groups(layout, run, group)
     check_writable(*open_filesystem(folder))
     tasks = [task for name in groups for task in _group_tasks(layout, run, name, folder, options.top)]
-    on_cpus = settings.model_copy(update={"device": "cpu"})  # a GPU has nothing to do here
+    on_cpus = ClusterOptions.of(settings, device="cpu")
     counts, images = HeatmapCounts(), sum(task.images for task in tasks)
     with (
-        ray_cluster(settings),
+        ray_cluster(ClusterOptions.of(settings)),
         progress.stage("heatmaps", total=images, unit="images") as stage,
         Pool(HeatmapWriter, on_cpus, len(tasks), options, run.settings.image_limits) as pool,
     ):

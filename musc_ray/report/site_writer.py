@@ -24,7 +24,7 @@ from musc_ray.report.pictures import (
     sheet,
     thumbnail,
 )
-from musc_ray.runtime.cluster import ActorPlan
+from musc_ray.runtime.cluster import WorkerResources
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.storage.filesystem import write_bytes, write_text
 from musc_ray.storage.parquet import read_table
@@ -94,7 +94,7 @@ class DefectTask:
 class SiteWriter:
     """An actor of the worker pool: writes rows, thumbnails, pictures and details of a run's images."""
 
-    def __init__(self, out: str, run_id: str, limits: ImageLimits, plan: ActorPlan) -> None:
+    def __init__(self, out: str, run_id: str, limits: ImageLimits, plan: WorkerResources) -> None:
         limit_requests(plan.requests)
         self.layout = OutPaths.at(out)
         self.data = f"{self.layout.run(run_id).report}/data"

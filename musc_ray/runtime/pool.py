@@ -1,4 +1,4 @@
-"""Work on a pool of Ray actors: little in flight, the dead replaced and their tasks given to others."""
+"""A pool of Ray actors: few tasks in flight, dead workers replaced and their tasks retried on others."""
 
 import time
 from collections import deque
@@ -20,27 +20,26 @@ from ray.exceptions import (
 
 from musc_ray.core.memory import is_out_of_memory
 from musc_ray.errors import MuscRayError
-from musc_ray.runtime.cluster import plan_actors
-from musc_ray.settings.model import Settings
+from musc_ray.runtime.cluster import ClusterOptions, plan_workers
 from musc_ray.storage.retry import StorageError, as_storage_error, is_storage_fault
 
-TASKS_PER_ACTOR = 2
-"""One running, one waiting: an actor never idles for the driver, and little is in flight when something dies."""
+TASKS_PER_WORKER = 2
+"""One running, one waiting: a worker never idles for the driver, and little is in flight when something dies."""
 
-TRIES = 4
-"""A task that so many actors died of, or ran out of memory on, fails."""
+MAX_ATTEMPTS = 4
+"""A task fails once this many workers died of it or ran out of memory on it."""
 
-LOOK_SECONDS = 5.0
-"""How often the pool looks whether nodes have come."""
+POLL_SECONDS = 5.0
+"""Time between two checks for new nodes."""
 
-PATIENCE_SECONDS = 600.0
-"""How long a pool without any actor waits for one."""
+MAX_WAIT_SECONDS = 600.0
+"""How long a pool without any worker waits for one."""
 
 LOST = (RayActorError, WorkerCrashedError, OutOfMemoryError)
-"""What a call ends with when its actor, or the actor's node, is gone."""
+"""Errors of a call whose worker, or the worker's node, is gone."""
 
 FULL = (ObjectStoreFullError, OutOfDiskError)
-"""What a call ends with when its results find no room in memory, nor on the disk that Ray spills to."""
+"""Errors of a call whose results fit neither in memory nor on the disk that Ray spills to."""
 
 Task = Any
 References = list[Any]
@@ -48,7 +47,7 @@ References = list[Any]
 
 @dataclass(eq=False)
 class Worker:
-    """An actor and how much it has to do."""
+    """An actor, and the number of tasks that it was given."""
 
     actor: Any
     tasks: int = 0
@@ -56,7 +55,7 @@ class Worker:
 
 @dataclass
 class Attempt:
-    """A task and how often it went wrong."""
+    """A task, and how often it failed."""
 
     task: Task
     failures: int = 0
@@ -66,33 +65,37 @@ class Pool:
     """Actors of one class, as many as the cluster has room for; a context manager that ends them.
 
     Attributes:
-        lost: actors that died.
-        repeated: tasks that were begun anew, since their actor died or ran out of memory.
+        resources: number of workers, and what each may use.
+        lost: workers that died.
+        repeated: tasks that were started again, since their worker died or ran out of memory.
     """
 
-    def __init__(self, actor: type, settings: Settings, tasks: int, *arguments: Any, calls_at_once: int = 1) -> None:
-        """Start the actors.
+    def __init__(
+        self, actor: type, options: ClusterOptions, tasks: int, *arguments: Any, concurrent_calls: int = 1
+    ) -> None:
+        """Start the workers.
 
         Args:
-            actor: made with `arguments` and the ActorPlan.
-            settings: workers, threads and device of an actor.
-            tasks: about how many there will be: no more actors are started.
-            calls_at_once: calls that an actor runs at the same time, on threads of its own.
+            actor: class of the workers, made with `arguments` and WorkerResources.
+            options: number, threads and device of the workers.
+            tasks: expected number of tasks; no more workers are started.
+            arguments: of `actor`.
+            concurrent_calls: calls that a worker runs at the same time, on its own threads.
         """
-        self.settings, self.tasks = settings, max(1, tasks)
-        self.plan = plan_actors(settings, self.tasks)
+        self.options, self.tasks = options, max(1, tasks)
+        self.resources = plan_workers(options, self.tasks)
         self.lost = self.repeated = 0
         remote: Any = ray.remote(actor)
-        memory = {} if self.plan.memory is None else {"memory": self.plan.memory}
+        memory = {} if self.resources.memory is None else {"memory": self.resources.memory}
         self._remote = remote.options(
-            num_cpus=self.plan.cpus, num_gpus=self.plan.gpus, max_concurrency=calls_at_once, **memory
+            num_cpus=self.resources.cpus, num_gpus=self.resources.gpus, max_concurrency=concurrent_calls, **memory
         )
-        self._arguments = (*arguments, self.plan)
+        self._arguments = (*arguments, self.resources)
         self._workers: list[Worker] = []
         self._starting: dict[Any, Worker] = {}
         self._failed_starts = 0
-        self._looked = self._last_seen = time.monotonic()
-        self._grow(self.plan.actors)
+        self._polled = self._last_seen = time.monotonic()
+        self._grow(self.resources.workers)
 
     def __enter__(self) -> Self:
         return self
@@ -104,33 +107,33 @@ class Pool:
             ray.kill(worker.actor)
 
     def __len__(self) -> int:
-        """Actors that are there."""
+        """Return the number of workers that have started."""
         return len(self._workers)
 
     def run(
         self, next_task: Callable[[Worker], Task | None], call: Callable[[Any, Task], References]
     ) -> Iterator[tuple[Task, References, Exception | None]]:
-        """Give tasks to actors until there are none.
+        """Dispatch tasks to workers until `next_task` has no more.
 
         Args:
-            next_task: the next task for this worker, or None when there is none now; asked again after each result.
-            call: calls a task's method of an actor; the first reference tells when it is done.
+            next_task: returns the next task for a worker, or None while it has none; asked again after each result.
+            call: calls a method of the actor for a task; the first reference resolves when the call ends.
 
         Yields:
-            Task, its references, and the exception that its method raised, or None, as tasks are done.
+            Task, its references, and the exception that its method raised, or None, as tasks end.
 
         Raises:
-            MuscRayError: no actor can be started.
-            StorageError: a storage is away or full, or refuses: nothing that a task or its group could be blamed for.
+            MuscRayError: no worker can be started.
+            StorageError: a storage is unreachable or full, or refuses access: no task or group caused it.
         """
         running: dict[Any, tuple[Worker, Attempt, References]] = {}
         again: deque[Attempt] = deque()
         while True:
-            self._hand_out(next_task, call, again, running)
+            self._dispatch(next_task, call, again, running)
             if not running and self._workers and not again:
                 return
-            ready, _ = ray.wait([*running, *self._starting], num_returns=1, timeout=LOOK_SECONDS)
-            self._look()
+            ready, _ = ray.wait([*running, *self._starting], num_returns=1, timeout=POLL_SECONDS)
+            self._poll()
             for reference in ready:
                 if reference in self._starting:
                     self._started(reference)
@@ -139,10 +142,10 @@ class Pool:
                 worker.tasks -= 1
                 error = _error_of(reference)
                 if isinstance(error, LOST):
-                    self._bury(worker)
+                    self._replace(worker)
                 if isinstance(error, LOST) or is_out_of_memory(error) or _is_full_or_away(error):
                     attempt.failures += 1
-                    if attempt.failures < TRIES:
+                    if attempt.failures < MAX_ATTEMPTS:
                         self.repeated += 1
                         again.append(attempt)
                         continue
@@ -151,23 +154,27 @@ class Pool:
                 yield attempt.task, references, error
 
     def map(self, tasks: Iterator[Task], call: Callable[[Any, Task], Any]) -> Iterator[tuple[Task, Any]]:
-        """Task and result for each task, as they are done; raises the first exception of one."""
+        """Yield each task and its result as tasks end.
+
+        Raises:
+            Exception: the first that a task raised; or what `run` raises.
+        """
         for task, references, error in self.run(lambda _: next(tasks, None), lambda actor, task: [call(actor, task)]):
             if error is not None:
                 raise error
             yield task, ray.get(references[0])
 
-    def _hand_out(
+    def _dispatch(
         self,
         next_task: Callable[[Worker], Task | None],
         call: Callable[[Any, Task], References],
         again: deque[Attempt],
         running: dict[Any, tuple[Worker, Attempt, References]],
     ) -> None:
-        """Fill the actors' room, the least busy first; tasks that went wrong before new ones."""
+        """Fill the queues of the workers, the least busy first; tasks to be retried precede new ones."""
         while self._workers:
             worker = min(self._workers, key=lambda worker: worker.tasks)
-            if worker.tasks >= TASKS_PER_ACTOR:
+            if worker.tasks >= TASKS_PER_WORKER:
                 return
             if again:
                 attempt = again.popleft()
@@ -185,7 +192,7 @@ class Pool:
             self._starting[actor.__ray_ready__.remote()] = Worker(actor)
 
     def _started(self, reference: Any) -> None:
-        """Take an actor into the pool once it is there; they stand in a queue while the cluster has no room."""
+        """Add a worker that has started to the pool; workers wait in a queue while the cluster has no room."""
         worker = self._starting.pop(reference)
         error = _error_of(reference)
         if error is None:
@@ -193,42 +200,50 @@ class Pool:
             self._workers.append(worker)
             return
         self._failed_starts += 1
-        if self._failed_starts >= TRIES:
-            raise MuscRayError(f"No worker can be started, {TRIES} failed one after the other: {error}") from error
-        self._grow(self.plan.actors)
+        if self._failed_starts >= MAX_ATTEMPTS:
+            message = f"No worker can be started, {MAX_ATTEMPTS} failed one after the other: {error}"
+            raise MuscRayError(message) from error
+        self._grow(self.resources.workers)
 
-    def _bury(self, worker: Worker) -> None:
-        """Take a dead actor out of the pool and have another started."""
+    def _replace(self, worker: Worker) -> None:
+        """Remove a dead worker from the pool, and start another."""
         if worker in self._workers:
             self.lost += 1
             self._workers.remove(worker)
             ray.kill(worker.actor)
-            self._grow(self.plan.actors)
+            self._grow(self.resources.workers)
 
-    def _look(self) -> None:
-        """Start actors on nodes that have come; give up when there has been no actor for long."""
+    def _poll(self) -> None:
+        """Start workers on new nodes; give up when there has been no worker for long."""
         now = time.monotonic()
         if self._workers:
             self._last_seen = now
-        elif now - self._last_seen > PATIENCE_SECONDS:
+        elif now - self._last_seen > MAX_WAIT_SECONDS:
             raise MuscRayError(
-                f"The cluster had no room for a worker of {self.plan.cpus} CPUs and {self.plan.gpus:g} GPUs for "
-                f"{PATIENCE_SECONDS / 60:.0f} minutes: add nodes, or lower workers or threads; then run again."
+                f"The cluster had no room for a worker of {self.resources.cpus} CPUs and {self.resources.gpus:g} GPUs "
+                f"for {MAX_WAIT_SECONDS / 60:.0f} minutes: add nodes, or lower workers or threads; then run again."
             )
-        if now - self._looked > LOOK_SECONDS:
-            self._looked = now
-            self._grow(plan_actors(self.settings, self.tasks).actors)
+        if now - self._polled > POLL_SECONDS:
+            self._polled = now
+            self._grow(self._room())
+
+    def _room(self) -> int:
+        """Return how many workers the cluster has room for now; none of its GPUs may be left."""
+        try:
+            return plan_workers(self.options, self.tasks).workers
+        except MuscRayError:
+            return 0
 
 
 def _is_full_or_away(error: Exception | None) -> bool:
-    """Whether a disk or store failed that another actor, or this one a moment later, may find well."""
-    if error is None or isinstance(error, StorageError):  # patience has been had
+    """Tell whether a disk or store failed that may serve another worker, or this one a moment later."""
+    if error is None or isinstance(error, StorageError):  # already retried
         return False
     return isinstance(error, FULL) or is_storage_fault(error)
 
 
 def _error_of(reference: Any) -> Exception | None:
-    """What a call ended with."""
+    """Return the exception that ended a call, None if it succeeded."""
     try:
         ray.get(reference)
     except RayTaskError as error:

@@ -6,10 +6,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-import torch
-
 from musc_ray.core.references import ReferenceWindow
-from musc_ray.runtime.cluster import ActorPlan, take_share, use_threads
+from musc_ray.features.arithmetic import Arithmetic
+from musc_ray.runtime.cluster import WorkerResources, take_share, use_threads
 from musc_ray.scoring.band_reducer import BandReducer, StoredPart
 from musc_ray.scoring.defects.driver import DefectStep
 from musc_ray.scoring.defects.worker import ArrayCache, DefectWorker
@@ -28,11 +27,19 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 class ScoringActor:
     """Multiplies blocks of tiles, reduces bands, removes repeated defects, combines layers, ranks, writes scores."""
 
-    def __init__(self, settings: Settings, out: str, run_id: str, meta: FeaturesMeta, plan: ActorPlan) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        arithmetic: Arithmetic,
+        out: str,
+        run_id: str,
+        meta: FeaturesMeta,
+        plan: WorkerResources,
+    ) -> None:
         take_share(plan)
         self.settings, self.meta, self.plan = settings, meta, plan
         self.run_paths = OutPaths.at(out).run(run_id)
-        self.cache = ShardCache(settings, self.run_paths.out, meta, torch.device(plan.device), plan.threads)
+        self.cache = ShardCache(settings, arithmetic, self.run_paths.out, meta, plan.threads)
         self.multiplier = TileMultiplier(self.cache)
         self.reducer = BandReducer(settings, self.run_paths, self.cache.device)
         self.ranker = Ranker(settings, self.run_paths, meta)

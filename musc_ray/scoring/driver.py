@@ -10,7 +10,7 @@ from ray.exceptions import RayError
 
 from musc_ray.core import products_per_tile
 from musc_ray.features.context import RunContext
-from musc_ray.runtime.cluster import plan_actors
+from musc_ray.runtime.cluster import ClusterOptions, plan_workers
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.actor import ScoringActor
@@ -45,10 +45,11 @@ def score_groups(
     """
     settings, meta = context.settings, context.meta
     shards = [len(group.ring) for group in groups]
-    workers = plan_actors(settings, len(meta.layers) * sum(shards)).actors
+    options = ClusterOptions.of(settings, context.arithmetic.device)
+    workers = plan_workers(options, len(meta.layers) * sum(shards)).workers
     side = block_side(settings, shards, len(meta.layers), meta.grid[0] * meta.grid[1], workers)
-    arguments = (settings, context.layout.uri(context.layout.root), context.run_id, meta)
-    with Pool(ScoringActor, settings, workers, *arguments, calls_at_once=MAX_CALLS) as pool:
+    arguments = (settings, context.arithmetic, context.layout.uri(context.layout.root), context.run_id, meta)
+    with Pool(ScoringActor, options, workers, *arguments, concurrent_calls=MAX_CALLS) as pool:
         scoring = _Stages(pool, context, progress, stages)
         scoring.multiply_tiles(groups, side)
         if settings.repeated_defects:
@@ -85,7 +86,7 @@ class _Stages:
         """Multiply all tiles, in blocks of up to side x side shards, and write the bands."""
         meta = self.context.meta
         driver = TileDriver(self.context.run_paths, groups, meta.layers, side)
-        products = products_per_tile(self.pool.plan.device == "cuda", self.context.settings.vectors)
+        products = products_per_tile(self.pool.resources.device == "cuda", self.context.settings.vectors)
         with self.progress.stage("mutual", total=driver.total, unit="tiles") as stage:
             for tiles, found in driver.run(self.pool):
                 stage.advance(tiles)

@@ -8,6 +8,7 @@ from typing import Any
 
 from musc_ray import __version__
 from musc_ray.core.drift import is_drift
+from musc_ray.errors import MuscRayError
 from musc_ray.features.context import RunContext
 from musc_ray.scoring.ranking_worker import GroupFigures
 from musc_ray.scoring.ring import GroupImages
@@ -30,6 +31,7 @@ def started_record(context: RunContext) -> StartedManifest:
     return StartedManifest(
         schema_version=SCHEMA_VERSION,
         run_id=context.run_id,
+        identity=context.identity,
         started_at=datetime.now(UTC),
         features_id=context.meta.features_id,
         layers=context.meta.layers,
@@ -39,6 +41,20 @@ def started_record(context: RunContext) -> StartedManifest:
         },
         settings=context.settings,
     )
+
+
+def check_resumable(context: RunContext) -> None:
+    """Refuse to resume a named run with other images, settings or arithmetic: its bands would be mixed with others.
+
+    Raises:
+        MuscRayError: the run of this name was started as another one.
+    """
+    started = StartedManifest.read(context.run_paths)
+    if started is not None and started.identity not in (None, context.identity):
+        raise MuscRayError(
+            f"Run {context.run_id} was started with other images, settings or hardware, and is not complete: give "
+            f"another run_id, or start it again with --overwrite."
+        )
 
 
 def run_record(
@@ -70,6 +86,9 @@ def run_record(
             layers=meta.layers,
             channels=meta.channels,
             class_channels=meta.class_channels,
+            device=context.arithmetic.device,
+            precision=context.arithmetic.precision_for(max(group.window.images for group in groups)),
+            model_precision=context.arithmetic.model_precision,
         ),
         counts=Counts(
             images=context.images,

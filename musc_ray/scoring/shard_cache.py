@@ -10,7 +10,8 @@ import torch
 
 from musc_ray.core.operands.base import PreparedShard
 from musc_ray.core.operands.prepare import prepare
-from musc_ray.core.precision import resolve_precision
+from musc_ray.core.precision import DTYPES
+from musc_ray.features.arithmetic import Arithmetic
 from musc_ray.runtime.cluster import use_threads
 from musc_ray.scoring.ring import BlockTask, RingShard
 from musc_ray.settings.model import Settings
@@ -28,9 +29,10 @@ class ShardCache:
     """Least recently used cache of prepared shards, limited to `cache_mb`, which loads ahead in threads of its own."""
 
     def __init__(
-        self, settings: Settings, paths: OutPaths, meta: FeaturesMeta, device: torch.device, threads: int
+        self, settings: Settings, arithmetic: Arithmetic, paths: OutPaths, meta: FeaturesMeta, threads: int
     ) -> None:
-        self.settings, self.paths, self.meta, self.device = settings, paths, meta, device
+        self.settings, self.arithmetic, self.paths, self.meta = settings, arithmetic, paths, meta
+        self.device = torch.device(arithmetic.device)
         self.max_bytes = settings.cache_mb * 2**20
         self._shards: OrderedDict[tuple[str, int, int], Future[PreparedShard]] = OrderedDict()
         self._lock = threading.Lock()
@@ -72,12 +74,16 @@ class ShardCache:
         """Read and prepare a shard's layer, without caching it."""
         return self.prepare(task.group, task.layer, shard.number, shard.ids, task.window.images)
 
+    def product_dtype(self, images: int) -> torch.dtype:
+        """Return the dtype of products in a group of this many images."""
+        return DTYPES[self.arithmetic.precision_for(images)]
+
     def prepare(self, group: str, layer: int, number: int, ids: Sequence[str], images: int) -> PreparedShard:
         """Read and prepare some images of a shard; the precision depends on the number of images of the group."""
         path = self.paths.shard(self.meta.features_id, group, number)
         tokens = torch.from_numpy(read_layer(self.paths.fs, path, layer, ids))
         settings = self.settings
-        dtype = resolve_precision(settings.precision, self.device, images)
+        dtype = self.product_dtype(images)
         return prepare(tokens.to(self.device), self.meta.grid, settings.degrees, dtype, settings.aggregation)
 
     def shrink(self) -> None:

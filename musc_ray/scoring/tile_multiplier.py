@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.memory import is_out_of_memory
-from musc_ray.core.precision import distance_dtype, resolve_precision
+from musc_ray.core.precision import distance_dtype
 from musc_ray.core.tiles import multiply_tile
 from musc_ray.scoring.ring import BlockTask, RingShard
 from musc_ray.scoring.shard_cache import LoadedShards, ShardCache
@@ -60,7 +60,7 @@ class TileMultiplier:
 
     def distance_dtype(self, images: int) -> torch.dtype:
         """Choose the dtype of distances in a group of some images."""
-        return distance_dtype(resolve_precision(self.settings.precision, self.device, images))
+        return distance_dtype(self.cache.product_dtype(images))
 
     def _multiply(self, task: BlockTask, shards: LoadedShards | None) -> tuple[dict[int, Tensor], BlockStats]:
         """Multiply a block with prepared shards; None loads them tile by tile."""

@@ -164,10 +164,16 @@ class StartedGroup(_Record):
 
 
 class StartedManifest(_Record):
-    """The content of started.json: what a run is going to do, by which `status` measures how far it is."""
+    """The content of started.json: what a run is going to do, by which `status` measures how far it is.
+
+    Attributes:
+        identity: the id that images, settings and arithmetic give the run, whatever its name; None in runs of schema
+            version 0.
+    """
 
     schema_version: int = 0
     run_id: str
+    identity: str | None = None
     started_at: datetime
     features_id: str
     layers: tuple[int, ...]

@@ -29,7 +29,7 @@ from memory import PeakMemory
 from musc_ray.features import extraction, extractor
 from musc_ray.features.context import open_context
 from musc_ray.features.extraction import ShardTask
-from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
 from musc_ray.runtime.pool import Pool
 from musc_ray.scoring.driver import MAX_CALLS
 from musc_ray.scoring.tile_driver import TileDriver, block_side
@@ -122,9 +122,10 @@ def fast_blocks(folder: Path, stack: ExitStack) -> Progress:
     )
     side = block_side(context.settings, [len(rings[0].ring)], 1, 256, WORKERS)
     mutual = TileDriver(context.run_paths, rings, context.meta.layers, side)
-    stack.enter_context(ray_cluster(context.settings))
-    arguments = (context.settings, str(folder), context.run_id, context.meta)
-    pool = stack.enter_context(Pool(SlowReducer, context.settings, 10**6, *arguments, calls_at_once=MAX_CALLS))
+    stack.enter_context(ray_cluster(ClusterOptions.of(context.settings)))
+    arguments = (context.settings, context.arithmetic, str(folder), context.run_id, context.meta)
+    options = ClusterOptions.of(context.settings)
+    pool = stack.enter_context(Pool(SlowReducer, options, 10**6, *arguments, concurrent_calls=MAX_CALLS))
     for tiles, _ in mutual.run(pool):
         yield tiles
 
@@ -135,11 +136,11 @@ def extracting(settings: Settings, stack: ExitStack, actor: type) -> Progress:
     ((name, group),) = context.groups.items()
     images = [image for shard in group.all.values() for image in shard]
     tasks = [ShardTask(name, number, images[:SHARD]) for number in range(100_000)]
-    stack.enter_context(ray_cluster(settings))
+    stack.enter_context(ray_cluster(ClusterOptions.of(settings)))
     kept, extractor.Extractor = extractor.Extractor, actor
     stack.callback(setattr, extractor, "Extractor", kept)
     folder = Path(context.layout.features(context.meta.features_id, name))
-    for shard in extraction.extract(context.settings, context.layout, context.meta, tasks):
+    for shard in extraction.extract(context.settings, context.arithmetic, context.layout, context.meta, tasks):
         for path in folder.glob("shard-*.parquet"):
             path.unlink()
         yield shard.images

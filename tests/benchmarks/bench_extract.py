@@ -29,6 +29,7 @@ from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
 from musc_ray.features.extraction import CALLS_PER_EXTRACTOR, ExtractStats, ShardTask, features_meta
 from musc_ray.features.extractor import Extractor, ExtractorOptions
+from musc_ray.runtime.cluster import ClusterOptions
 from musc_ray.runtime.pool import Pool, Worker
 from musc_ray.settings.loading import load_settings
 from musc_ray.settings.model import Settings
@@ -60,9 +61,11 @@ def plain_actors(
     settings: Settings, layout: OutPaths, meta: FeaturesMeta, tasks: list[ShardTask]
 ) -> tuple[float, ExtractStats]:
     """Seconds of the product's stage once all actors have their model, and its own account of them."""
-    stats, arguments = ExtractStats(), (ExtractorOptions.of(settings), layout.uri(layout.root), meta)
+    stats, arguments = ExtractStats(), (ExtractorOptions.of(settings, "float32"), layout.uri(layout.root), meta)
     warm = ShardTask("warm-up", 0, tasks[0].images[:BATCH])
-    with Pool(Extractor, settings, len(tasks), *arguments, calls_at_once=CALLS_PER_EXTRACTOR) as pool:
+    with Pool(
+        Extractor, ClusterOptions.of(settings), len(tasks), *arguments, concurrent_calls=CALLS_PER_EXTRACTOR
+    ) as pool:
         known: set[Worker] = set()
 
         def warm_up(worker: Worker) -> ShardTask | None:

@@ -19,7 +19,7 @@ from memory import PeakMemory
 from PIL import Image
 
 from musc_ray.report.build import write_report
-from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.loading import load_settings
 from musc_ray.storage.paths import OutPaths
@@ -55,7 +55,7 @@ def main() -> None:
         layout = OutPaths.at(f"{name}/out")
         run = write_run(layout, {"all": write_pictures(folder / "pictures", images)})
         settings = load_settings()
-        with PeakMemory() as memory, ray_cluster(settings):
+        with PeakMemory() as memory, ray_cluster(ClusterOptions.of(settings)):
             before = psutil.Process().memory_info().rss
             started = time.perf_counter()
             write_report(layout, run, settings, Progress())

@@ -22,7 +22,7 @@ from memory import PeakMemory
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.precision import resolve_precision
 from musc_ray.core.tiles import multiply_tile
-from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
 from musc_ray.runtime.pool import Pool
 from musc_ray.scoring.actor import ScoringActor
 from musc_ray.scoring.driver import MAX_CALLS
@@ -52,12 +52,13 @@ def mutual_stage(images: int, references: int | str, workers: int, groups: int =
         archive, rings = generated_archive(out, {**SHAPE, "images": images, "groups": groups, "settings": settings})
         side = block_side(archive.settings, [len(ring.ring) for ring in rings], 1, 256, workers)
         mutual = TileDriver(archive.run_paths, rings, archive.meta.layers, side)
-        arguments = (archive.settings, out, archive.run_id, archive.meta)
+        arguments = (archive.settings, archive.arithmetic, out, archive.run_id, archive.meta)
+        options = ClusterOptions.of(archive.settings)
         times, counts = [], []
         with (
             PeakMemory() as memory,
-            ray_cluster(archive.settings),
-            Pool(ScoringActor, archive.settings, workers, *arguments, calls_at_once=MAX_CALLS) as pool,
+            ray_cluster(options),
+            Pool(ScoringActor, options, workers, *arguments, concurrent_calls=MAX_CALLS) as pool,
         ):
             for _ in mutual.run(pool):
                 times.append(time.perf_counter())

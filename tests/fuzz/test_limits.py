@@ -19,7 +19,7 @@ import numpy as np
 from musc_ray.backbones import describe_backbone
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.catalog import catalog_images
-from musc_ray.runtime.cluster import ActorPlan, limit_memory
+from musc_ray.runtime.cluster import WorkerResources, limit_memory
 from musc_ray.features.extraction import ShardTask, features_meta
 from musc_ray.features.extractor import Extractor, ExtractorOptions
 from musc_ray.storage.shards import read_layer
@@ -34,7 +34,7 @@ meta = features_meta(describe_backbone(model, (448, 448)), "0" * 64, "f" * 16)
 task = ShardTask("all", 0, catalog_images(str(folder / "images"))["all"])
 found = []
 for out in ("roomy", "short"):
-    extractor = Extractor(ExtractorOptions.of(settings), str(folder / out), meta, ActorPlan(1, 1, 0, 1, "cpu"))
+    extractor = Extractor(ExtractorOptions.of(settings, "float32"), str(folder / out), meta, WorkerResources(1, 1, 0, 1, "cpu"))
     extractor.extract(ShardTask("all", 1, task.images[:1]))  # the model is there
     if out == "short":
         taken = int(re.search(r"VmData:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024

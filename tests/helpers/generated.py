@@ -16,9 +16,11 @@ from datetime import UTC, datetime
 import numpy as np
 
 from musc_ray.core import patch_scores
+from musc_ray.features.arithmetic import resolve_arithmetic
 from musc_ray.features.context import RunContext
 from musc_ray.features.sharding import GroupShards
-from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
+from musc_ray.runtime.hardware import LocalHardware
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring import driver, tile_driver
 from musc_ray.scoring.actor import ScoringActor
@@ -86,7 +88,9 @@ def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupI
                 write_shard(layout.fs, path, FeaturesMeta(**{**vars(meta), "images": images}), class_tokens, tokens)
             shards[number] = [CatalogImage(image_id, f"made://{image_id}", name, "") for image_id in ids]
         groups[name] = GroupShards(done=shards)
-    context = RunContext(settings, layout, "generated", meta, groups)
+    hardware = LocalHardware()
+    arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
+    context = RunContext(settings, layout, "generated", "generated", meta, arithmetic, groups)
     images = {
         name: {number: [image.image_id for image in images] for number, images in group.done.items()}
         for name, group in groups.items()
@@ -160,7 +164,7 @@ def score_generated(out: str, spec: Mapping) -> dict:
     """Score an archive on the Ray that runs, or on one of its own; returns the stages' figures."""
     context, groups = generated_archive(out, spec)
     stages: dict = {}
-    with ray_cluster(context.settings):
+    with ray_cluster(ClusterOptions.of(context.settings)):
         started = time.perf_counter()
         _, failed = driver.score_groups(context, groups, datetime.now(UTC), Progress(quiet=True), stages)
         stages["seconds"] = time.perf_counter() - started

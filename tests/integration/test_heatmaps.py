@@ -23,7 +23,7 @@ from musc_ray.core.pixel_map import image_scores, pixel_map
 from musc_ray.report.colormap import colormap
 from musc_ray.report.heatmap_files import heatmap_name
 from musc_ray.report.heatmap_writer import HeatmapCounts, HeatmapsOptions, HeatmapsTask, HeatmapWriter
-from musc_ray.runtime.cluster import ActorPlan
+from musc_ray.runtime.cluster import WorkerResources
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.sources.decoding import decode_original
 from musc_ray.sources.images import image_id
@@ -215,7 +215,7 @@ def test_a_store_that_is_away_reaches_the_pool_which_retries(run, tmp_path, monk
     monkeypatch.setattr(f"musc_ray.report.{name}", away)
     paths = OutPaths.at(str(tmp_path / "out")).run("run-1")
     task = HeatmapsTask(paths.parts(paths.scores, "rest")[0], str(tmp_path / "maps"), (0.0, 1.0), SHARD)
-    writer = HeatmapWriter(HeatmapsOptions("npy"), ImageLimits(1_000_000), ActorPlan(1, 1, 0, 1, "cpu"))
+    writer = HeatmapWriter(HeatmapsOptions("npy"), ImageLimits(1_000_000), WorkerResources(1, 1, 0, 1, "cpu"))
     with pytest.raises(ConnectionError) as raised:
         writer.write(task)
     assert is_storage_fault(raised.value)
@@ -277,6 +277,6 @@ def test_s3_like_local(images, tmp_path, s3, monkeypatch):
         f"s3://night-shift/out/runs/run-1/scores/{part_prefix('all')}00000.parquet",
         f"s3://{path.rpartition('/')[0]}",
     )
-    writer = HeatmapWriter(HeatmapsOptions("npy"), ImageLimits(1_000_000), ActorPlan(1, 1, 0, 1, "cpu"))
+    writer = HeatmapWriter(HeatmapsOptions("npy"), ImageLimits(1_000_000), WorkerResources(1, 1, 0, 1, "cpu"))
     assert writer.write(HeatmapsTask(scores, folder, (0.0, 1.0), SHARD)) == HeatmapCounts(skipped=SHARD)
     s3fs.S3FileSystem.clear_instance_cache()

@@ -15,7 +15,7 @@ from musc_ray.backbones import Tokens, describe_backbone
 from musc_ray.features import read_ahead
 from musc_ray.features.extraction import ExtractStats, ShardTask, features_meta
 from musc_ray.features.extractor import Extractor, ExtractorOptions
-from musc_ray.runtime.cluster import ActorPlan
+from musc_ray.runtime.cluster import WorkerResources
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.catalog import catalog_images
@@ -33,8 +33,8 @@ def extractor_and_task(tmp_path):
     write_pictures(tmp_path / "images", 7)
     overrides = {"backbone": MODEL, "weights": str(weights), "batch_size": 4}
     meta = features_meta(describe_backbone(MODEL, (32, 32)), "0" * 64, "f" * 16)
-    options = ExtractorOptions.of(load_settings(None, overrides))
-    extractor = Extractor(options, str(tmp_path / "out"), meta, ActorPlan(1, 1, 0, 1, "cpu"))
+    options = ExtractorOptions.of(load_settings(None, overrides), "float32")
+    extractor = Extractor(options, str(tmp_path / "out"), meta, WorkerResources(1, 1, 0, 1, "cpu"))
     return extractor, ShardTask("all", 0, catalog_images(str(tmp_path / "images"))["all"])
 
 

@@ -1,0 +1,62 @@
+"""The arithmetic of a run: resolved once by the driver, part of the ids, given to the workers as it is."""
+
+from dataclasses import dataclass
+
+from musc_ray.core import MIN_IMAGES_LOW_PRECISION, auto_precision
+from musc_ray.runtime.hardware import Hardware
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Where and in which number formats a run computes.
+
+    Attributes:
+        device: cpu or cuda.
+        precision: float32, bfloat16 or float16: of mutual scoring.
+        model_precision: likewise, of the backbone.
+        exact_below: groups of fewer images are scored in float32, as `precision: auto` does; 0: none.
+    """
+
+    device: str
+    precision: str
+    model_precision: str
+    exact_below: int = 0
+
+    def precision_for(self, images: int) -> str:
+        """Return the precision of mutual scoring for a group of this many images."""
+        return "float32" if images < self.exact_below else self.precision
+
+    def identity(self, largest_group: int) -> dict[str, object]:
+        """Return what enters the run id: equal where scores are equal.
+
+        In float32 the devices agree to rounding, so that a run may be resumed on another one. Products of a lower
+        precision are rounded in another way on each: the device is part of the identity.
+
+        Args:
+            largest_group: listed images of the largest group.
+        """
+        precision = self.precision_for(largest_group)
+        if precision == "float32":
+            return {"precision": precision}
+        return {"precision": precision, "device": self.device, "exact_below": self.exact_below}
+
+
+def resolve_arithmetic(device: str, precision: str, model_precision: str, hardware: Hardware) -> Arithmetic:
+    """Return what the settings of these names mean on the hardware that the workers run on.
+
+    Args:
+        device: cpu, cuda, or auto: cuda where there is a GPU.
+        precision: a number format, or auto: see `core.auto_precision`.
+        model_precision: likewise.
+        hardware: asked only what a setting depends on.
+    """
+    if device == "auto":
+        device = "cuda" if hardware.gpus() else "cpu"
+    depends = "auto" in (precision, model_precision) and device == "cpu"
+    best = auto_precision(device, depends and hardware.bfloat16())
+    return Arithmetic(
+        device=device,
+        precision=best if precision == "auto" else precision,
+        model_precision=best if model_precision == "auto" else model_precision,
+        exact_below=MIN_IMAGES_LOW_PRECISION if precision == "auto" else 0,
+    )
