@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.kernels.onednn import OneDnnLinear
-from musc_ray.core.precision import MIN_IMAGES_LOW_PRECISION, resolve_precision
 from musc_ray.errors import SettingsError
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -102,18 +101,6 @@ class Backbone:
             tokens = self._model.tokens((pixels - self._mean) / self._std, ascending)
         by_layer = dict(zip(ascending, tokens.layers, strict=True))
         return Tokens([by_layer[layer].float() for layer in self.info.layers], tokens.class_tokens.float())
-
-
-def resolve_model_precision(precision: str, device: str) -> str:
-    """Return the model's arithmetic on a device: `auto` as the tile product resolves it for many images.
-
-    Args:
-        precision: setting `model_precision`.
-        device: `cpu` or `cuda`.
-    """
-    if precision != "auto":
-        return precision
-    return str(resolve_precision("auto", torch.device(device), MIN_IMAGES_LOW_PRECISION)).removeprefix("torch.")
 
 
 def default_layers(depth: int) -> tuple[int, ...]:

@@ -5,8 +5,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from musc_ray.cli.output import bytes_text, duration_text, plural, stdout_console
+from musc_ray.cli.output import bytes_text, plural, stdout_console
 from musc_ray.planning.cost import SUGGESTED_REFERENCES, Plan
+from musc_ray.runtime.durations import format_duration
 
 
 def plan_document(plan: Plan, max_pending_gb: int) -> dict[str, Any]:
@@ -61,9 +62,9 @@ def print_plan(plan: Plan, max_pending_gb: int) -> None:
         "scores stored": bytes_text(plan.result_bytes),
         "memory of a worker, extract": bytes_text(plan.extract_memory),
         "memory of a worker, mutual": bytes_text(plan.mutual_memory),
-        "time, extract": f"{duration_text(plan.extract_seconds)}, bound by {plan.extract_bound}",
-        "time, mutual": f"{duration_text(plan.mutual_seconds)}, bound by {plan.mutual_bound}",
-        "time, search for similar images": duration_text(plan.search_seconds),
+        "time, extract": f"{format_duration(plan.extract_seconds)}, bound by {plan.extract_bound}",
+        "time, mutual": f"{format_duration(plan.mutual_seconds)}, bound by {plan.mutual_bound}",
+        "time, search for similar images": format_duration(plan.search_seconds),
     }
     for name, value in rows.items():
         table.add_row(name, value)

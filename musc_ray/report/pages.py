@@ -16,6 +16,7 @@ from musc_ray.report.contents import GroupReport, RunReport
 from musc_ray.report.data_scripts import data_script, packed, printable, rounded
 from musc_ray.report.image_table import CHUNK_ROWS
 from musc_ray.report.pictures import SHEET_COLUMNS, SHEET_IMAGES, THUMBNAIL_SIDE
+from musc_ray.runtime.durations import format_duration
 
 LIST_ROWS = 1000
 """Rows per file of the lists of groups and errors."""
@@ -132,7 +133,7 @@ def _page(template: str, **content: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"duration": duration, "metric": metric}
+    environment.filters |= {"duration": format_duration, "metric": metric}
     return environment.get_template(template).render(**content)
 
 
@@ -148,19 +149,6 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "names": [METRIC_NAMES[name] for name in known],
         "rows": [{"is_mean": False, **row, "values": [row.get(name) for name in known]} for row in rows],
     }
-
-
-def duration(seconds: float) -> str:
-    """Format `seconds` for people: "0.42 s", "8.1 s", "3 min 20 s", "2 h 5 min"."""
-    if seconds < 1:
-        return f"{seconds:.2f} s"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60:,} h {minutes % 60} min"
 
 
 def metric(value: float | None) -> str:

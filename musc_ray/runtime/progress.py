@@ -13,6 +13,8 @@ from typing import Any, Self, TextIO
 import rich.progress
 from rich.console import Console
 
+from musc_ray.runtime.durations import format_duration
+
 RECORD_SECONDS = 5.0
 """Least time between two records of the same stage."""
 
@@ -113,13 +115,13 @@ class Stage:
         """State of the stage in a line: counts, mean rate, and time left or, after the end, time taken."""
         parts = [self.counts]
         if self._end is not None:
-            parts = [f"{'failed' if self.failed else 'done'} after {duration(self.seconds)}", self.counts]
+            parts = [f"{'failed' if self.failed else 'done'} after {format_duration(self.seconds)}", self.counts]
         if self.rate is not None:
             parts.append(f"{_number(self.rate)} {self.unit}/s")
         if self._end is not None and self.earlier:
             parts.append(f"{self.earlier:,} done earlier")
         if self._end is None and self.seconds_left is not None:
-            parts.append(f"{duration(self.seconds_left)} left")
+            parts.append(f"{format_duration(self.seconds_left)} left")
         if self._note:
             parts.append(self._note)
         return ", ".join(parts)
@@ -289,10 +291,3 @@ def _one_line(text: str) -> str:
 def _number(value: float) -> str:
     """Three significant digits; whole and with thousands separators from 100 on."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: 0:05, 12:34 or 1:02:03."""
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -39,7 +39,7 @@ class TileMultiplier:
     """Multiplies blocks with the shards of a cache."""
 
     def __init__(self, cache: ShardCache) -> None:
-        self.cache, self.settings, self.device = cache, cache.settings, cache.device
+        self.cache, self.settings = cache, cache.settings
         self.patches = cache.meta.grid[0] * cache.meta.grid[1]
 
     def multiply(self, task: BlockTask, shards: LoadedShards) -> tuple[dict[int, Tensor], BlockStats]:

@@ -63,9 +63,8 @@ def plain_actors(
     """Seconds of the product's stage once all actors have their model, and its own account of them."""
     stats, arguments = ExtractStats(), (ExtractorOptions.of(settings, "float32"), layout.uri(layout.root), meta)
     warm = ShardTask("warm-up", 0, tasks[0].images[:BATCH])
-    with Pool(
-        Extractor, ClusterOptions.of(settings), len(tasks), *arguments, concurrent_calls=CALLS_PER_EXTRACTOR
-    ) as pool:
+    options = ClusterOptions.of(settings)
+    with Pool(Extractor, options, len(tasks), *arguments, concurrent_calls=CALLS_PER_EXTRACTOR) as pool:
         known: set[Worker] = set()
 
         def warm_up(worker: Worker) -> ShardTask | None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from musc_ray.cli import app, output, output_lists, output_metrics, output_plan
-from musc_ray.cli.output import PIPE_WIDTH, bytes_text, duration_text, plural
+from musc_ray.cli.output import PIPE_WIDTH, bytes_text, plural
 from musc_ray.cli.status import RunStatus
 from musc_ray.settings.model import Settings
 from musc_ray.storage.garbage import Garbage
@@ -113,7 +113,6 @@ def test_garbage_as_a_document():
 
 def test_numbers_with_their_units():
     assert [bytes_text(count) for count in (0, 999, 1500, 2e15)] == ["0 B", "999 B", "1.5 kB", "2.0 PB"]
-    assert [duration_text(count) for count in (42, 210, 26_000, 1e6)] == ["42 s", "3.5 min", "7.2 h", "11.6 d"]
     assert (plural(1, "group"), plural(1200, "group")) == ("1 group", "1,200 groups")
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from musc_ray.report.contents import GroupReport, RunReport, SharedDefect
 from musc_ray.report.data_scripts import common_prefix, data_script, packed, printable
 from musc_ray.report.image_table import NO_THUMBNAIL, UNREADABLE, Lookup, details, table_rows
-from musc_ray.report.pages import duration, flatten_settings, group_files, group_row, metric, run_files, static_files
+from musc_ray.report.pages import flatten_settings, group_files, group_row, metric, run_files, static_files
 
 HOSTILE_NAMES = [
     '"><script>alert(1)</script>',
@@ -295,14 +295,6 @@ def test_common_prefix_is_the_longest_shared_folder(names: list[str]) -> None:
 
 def test_packed_is_little_endian() -> None:
     assert base64.b64decode(packed(np.array([1.0], ">f4"))) == b"\x00\x00\x80\x3f"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [(0, "0.00 s"), (0.416, "0.42 s"), (8.06, "8.1 s"), (59.97, "1 min 0 s"), (200, "3 min 20 s"), (7499, "2 h 5 min")],
-)
-def test_duration(seconds: float, expected: str) -> None:
-    assert duration(seconds) == expected
 
 
 def test_metric_that_is_not_defined_is_a_dash() -> None:

@@ -65,11 +65,11 @@ def test_lines_of_a_stage(log: io.StringIO, clock: Clock) -> None:
             stage.advance(30)
     assert log.getvalue().splitlines() == [
         "extract: started, 240 images",
-        "extract: 60/240 images (25 %), 6 images/s, 0:30 left",
-        "extract: 120/240 images (50 %), 6 images/s, 0:20 left",
-        "extract: 180/240 images (75 %), 6 images/s, 0:10 left",
-        "extract: 240/240 images (100 %), 6 images/s, 0:00 left",
-        "extract: done after 0:40, 240/240 images (100 %), 6 images/s",
+        "extract: 60/240 images (25 %), 6 images/s, 30.0 s left",
+        "extract: 120/240 images (50 %), 6 images/s, 20.0 s left",
+        "extract: 180/240 images (75 %), 6 images/s, 10.0 s left",
+        "extract: 240/240 images (100 %), 6 images/s, 0.00 s left",
+        "extract: done after 40.0 s, 240/240 images (100 %), 6 images/s",
     ]
     assert (stage.done, stage.seconds, stage.failed) == (240, 40.0, False)
 
@@ -90,7 +90,7 @@ def test_a_stage_in_less_than_an_interval_has_two_lines(log: io.StringIO, clock:
         stage.advance(3)
     assert log.getvalue().splitlines() == [
         "reduce: started, 3 groups",
-        "reduce: done after 0:09, 3/3 groups (100 %), 0.303 groups/s",
+        "reduce: done after 9.9 s, 3/3 groups (100 %), 0.303 groups/s",
     ]
 
 
@@ -106,15 +106,15 @@ def test_what_an_earlier_run_did_counts_as_done_but_not_in_the_rate(log: io.Stri
         clock.now += 40
         stage.advance(80)
     lines = log.getvalue().splitlines()
-    assert lines[1] == "extract: 120/200 images (60 %), 2 images/s, 0:40 left"
-    assert lines[-1] == "extract: done after 0:50, 200/200 images (100 %), 2 images/s, 100 done earlier"
+    assert lines[1] == "extract: 120/200 images (60 %), 2 images/s, 40.0 s left"
+    assert lines[-1] == "extract: done after 50.0 s, 200/200 images (100 %), 2 images/s, 100 done earlier"
     assert (stage.done, stage.earlier) == (200, 100)
 
 
 def test_all_done_earlier_has_no_rate(log: io.StringIO, clock: Clock) -> None:
     with Progress(log, clock=clock) as progress, progress.stage("extract", 5, "shards") as stage:
         stage.already_done(5)
-    assert log.getvalue().splitlines()[-1] == "extract: done after 0:00, 5/5 shards (100 %), 5 done earlier"
+    assert log.getvalue().splitlines()[-1] == "extract: done after 0.00 s, 5/5 shards (100 %), 5 done earlier"
 
 
 def test_a_stage_without_a_total(log: io.StringIO, clock: Clock) -> None:
@@ -125,14 +125,14 @@ def test_a_stage_without_a_total(log: io.StringIO, clock: Clock) -> None:
     assert log.getvalue().splitlines() == [
         "catalog: started",
         "catalog: 12,340 files, 1,234 files/s",
-        "catalog: done after 0:10, 12,340 files, 1,234 files/s",
+        "catalog: done after 10.0 s, 12,340 files, 1,234 files/s",
     ]
 
 
 def test_a_stage_of_nothing(log: io.StringIO, clock: Clock) -> None:
     with Progress(log, clock=clock) as progress, progress.stage("extract", 0, "images"):
         pass
-    assert log.getvalue().splitlines() == ["extract: started, 0 images", "extract: done after 0:00, 0/0 images"]
+    assert log.getvalue().splitlines() == ["extract: started, 0 images", "extract: done after 0.00 s, 0/0 images"]
 
 
 def test_a_note_stands_in_the_next_lines_only(log: io.StringIO, clock: Clock) -> None:
@@ -145,8 +145,8 @@ def test_a_note_stands_in_the_next_lines_only(log: io.StringIO, clock: Clock) ->
         clock.now += 10
         stage.advance(2)
     lines = log.getvalue().splitlines()
-    assert lines[1] == "extract: 2/4 images (50 %), 0.2 images/s, 0:10 left, 2 broken images"
-    assert lines[2] == "extract: 4/4 images (100 %), 0.2 images/s, 0:00 left"
+    assert lines[1] == "extract: 2/4 images (50 %), 0.2 images/s, 10.0 s left, 2 broken images"
+    assert lines[2] == "extract: 4/4 images (100 %), 0.2 images/s, 0.00 s left"
 
 
 def test_a_log_holds_no_control_characters(log: io.StringIO, clock: Clock) -> None:
@@ -162,7 +162,7 @@ def test_a_log_holds_no_control_characters(log: io.StringIO, clock: Clock) -> No
 def test_an_exception_ends_the_stage_as_failed(log: io.StringIO, clock: Clock) -> None:
     with Progress(log, clock=clock) as progress:
         stage = break_a_stage(progress, clock, 10)
-        assert log.getvalue().splitlines()[-1] == "extract: failed after 0:08, 4/10 images (40 %), 0.5 images/s"
+        assert log.getvalue().splitlines()[-1] == "extract: failed after 8.0 s, 4/10 images (40 %), 0.5 images/s"
         assert (stage.failed, stage.done, stage.seconds) == (True, 4, 8.0)
         with progress.stage("report", 1, "pages") as following:
             following.advance()
@@ -216,7 +216,7 @@ def test_durations_and_large_counts(clock: Clock) -> None:
     stage = Stage("extract", 10_000_000, "images", clock, lambda _: None)
     clock.now += 1000
     stage.advance(1_000_000)
-    assert stage.summary == "1,000,000/10,000,000 images (10 %), 1,000 images/s, 2:30:00 left"
+    assert stage.summary == "1,000,000/10,000,000 images (10 %), 1,000 images/s, 2 h 30 min left"
     stage.advance(9_500_000)
     assert stage.seconds_left == 0.0
 
@@ -248,9 +248,9 @@ def test_a_bar_on_a_terminal(terminal: Terminal, clock: Clock) -> None:
     assert "\u2501" in live
     assert "extract" in live
     assert "0:00:10" in live
-    assert "60/240 images (25 %), 2 images/s, 1:30 left, [red]group a[/red]" in live
+    assert "60/240 images (25 %), 2 images/s, 1 min 30 s left, [red]group a[/red]" in live
     end = plain(terminal).splitlines()[-1]
-    assert "done after 1:30, 240/240 images (100 %), 2.22 images/s, 40 done earlier" in end
+    assert "done after 1 min 30 s, 240/240 images (100 %), 2.22 images/s, 40 done earlier" in end
     assert (stage.done, stage.seconds) == (240, 90.0)
     # the cursor is back
     assert terminal.getvalue().rstrip("\n").endswith("\x1b[?25h")
@@ -258,7 +258,7 @@ def test_a_bar_on_a_terminal(terminal: Terminal, clock: Clock) -> None:
 
 def test_a_failed_bar_is_closed(terminal: Terminal, clock: Clock) -> None:
     stage = break_a_stage(Progress(terminal, clock=clock), clock, None)
-    assert "failed after 0:08, 4 images, 0.5 images/s" in plain(terminal).splitlines()[-1]
+    assert "failed after 8.0 s, 4 images, 0.5 images/s" in plain(terminal).splitlines()[-1]
     assert terminal.getvalue().rstrip("\n").endswith("\x1b[?25h")
     assert stage.failed
 
@@ -283,8 +283,8 @@ def test_bars_of_stages_within_each_other(terminal: Terminal, clock: Clock) -> N
         clock.now += 2
         outer.advance()
     end = plain(terminal).splitlines()[-2:]
-    assert "done after 0:02, 1/1 shards" in end[0]
-    assert "done after 0:00, 1/1 tiles" in end[1]
+    assert "done after 2.0 s, 1/1 shards" in end[0]
+    assert "done after 0.00 s, 1/1 tiles" in end[1]
 
 
 def test_standard_output_is_left_alone_while_a_bar_is_live(
@@ -324,16 +324,16 @@ def test_records_of_all_stages_at_ends_and_now_and_then(clock: Clock) -> None:
         "total": 100,
         "seconds": 10.0,
         "ended": True,
-        "summary": "done after 0:10, 30/100 tiles (30 %), 3 tiles/s",
+        "summary": "done after 10.0 s, 30/100 tiles (30 %), 3 tiles/s",
     }
-    assert records[0]["stages"][1]["summary"] == "15/100 tiles (15 %), 3 tiles/s, 0:28 left"
+    assert records[0]["stages"][1]["summary"] == "15/100 tiles (15 %), 3 tiles/s, 28.3 s left"
 
 
 def test_a_failed_stage_is_recorded_as_such(clock: Clock) -> None:
     progress, records = Progress(quiet=True, clock=clock), []
     progress.record(records.append)
     break_a_stage(progress, clock, 10)
-    assert records[-1]["stages"][0]["summary"].startswith("failed after 0:08")
+    assert records[-1]["stages"][0]["summary"].startswith("failed after 8.0 s")
 
 
 def test_watchers_see_every_change_of_a_stage_as_long_as_they_look(clock: Clock) -> None:
