@@ -34,7 +34,8 @@ meta = features_meta(describe_backbone(model, (448, 448)), "0" * 64, "f" * 16)
 task = ShardTask("all", 0, catalog_images(str(folder / "images"))["all"])
 found = []
 for out in ("roomy", "short"):
-    extractor = Extractor(ExtractorOptions.of(settings, "float32"), str(folder / out), meta, WorkerResources(1, 1, 0, 1, "cpu"))
+    options = ExtractorOptions.of(settings, "float32")
+    extractor = Extractor(options, str(folder / out), meta, WorkerResources(1, 1, 0, 1, "cpu"))
     extractor.extract(ShardTask("all", 1, task.images[:1]))  # the model is there
     if out == "short":
         taken = int(re.search(r"VmData:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024

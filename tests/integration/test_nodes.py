@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 
 import musc_ray
 from musc_ray.core.references import reference_window
-from musc_ray.runtime.pool import TASKS_PER_ACTOR
+from musc_ray.runtime.pool import TASKS_PER_WORKER
 from musc_ray.scoring import driver as scoring
 from musc_ray.storage.retry import StorageError
 from tests.helpers import brute_force
@@ -156,7 +156,7 @@ def wait_for_bands(out: Path, process: subprocess.Popen, count: int = 3) -> dict
 
 def assert_little_was_repeated(stats: dict) -> None:
     """The tasks of the actor that died, and the bands whose parts were lost with it; all tiles are counted once."""
-    assert stats["repeated_tasks"] <= TASKS_PER_ACTOR
+    assert stats["repeated_tasks"] <= TASKS_PER_WORKER
     assert stats["repaired_bands"] <= LONG["images"] / LONG["shard_size"]  # those of the layer in flight, of 3
     assert stats["tiles"] == 3 * 50 * 51 // 2
 
@@ -210,7 +210,7 @@ def test_a_disk_that_is_full_for_a_moment_changes_nothing(tmp_path, shared_ray, 
     monkeypatch.setattr(scoring, "ScoringActor", CrampedScorer)
     spec = {"settings": {**EXACT, "workers": 2}}
     stats = score_generated(str(tmp_path), spec)
-    assert 1 <= stats["mutual"]["repeated_tasks"] <= 2 * TASKS_PER_ACTOR
+    assert 1 <= stats["mutual"]["repeated_tasks"] <= 2 * TASKS_PER_WORKER
     assert stats["failed"] == {}
     assert_same(tmp_path, expected(spec))
 
