@@ -36,7 +36,7 @@ def given(tmp_path_factory):
 
 
 def scored_groups(out, result):
-    table = ds.dataset(out / "runs" / result.run["run_id"] / "scores").to_table(columns=["group"])
+    table = ds.dataset(out / "runs" / result.run.run_id / "scores").to_table(columns=["group"])
     return Counter(table["group"].to_pylist())
 
 
@@ -45,7 +45,7 @@ def test_the_same_images_with_and_without_groups_are_two_runs(given, shared_ray,
         run_archive(load_settings(None, {**given, "out": str(tmp_path), "group_by": group_by}), Progress(quiet=True))
         for group_by in (None, "{group}/**", None)
     ]
-    names = [result.run["run_id"] for result in runs]
+    names = [result.run.run_id for result in runs]
     assert names[0] == names[2] != names[1]
     assert [result.computed for result in runs] == [True, True, False]
     assert scored_groups(tmp_path, runs[0]) == {"all": 12}
@@ -54,7 +54,7 @@ def test_the_same_images_with_and_without_groups_are_two_runs(given, shared_ray,
 
 def test_arithmetic_is_resolved_once_and_written_down(given, shared_ray, tmp_path):
     result = run_archive(load_settings(None, {**given, "out": str(tmp_path)}), Progress(quiet=True))
-    run = json.loads((tmp_path / "runs" / result.run["run_id"] / "run.json").read_text())
+    run = json.loads((tmp_path / "runs" / result.run.run_id / "run.json").read_text())
     resolved = {name: run["resolved"][name] for name in ("device", "precision", "model_precision")}
     assert resolved == {"device": "cpu", "precision": "float32", "model_precision": "float32"}
 
@@ -88,7 +88,7 @@ def test_a_named_run_is_not_resumed_on_other_hardware(given, shared_ray, tmp_pat
     with pytest.raises(MuscRayError, match="other images, settings or hardware"):
         run_archive(settings, Progress(quiet=True))
     again = run_archive(settings.model_copy(update={"overwrite": True}), Progress(quiet=True))
-    assert again.run["resolved"]["precision"] == "float32"
+    assert again.run.resolved.precision == "float32"
 
 
 def test_workers_use_the_arithmetic_that_was_resolved(given, shared_ray, tmp_path, monkeypatch):
@@ -98,8 +98,8 @@ def test_workers_use_the_arithmetic_that_was_resolved(given, shared_ray, tmp_pat
     for bfloat16 in (True, False):
         monkeypatch.setattr(hardware.ClusterHardware, "bfloat16", lambda _, found=bfloat16: found)
         result = run_archive(load_settings(None, {**given, "out": str(tmp_path)}), Progress(quiet=True))
-        assert result.run["resolved"]["precision"] == ("bfloat16" if bfloat16 else "float32")
-        folder = tmp_path / "runs" / result.run["run_id"] / "scores"
+        assert result.run.resolved.precision == ("bfloat16" if bfloat16 else "float32")
+        folder = tmp_path / "runs" / result.run.run_id / "scores"
         scores[bfloat16] = ds.dataset(folder).to_table(columns=["uri", "score_raw"]).sort_by("uri")
     exact = load_settings(None, {**given, "out": str(tmp_path), "precision": "float32"})
     assert run_archive(exact, Progress(quiet=True)).computed is False
