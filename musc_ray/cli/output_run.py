@@ -11,7 +11,7 @@ from musc_ray.cli.output import plural, stdout_console
 from musc_ray.errors import MuscRayError
 
 if TYPE_CHECKING:
-    from musc_ray.pipeline import RunResult
+    from musc_ray.scoring.result import RunResult
     from musc_ray.scoring.thresholds import GroupThreshold
 
 MAX_GROUPS = 10

@@ -7,8 +7,9 @@ from pathlib import Path
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import SolarCell, mono_cells
 from musc_ray.errors import MuscRayError, SettingsError
-from musc_ray.pipeline import RunResult, run_archive
+from musc_ray.pipeline import run_archive
 from musc_ray.runtime.progress import Progress
+from musc_ray.scoring.result import RunResult
 from musc_ray.settings.loading import load_settings
 from musc_ray.settings.model import Settings
 

@@ -14,8 +14,9 @@ from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.evaluate.evaluation import Evaluation, evaluate_run
 from musc_ray.evaluate.labels import Labels, find_labels
 from musc_ray.evaluate.layouts import LAYOUTS, recognize
-from musc_ray.pipeline import RunResult, run_archive
+from musc_ray.pipeline import run_archive
 from musc_ray.runtime.progress import Progress
+from musc_ray.scoring.result import RunResult
 from musc_ray.settings.model import Settings
 from musc_ray.sources.registry import list_source, open_source
 from musc_ray.storage.filesystem import absolute, open_filesystem, write_text

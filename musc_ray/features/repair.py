@@ -8,10 +8,9 @@ from musc_ray.features.context import RunContext
 from musc_ray.features.extraction import ExtractStats, ShardTask, extract
 from musc_ray.runtime.progress import Progress
 from musc_ray.storage.filesystem import remove_tree
-from musc_ray.storage.shards import ShardImage
 
-MOST_REPAIRS = 2
-"""How often a run does so: storage that goes on breaking what it holds is none."""
+MAX_REPAIRS = 2
+"""Maximum repair rounds; storage that keeps corrupting data counts as failed."""
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +52,6 @@ def repair_features(
         for layer in context.meta.layers:
             remove_tree(context.layout.fs, context.run_paths.bands(name, layer))
     return stats
-
-
-def error_rows(failed: Sequence[tuple[str, ShardImage]]) -> list[dict[str, str]]:
-    """Rows of the errors table for images that could not be extracted, by group."""
-    return [
-        {"uri": i.uri, "group": name, "stage": "extract", "error": i.error or "", "message": i.message or ""}
-        for name, i in failed
-    ]
 
 
 def added(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

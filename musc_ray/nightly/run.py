@@ -8,8 +8,9 @@ from musc_ray.errors import SettingsError
 from musc_ray.features.context import context_of, open_out
 from musc_ray.nightly.history import known_images, seen_snapshot
 from musc_ray.nightly.selection import select_night
-from musc_ray.pipeline import RunResult, score_archive
+from musc_ray.pipeline import score_archive
 from musc_ray.runtime.progress import Progress
+from musc_ray.scoring.result import RunResult
 from musc_ray.settings.loading import load_settings
 from musc_ray.settings.model import Settings, settings_dict
 from musc_ray.sources.catalog import list_images

@@ -22,8 +22,9 @@ from musc_ray.core.metrics.image import image_auroc
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import SolarCell, mono_cells
 from musc_ray.nightly.run import rescore_new
-from musc_ray.pipeline import RunResult, run_archive
+from musc_ray.pipeline import run_archive
 from musc_ray.runtime.progress import Progress
+from musc_ray.scoring.result import RunResult
 from musc_ray.settings.loading import load_settings
 
 ARCHIVE, NIGHTS, NIGHT, REFERENCES = 120, 3, 40, 64

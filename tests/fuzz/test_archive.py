@@ -189,7 +189,7 @@ def test_broken_shards_are_found_and_extracted_again(good, scored, options, musc
     for path in shards:  # all are whole again
         rewritten(path, lambda tokens, layers: None)
     run = json.loads((out / "runs/mended/run.json").read_text())
-    assert [note for note in run["notes"] if "4 shards of features were broken, and extracted again." in note]
+    assert [note for note in run["notes"] if "4 shards of features were broken and extracted again." in note]
 
 
 @pytest.mark.slow

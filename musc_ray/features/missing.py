@@ -1,0 +1,37 @@
+"""Extract the features that a run still misses: the extraction stage of a run."""
+
+from typing import Any
+
+from musc_ray.features.context import RunContext
+from musc_ray.features.errors_table import error_rows
+from musc_ray.features.extraction import ExtractStats, ShardTask, extract
+from musc_ray.runtime.progress import Progress
+
+
+def extract_missing(context: RunContext, progress: Progress, stages: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """Extract the missing features of a run's images.
+
+    Args:
+        context: the run.
+        progress: shows the stage.
+        stages: figures of the stage are added here.
+
+    Returns:
+        Rows of the errors table, for images that failed now or in an earlier run.
+    """
+    tasks = [
+        ShardTask(name, shard, images)
+        for name, group in context.groups.items()
+        for shard, images in group.missing.items()
+    ]
+    stats = ExtractStats(failed=[(name, image) for name, group in context.groups.items() for image in group.failed])
+    missing = sum(len(task.images) for task in tasks)
+    with progress.stage("extract", total=context.images, unit="images") as stage:
+        stage.already_done(max(0, context.images - missing))
+        for shard in extract(context.settings, context.arithmetic, context.layout, context.meta, tasks):
+            stats.add(shard)
+            stage.count(bytes_written=shard.bytes_written, errors=len(shard.failed))
+            stage.advance(shard.images)
+    figures = {name: value for name, value in vars(stats).items() if name != "failed"}
+    stages["extract"] = {"seconds": stage.seconds, **figures, "already_done": context.images - missing}
+    return error_rows(stats.failed)

@@ -1,0 +1,44 @@
+"""Notes of a run: what a reader of its result must not miss."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from musc_ray.storage.manifest import GroupNight
+
+
+def run_notes(
+    failed_groups: Mapping[str, str], stages: Mapping[str, Mapping[str, Any]], night: Mapping[str, GroupNight]
+) -> tuple[str, ...]:
+    """List the notes of a run.
+
+    Args:
+        failed_groups: why groups have no scores, by name.
+        stages: figures of the stages.
+        night: by group, empty in a run on a whole archive.
+    """
+    extract, mutual = stages["extract"], stages["mutual"]
+    error, shrunk, halved = mutual["largest_summary_error"], mutual["shrunk_blocks"], extract["halved_batches"]
+    lost = extract["lost_workers"] + mutual["lost_workers"]
+    repaired = extract.get("repaired_shards", 0)
+    notes = [*failed_groups.values()]
+    if halved:
+        notes.append(f"{halved} batches ran out of memory and were halved: lower batch_size.")
+    if shrunk:
+        notes.append(f"{shrunk} blocks of tiles ran out of memory and were repeated with fewer shards: lower cache_mb.")
+    if error:
+        notes.append(f"Interval averages of many references came from summaries: each is off by {error:.1e} at most.")
+    if lost:
+        notes.append(f"{lost} worker{'' if lost == 1 else 's'} died; their tasks were repeated.")
+    if repaired:
+        notes.append(f"{repaired} shard{'' if repaired == 1 else 's'} of features were broken and extracted again.")
+    return (*notes, *_drift_notes(night))
+
+
+def _drift_notes(night: Mapping[str, GroupNight]) -> list[str]:
+    """List the groups whose new images look unlike those they were scored against."""
+    return [
+        f"Group '{name}' drifts: the raw scores of its {group.new} new images lie {group.drift:+.1f} robust "
+        f"standard deviations from those of its window; look at light, lens, material and camera."
+        for name, group in night.items()
+        if group.drift_warning
+    ]

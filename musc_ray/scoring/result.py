@@ -1,0 +1,54 @@
+"""What a command shows of a complete run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from musc_ray.features.context import RunContext
+from musc_ray.scoring.thresholds import GroupThreshold, group_threshold
+from musc_ray.storage.manifest import RunManifest
+from musc_ray.storage.scores import read_scores
+
+MAX_WORST_IMAGES = 10
+"""Images shown, the most anomalous of all groups."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A complete run: manifest, most anomalous images, thresholds, locations, whether it was computed now."""
+
+    run: RunManifest
+    worst: list[dict[str, Any]]
+    thresholds: list[GroupThreshold]
+    scores_path: str
+    report_path: str
+    computed: bool
+
+
+def read_result(context: RunContext, run: RunManifest, computed: bool) -> RunResult:
+    """Read what a command shows of a complete run.
+
+    Args:
+        context: the run.
+        run: its manifest.
+        computed: whether it was computed now.
+    """
+    run_paths = context.run_paths
+    columns = ["image_id", "uri", "group", "score_raw", "score", "rank", "percentile"]
+    worst, thresholds = [], []
+    for name in context.groups:
+        if name not in run.failed_groups:
+            table = read_scores(run_paths, name, columns)
+            worst += table.filter(pc.less_equal(table["rank"], MAX_WORST_IMAGES)).to_pylist()
+            threshold = (run.thresholds or {}).get(name)
+            if threshold is not None or context.earlier is None:  # a night alone is too little to suggest one from
+                thresholds.append(group_threshold(name, table["score"].to_numpy(), threshold))
+    return RunResult(
+        run=run,
+        worst=sorted(worst, key=lambda row: (row["rank"], row["group"]))[:MAX_WORST_IMAGES],
+        thresholds=thresholds,
+        scores_path=run_paths.uri(run_paths.scores),
+        report_path=run_paths.uri(f"{run_paths.report}/index.html"),
+        computed=computed,
+    )

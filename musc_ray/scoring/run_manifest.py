@@ -1,0 +1,151 @@
+"""Build the manifests of a run: what it will do, and what it did (`storage/manifest.py` has the models)."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from musc_ray import __version__
+from musc_ray.core.drift import is_drift
+from musc_ray.errors import MuscRayError
+from musc_ray.features.context import RunContext
+from musc_ray.scoring.notes import run_notes
+from musc_ray.scoring.scored_groups import ScoredGroups
+from musc_ray.storage.manifest import (
+    SCHEMA_VERSION,
+    Counts,
+    DefectCount,
+    GroupNight,
+    Resolved,
+    RunManifest,
+    StartedGroup,
+    StartedManifest,
+)
+
+PACKAGES = ("faiss-cpu", "numpy", "open-clip-torch", "pyarrow", "ray", "timm", "torch")
+
+
+def started_manifest(context: RunContext) -> StartedManifest:
+    """Describe what a run will do, by which `status` measures its progress."""
+    return StartedManifest(
+        schema_version=SCHEMA_VERSION,
+        run_id=context.run_id,
+        identity=context.identity,
+        started_at=datetime.now(UTC),
+        features_id=context.meta.features_id,
+        layers=context.meta.layers,
+        groups={
+            name: StartedGroup(images=group.images, shards=tuple(sorted(group.all)))
+            for name, group in context.groups.items()
+        },
+        settings=context.settings,
+    )
+
+
+def check_resumable(context: RunContext) -> None:
+    """Refuse to resume a named run with other images, settings or arithmetic: its bands would be mixed with others.
+
+    Raises:
+        MuscRayError: the run of this name was started as another one.
+    """
+    started = StartedManifest.read(context.run_paths)
+    if started is not None and started.identity not in (None, context.identity):
+        raise MuscRayError(
+            f"Run {context.run_id} was started with other images, settings or hardware, and is not complete: give "
+            f"another run_id, or start it again with --overwrite."
+        )
+
+
+def run_manifest(
+    context: RunContext,
+    scored: ScoredGroups,
+    scored_at: datetime,
+    stages: Mapping[str, Mapping[str, Any]],
+    failed_images: int,
+    metrics: Mapping[str, float],
+) -> RunManifest:
+    """Describe a scored run: resolved settings, versions, counts, times per stage, thresholds.
+
+    Args:
+        context: the run.
+        scored: its groups.
+        scored_at: time in every row.
+        stages: figures of the stages.
+        failed_images: rows of the errors table.
+        metrics: by name, if labels are known.
+    """
+    thresholds = {group.group: scored.figures[group.group].threshold for group in scored.groups}
+    repeated = stages["repeats"]["defects"] if "repeats" in stages else None
+    night = None if context.earlier is None else _night(context, scored)
+    return RunManifest(
+        schema_version=SCHEMA_VERSION,
+        run_id=context.run_id,
+        features_id=context.meta.features_id,
+        scored_at=scored_at,
+        settings=context.settings,
+        resolved=_resolved(context, max(group.images for group in scored.groups)),
+        counts=_counts(context, scored, failed_images),
+        failed_groups=scored.failed,
+        metrics=dict(metrics),
+        notes=run_notes(scored.failed, stages, night or {}),
+        stages={
+            name: {figure: value for figure, value in stage.items() if figure != "defects"}
+            for name, stage in stages.items()
+        },
+        versions={
+            "musc-ray": __version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in PACKAGES},
+        },
+        source_snapshot=context.source_snapshot,
+        repeated_defects=None if repeated is None else _defect_counts(repeated),
+        waiting=dict(context.waiting),
+        thresholds={name: threshold for name, threshold in thresholds.items() if threshold is not None},
+        night=night,
+    )
+
+
+def _resolved(context: RunContext, images: int) -> Resolved:
+    """Describe what `auto` and defaults resolved to; the precision is that of the largest group, of some images."""
+    meta = context.meta
+    return Resolved(
+        backbone=meta.backbone,
+        weights_sha256=meta.weights_sha256,
+        image_size=meta.image_size,
+        grid=meta.grid,
+        layers=meta.layers,
+        channels=meta.channels,
+        class_channels=meta.class_channels,
+        device=context.arithmetic.device,
+        precision=context.arithmetic.precision_for(images),
+        model_precision=context.arithmetic.model_precision,
+    )
+
+
+def _counts(context: RunContext, scored: ScoredGroups, failed_images: int) -> Counts:
+    """Count images, groups and shards."""
+    return Counts(
+        images=context.images,
+        scored=sum(group.published for group in scored.groups),
+        failed=failed_images,
+        groups=len(context.groups),
+        failed_groups=len(scored.failed),
+        shards=sum(len(group.ring) for group in scored.groups),
+    )
+
+
+def _defect_counts(repeated: Mapping[str, Sequence[Mapping[str, int]]]) -> dict[str, tuple[DefectCount, ...]]:
+    """Convert the repeated defects of each group."""
+    return {name: tuple(DefectCount(**row) for row in rows) for name, rows in repeated.items()}
+
+
+def _night(context: RunContext, scored: ScoredGroups) -> dict[str, GroupNight]:
+    """Describe the groups of a night: numbers of images, and drift of the raw scores."""
+    content = {}
+    for group in scored.groups:
+        new, value = group.images - len(group.earlier), scored.figures[group.group].drift
+        warns = value is not None and is_drift(value, new, context.settings.drift_warning)
+        rounded = None if value is None else round(value, 4)
+        content[group.group] = GroupNight(new=new, window=len(group.earlier), drift=rounded, drift_warning=warns)
+    return content

@@ -1,0 +1,109 @@
+"""Score all groups of a run that can be scored; features that turn out to be broken are extracted and scored again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from musc_ray.errors import MuscRayError
+from musc_ray.features.context import RunContext
+from musc_ray.features.errors_table import error_rows, write_errors
+from musc_ray.features.repair import MAX_REPAIRS, added, repair_features
+from musc_ray.runtime.progress import Progress
+from musc_ray.scoring.driver import Stages, score_groups
+from musc_ray.scoring.ranking_worker import GroupFigures
+from musc_ray.scoring.ring import GroupImages
+from musc_ray.settings.credentials import redacted
+from musc_ray.storage.shards import BrokenShardError
+
+
+@dataclass(frozen=True)
+class ScoredGroups:
+    """The outcome of scoring.
+
+    Attributes:
+        groups: those that are scored.
+        figures: of these groups, by name.
+        failed: why the others have no scores, by name.
+    """
+
+    groups: list[GroupImages]
+    figures: dict[str, GroupFigures]
+    failed: dict[str, str]
+
+
+def scorable_groups(
+    context: RunContext, errors: Sequence[Mapping[str, str]]
+) -> tuple[list[GroupImages], dict[str, str]]:
+    """List the groups with at least 2 readable images, and why the others cannot be scored.
+
+    Args:
+        context: the run.
+        errors: rows of the errors table.
+
+    Raises:
+        MuscRayError: no group can be scored.
+    """
+    broken = {(error["group"], error["uri"]) for error in errors}
+    groups, failed = [], {}
+    for name, listed in context.groups.items():
+        readable = {
+            shard: [image.image_id for image in images if (name, image.uri) not in broken]
+            for shard, images in listed.all.items()
+        }
+        images = sum(map(len, readable.values()))
+        earlier = len((context.earlier or {}).get(name, ()))
+        if earlier and images == earlier:
+            failed[name] = f"Group '{name}' has no new image that can be read: see the errors table."
+        elif images >= 2:
+            shards = {shard: ids for shard, ids in readable.items() if ids}
+            groups.append(context.group_images(name, shards))
+        else:
+            failed[name] = (
+                f"Group '{name}' has {images} readable image{'' if images == 1 else 's'}: at least 2 are "
+                f"needed to score each other; add images, or use another group_by."
+            )
+    if not groups:
+        raise MuscRayError(next(iter(failed.values())))
+    return groups, failed
+
+
+def score_all(
+    context: RunContext, errors: list[dict[str, str]], scored_at: datetime, progress: Progress, stages: Stages
+) -> ScoredGroups:
+    """Score all groups; extract broken features again, and score their groups again.
+
+    Args:
+        context: the run.
+        errors: rows of the errors table; images that fail during repair are added.
+        scored_at: time in every row.
+        progress: shows the stages.
+        stages: figures of each stage are added here.
+
+    Raises:
+        MuscRayError: no group could be scored, or too many images failed.
+    """
+    groups, failed = scorable_groups(context, errors)
+    figures, failures = score_groups(context, groups, scored_at, progress, stages)
+    for _ in range(MAX_REPAIRS):
+        broken = {name for name, error in failures.items() if isinstance(error, BrokenShardError)}
+        if not broken:
+            break
+        repaired = repair_features(context, broken, errors, progress)
+        stages["extract"]["repaired_shards"] = stages["extract"].get("repaired_shards", 0) + repaired.shards
+        if repaired.failed:
+            errors += error_rows(repaired.failed)
+            write_errors(context, errors)
+            groups, failed = scorable_groups(context, errors)
+        for name in broken:
+            del failures[name]
+        again = [group for group in groups if group.group in broken]
+        if again:
+            repeated: Stages = {}
+            more, failed_again = score_groups(context, again, scored_at, progress, repeated)
+            stages |= {name: added(stages[name], figures_of) for name, figures_of in repeated.items()}
+            figures, failures = figures | more, failures | failed_again
+    failed |= {name: redacted(f"Group '{name}' failed: {error}") for name, error in failures.items()}
+    scored = [group for group in groups if group.group not in failures]
+    if not scored:
+        raise MuscRayError(next(iter(failed.values()))) from next(iter(failures.values()))
+    return ScoredGroups(scored, figures, failed)
