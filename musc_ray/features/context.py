@@ -12,7 +12,6 @@ from musc_ray.features.extraction import features_meta
 from musc_ray.features.ids import features_id, run_id
 from musc_ray.features.sharding import GroupShards, assign_shards, existing_shards
 from musc_ray.runtime.cluster import ClusterOptions, open_hardware
-from musc_ray.scoring.ring import GroupImages
 from musc_ray.settings.model import Settings, identity_values
 from musc_ray.sources.catalog import list_images
 from musc_ray.sources.images import CatalogImage
@@ -58,13 +57,6 @@ class RunContext:
     def images(self) -> int:
         """Images listed, readable or not; without the earlier ones."""
         return sum(group.images for group in self.groups.values()) - sum(map(len, (self.earlier or {}).values()))
-
-    def group_images(self, group: str, shards: Mapping[int, Sequence[str]]) -> GroupImages:
-        """A group of readable images, by shard, and who scores whom: in a night all of the window."""
-        settings = self.settings
-        if self.earlier is None:
-            return GroupImages.of(group, shards, settings.reference_count, settings.seed)
-        return GroupImages.of(group, shards, None, settings.seed, self.earlier[group], settings.rescore_window)
 
 
 def open_context(settings: Settings) -> RunContext:

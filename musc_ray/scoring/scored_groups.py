@@ -56,7 +56,7 @@ def scorable_groups(
             failed[name] = f"Group '{name}' has no new image that can be read: see the errors table."
         elif images >= 2:
             shards = {shard: ids for shard, ids in readable.items() if ids}
-            groups.append(context.group_images(name, shards))
+            groups.append(_group_images(context, name, shards))
         else:
             failed[name] = (
                 f"Group '{name}' has {images} readable image{'' if images == 1 else 's'}: at least 2 are "
@@ -65,6 +65,14 @@ def scorable_groups(
     if not groups:
         raise MuscRayError(next(iter(failed.values())))
     return groups, failed
+
+
+def _group_images(context: RunContext, group: str, shards: Mapping[int, Sequence[str]]) -> GroupImages:
+    """Place a group's readable images, by shard, on the ring; in a night each is scored against the whole window."""
+    settings = context.settings
+    if context.earlier is None:
+        return GroupImages.of(group, shards, settings.reference_count, settings.seed)
+    return GroupImages.of(group, shards, None, settings.seed, context.earlier[group], settings.rescore_window)
 
 
 def score_all(

@@ -1,7 +1,7 @@
-"""Which images of a run are anomalous: the rule that its settings give, and a new rule for a run that is complete.
+"""Decide which images of a run are anomalous: by the rule of its settings, or by a new rule for a complete run.
 
-A threshold changes no score, so it is no part of a run's identity: the same command with another one finds the complete
-run and only writes its column `is_anomalous` anew.
+A threshold changes no score, so it is not part of a run's identity: the same command with another threshold finds the
+complete run and only rewrites its column `is_anomalous`.
 """
 
 import math
@@ -24,26 +24,26 @@ from musc_ray.storage.schemas import IS_ANOMALOUS
 from musc_ray.storage.scores import read_scores
 
 SUGGESTED_STEPS = 10_000
-"""Steps of a suggestion in a unit of score: four digits, as scores are printed."""
+"""Steps per unit of score of a suggested threshold: four digits, as scores are printed."""
 
-FILES_AT_ONCE = 8
-"""Files of scores that are rewritten at a time, each held in memory."""
+MAX_FILES = 8
+"""Files of scores rewritten concurrently, each held in memory."""
 
 
 @dataclass(frozen=True)
 class ThresholdRule:
-    """The settings of the same names; no rule where both are None."""
+    """The settings of the same names; no rule if both are None."""
 
     threshold: float | None
     contamination: float | None
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The rule of a job."""
+        """Return the rule that settings give."""
         return cls(settings.threshold, settings.contamination)
 
     def threshold_of(self, scores: npt.NDArray[np.float32]) -> float | None:
-        """The threshold for a group's scores (N,), None without a rule."""
+        """Compute the threshold for a group's scores (N,); None without a rule."""
         if self.contamination is not None:
             return contamination_threshold(scores, self.contamination)
         return self.threshold
@@ -51,7 +51,7 @@ class ThresholdRule:
 
 @dataclass(frozen=True)
 class GroupThreshold:
-    """A group's threshold, given or suggested, and how many of its images have at least this score."""
+    """A group's threshold, given or suggested, and the number of its images that reach it."""
 
     group: str
     threshold: float
@@ -61,13 +61,13 @@ class GroupThreshold:
 
 
 def group_threshold(group: str, scores: npt.NDArray[np.float32], given: float | None) -> GroupThreshold:
-    """The threshold that was given, or the suggestion for scores (N,), rounded up to what a person would type."""
+    """Return the given threshold, or the suggestion for scores (N,), rounded up to four digits."""
     threshold = math.ceil(suggest_threshold(scores) * SUGGESTED_STEPS) / SUGGESTED_STEPS if given is None else given
     return GroupThreshold(group, threshold, int(is_anomalous(scores, threshold).sum()), len(scores), given is None)
 
 
 def thresholds_of(run_paths: RunPaths, groups: Sequence[str], rule: ThresholdRule) -> dict[str, float]:
-    """The threshold of each group whose scores are written; empty without a rule."""
+    """Compute the threshold of each group from its written scores; empty without a rule."""
     thresholds = {}
     for group in groups:
         threshold = rule.threshold_of(read_scores(run_paths, group, ["score"])["score"].to_numpy())
@@ -77,15 +77,15 @@ def thresholds_of(run_paths: RunPaths, groups: Sequence[str], rule: ThresholdRul
 
 
 def apply_rule(run_paths: RunPaths, run: RunManifest, groups: Sequence[str], rule: ThresholdRule) -> RunManifest:
-    """Give a complete run the thresholds of a rule, or none; nothing is written when it has them already.
+    """Apply a rule, or none, to a complete run; writes nothing if the run has these thresholds.
 
-    While files are rewritten, `thresholds` in run.json is null: when that is cut short, the next command goes on.
+    While files are rewritten, `thresholds` in run.json is null: if that is interrupted, the next command continues.
 
     Args:
-        run_paths: where the run lies.
+        run_paths: of the run.
         run: its manifest.
-        groups: those that are scored.
-        rule: what is asked for now.
+        groups: names of the scored groups.
+        rule: the new rule.
 
     Returns:
         The new manifest.
@@ -98,7 +98,7 @@ def apply_rule(run_paths: RunPaths, run: RunManifest, groups: Sequence[str], rul
     thresholds = thresholds_of(run_paths, groups, rule)
     parts = run_paths.parts_of(run_paths.scores, groups)
     files = [(path, thresholds.get(group)) for group in groups for path in parts[group]]
-    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+    with ThreadPoolExecutor(MAX_FILES) as pool:
         for _ in pool.map(lambda file: _mark(run_paths.fs, *file), files):
             pass
     run = run.model_copy(update={"thresholds": thresholds})
@@ -107,7 +107,7 @@ def apply_rule(run_paths: RunPaths, run: RunManifest, groups: Sequence[str], rul
 
 
 def _mark(fs: fsspec.AbstractFileSystem, path: str, threshold: float | None) -> None:
-    """Write a file of scores with the column `is_anomalous`, or without it."""
+    """Rewrite a file of scores with the column `is_anomalous`; without it if there is no threshold."""
     table = read_table(fs, path)
     if IS_ANOMALOUS.name in table.column_names:
         table = table.drop_columns([IS_ANOMALOUS.name])
