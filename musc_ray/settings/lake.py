@@ -1,4 +1,4 @@
-"""The setting `lake`: which Iceberg tables scores are published to."""
+"""The setting `lake`: the Iceberg tables that scores are published to."""
 
 from typing import Annotated
 
@@ -11,13 +11,13 @@ TABLE = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
 
 
 class Lake(BaseModel):
-    """Where scores are published as Iceberg tables.
+    """Iceberg tables that scores are published to.
 
     Attributes:
-        table: of the scores, with its namespace: plant.scores.
+        table: table of scores, with its namespace: plant.scores.
         catalog: see `lake/catalog.py`; default: a SQLite file in OUT/lake.
-        warehouse: where tables lie; default: what the catalog says.
-        maps: whether patch maps go along.
+        warehouse: folder or URI prefix of the tables; default: as the catalog says.
+        maps: whether patch maps are published, too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
@@ -30,7 +30,7 @@ class Lake(BaseModel):
     @field_validator("catalog", "warehouse")
     @classmethod
     def _no_secrets(cls, value: str | None, info: ValidationInfo) -> str | None:
-        """run.json stores every setting."""
+        """Refuse credentials: run.json stores every setting."""
         if value is not None and has_credentials(value):
             raise ValueError(
                 f"Setting 'lake' carries credentials in its {info.field_name}: give them in the environment, for "

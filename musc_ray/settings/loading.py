@@ -17,7 +17,7 @@ from musc_ray.settings.yaml_text import MAX_SETTINGS_BYTES, YAML_FAULTS, parse_s
 from musc_ray.storage.filesystem import open_filesystem
 
 TEXTS = frozenset(name for name, field in Settings.model_fields.items() if field.annotation in (str, str | None))
-"""Settings whose value is text as it stands."""
+"""Settings whose value is taken as text, not parsed."""
 
 
 def load_settings(
@@ -52,7 +52,7 @@ def load_settings(
 
 
 def _from_file(config: str, later: Mapping[str, object]) -> dict[str, object]:
-    """The values of a settings file with dates and environment variables in place, but for those that `later` has."""
+    """Read a settings file; fill dates and environment variables into the values that `later` does not override."""
     given = parse_settings(_read_file(config), config)
     today = datetime.now(UTC).date()
     needed = Settings.model_fields.keys() - later.keys()
@@ -63,7 +63,7 @@ def _from_file(config: str, later: Mapping[str, object]) -> dict[str, object]:
 
 
 def _read_file(config: str) -> bytes:
-    """The file's content, through fsspec; no more of it than a settings file may have, and a byte."""
+    """Read a settings file of any store; at most a byte more than the maximum."""
     if has_credentials(config):
         raise SettingsError(credentials_sentence("The path of the settings file"))
     try:
@@ -79,7 +79,7 @@ def _read_file(config: str) -> bytes:
 
 
 def _parse_set_option(option: str) -> tuple[str, object]:
-    """Key and value of a `--set key=value` option."""
+    """Split a `--set key=value` option into key and value."""
     key, equals, text = option.partition("=")
     key = key.strip()
     if not equals or not key:
@@ -89,4 +89,4 @@ def _parse_set_option(option: str) -> tuple[str, object]:
     try:
         return key, parse_value(text)
     except (yaml.YAMLError, *YAML_FAULTS):
-        raise SettingsError(f"Option --set {shown(option)} holds no YAML value: put it in quotes.") from None
+        raise SettingsError(f"Option --set {shown(option)} is not a YAML value: put it in quotes.") from None

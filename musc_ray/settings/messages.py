@@ -1,4 +1,4 @@
-"""One sentence, never repeating a secret, for what is wrong with a setting's value."""
+"""Error messages for settings: one sentence for each problem, never repeating a secret."""
 
 import datetime
 import reprlib
@@ -34,14 +34,14 @@ class _Shown(reprlib.Repr):
 
 
 def shown(value: object) -> str:
-    """A value as the user would write it, cut to a line; strings that carry credentials are hidden."""
+    """Format a value as the user would write it, cut to a line; hide strings that carry credentials."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return _Shown().repr(list(value) if isinstance(value, tuple) else value)
 
 
 def unknown_setting(key: object, names: Iterable[str]) -> str:
-    """Refusal of a key that is no setting, with the nearest name, or all of them where none is near."""
+    """Refuse a key that is not a setting; name the nearest setting, or all of them."""
     spelled = key[:64].lower().replace("-", "_") if isinstance(key, str) else ""
     near = get_close_matches(spelled, names, n=1)
     if near:
@@ -52,11 +52,11 @@ def unknown_setting(key: object, names: Iterable[str]) -> str:
 def validation_sentences(
     error: ValidationError, given: Mapping[str, object], fields: Mapping[str, FieldInfo]
 ) -> list[str]:
-    """One sentence for each setting that pydantic refused, in the order of the fields.
+    """Write one sentence for each setting that pydantic refused, in the order of the fields.
 
     Args:
-        error: what `Settings.model_validate(given)` raised.
-        given: the values it was given.
+        error: raised by `Settings.model_validate(given)`.
+        given: the refused values.
         fields: `Settings.model_fields`.
     """
     by_key: dict[object, list[Any]] = {}
@@ -67,7 +67,7 @@ def validation_sentences(
 
 def _sentence(key: Any, problems: list[Any], given: Mapping[str, object], fields: Mapping[str, FieldInfo]) -> str:
     for problem in problems:
-        if problem["type"] == "value_error":  # raised by a validator of Settings: a whole sentence already
+        if problem["type"] == "value_error":  # raised by a validator of Settings, as a whole sentence
             return str(problem["ctx"]["error"])
     value, field = given[key], fields[key]
     if get_origin(field.annotation) is Literal:
@@ -80,7 +80,7 @@ def _sentence(key: Any, problems: list[Any], given: Mapping[str, object], fields
 
 
 def _nearest(problems: list[Any]) -> str:
-    """The bound that a single number broke."""
+    """Name the bound that a single number broke."""
     for problem in problems:
         bound = problem.get("ctx", {}).get("ge", problem.get("ctx", {}).get("le"))
         inside_list = any(isinstance(part, int) for part in problem["loc"])
@@ -90,7 +90,7 @@ def _nearest(problems: list[Any]) -> str:
 
 
 def first_of(sentences: list[str]) -> str:
-    """The first sentence, and how many more there are."""
+    """Return the first sentence, and the number of further ones."""
     more = len(sentences) - 1
     if more == 0:
         return sentences[0]

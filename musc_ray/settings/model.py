@@ -1,17 +1,20 @@
 """Settings of a job: one model, from which ids, options of the command line and documents follow."""
 
-import re
-import unicodedata
-from collections import Counter
-from difflib import get_close_matches
-from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from musc_ray.core import MAX_DEGREE, vectors_per_patch
+from musc_ray.core import vectors_per_patch
 from musc_ray.settings.affects import Effect, affects, affects_of
-from musc_ray.settings.credentials import credentials_sentence, has_credentials
+from musc_ray.settings.checks import (
+    check_degrees,
+    check_distinct,
+    check_interval,
+    check_out,
+    check_run_id,
+    check_text,
+    check_weights,
+)
 from musc_ray.settings.lake import OptionalLake
 from musc_ray.settings.limits import MAX_IMAGE_MB, MAX_PIXELS, ImageLimits
 from musc_ray.settings.messages import shown
@@ -40,14 +43,11 @@ from musc_ray.settings.types import (
 )
 from musc_ray.storage.requests import MAX_REQUESTS
 
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
-
 
 class Settings(BaseModel):
-    """All that a job can be told. Immutable; an unknown key or a wrong type is an error."""
+    """All settings of a job. Immutable; an unknown key or a wrong type is an error."""
 
-    # strict: true is no number and 2.0 no count; the fields' types turn command-line text into numbers first.
+    # strict: true is not a number and 2.0 not a count; the fields' types turn command-line text into numbers first.
     # hide_input_in_errors: a refused value may be a secret.
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, protected_namespaces=()
@@ -194,106 +194,37 @@ class Settings(BaseModel):
 
     @property
     def image_limits(self) -> ImageLimits:
-        """What one image may cost."""
+        """Return the limits of one image."""
         return ImageLimits(self.max_pixels, self.max_image_mb * 2**20)
 
     @property
     def reference_count(self) -> int | None:
-        """M, or None for all."""
+        """Return M, the number of references of an image; None means all."""
         return None if self.references == "all" else int(self.references)
 
     @property
     def vectors(self) -> int:
-        """Vectors that stand for a patch in a layer."""
+        """Return the number of vectors that represent a patch in a layer."""
         return vectors_per_patch(self.aggregation, len(self.degrees))
 
     @property
     def distance_bytes(self) -> int:
-        """Bytes of a stored distance: float32 where exact arithmetic is asked for, else float16."""
+        """Return the bytes of a stored distance: float32 where exact arithmetic is asked for, else float16."""
         return 4 if self.precision == "float32" else 2
 
-    @field_validator("source", "out", "backbone", "weights", "group_by", "address", "run_id", "labels")
-    @classmethod
-    def _plain_text(cls, value: str | None, info: ValidationInfo) -> str | None:
-        """No secrets (run.json stores every setting), nothing empty, nothing that a path cannot hold."""
-        if value is None:
-            return None
-        # group_by is a pattern, not a location: "token=(.*)" is fine there
-        if info.field_name != "group_by" and has_credentials(value):
-            raise ValueError(credentials_sentence(f"Setting '{info.field_name}'"))
-        if not value.strip():
-            raise ValueError(f"Setting '{info.field_name}' is empty: give it a value or leave it out.")
-        if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
-            raise ValueError(f"Setting '{info.field_name}' holds control characters, take them out: {shown(value)}.")
-        return value
-
-    @field_validator("out")
-    @classmethod
-    def _writable(cls, value: str | None) -> str | None:
-        if value is not None and value.lower().startswith(("http://", "https://")):
-            raise ValueError(
-                f"Setting 'out' cannot be on a web server ({shown(value)}): use a folder, s3://, gs://, az://."
-            )
-        return value
-
-    @field_validator("weights")
-    @classmethod
-    def _known_suffix(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        suffix = PurePosixPath(value.partition("?")[0]).suffix.lower()
-        if suffix not in WEIGHT_SUFFIXES:
-            near = get_close_matches(suffix, WEIGHT_SUFFIXES, n=1, cutoff=0.5)
-            end = f": did you mean '{near[0]}'?" if near else "."
-            raise ValueError(f"Setting 'weights' must end in {', '.join(WEIGHT_SUFFIXES)}, not {shown(value)}{end}")
-        return value
-
-    @field_validator("run_id")
-    @classmethod
-    def _run_name(cls, value: str | None) -> str | None:
-        if value is None or RUN_ID.fullmatch(value):
-            return value
-        near = re.sub(r"[^A-Za-z0-9._-]+", "-", value).lstrip(".")[:64]
-        end = f": did you mean '{near}'?" if near else "."
-        raise ValueError(
-            f"Setting 'run_id' must be up to 64 letters, digits, '.', '_' or '-', without a leading '.', "
-            f"not {shown(value)}{end}"
-        )
-
-    @field_validator("degrees", "layers", "k_list")
-    @classmethod
-    def _distinct(cls, values: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
-        """Each value once; sorted, since every one of these is averaged over and order must not change any id."""
-        if values is None:
-            return None
-        for value, times in Counter(values).items():
-            if times > 1:
-                raise ValueError(f"Setting '{info.field_name}' repeats {value} in {shown(values)}: give it once.")
-        return tuple(sorted(values))
-
-    @field_validator("degrees")
-    @classmethod
-    def _odd(cls, values: tuple[int, ...]) -> tuple[int, ...]:
-        for value in values:
-            if value % 2 == 0:
-                raise ValueError(
-                    f"Setting 'degrees' must be odd, not {value} in {shown(values)}: use {value - 1} or {value + 1}."
-                )
-            if value > MAX_DEGREE:
-                raise ValueError(f"Setting 'degrees' holds {value}, larger than {MAX_DEGREE}: use smaller ones.")
-        return values
-
-    @field_validator("interval")
-    @classmethod
-    def _upwards(cls, value: tuple[float, float]) -> tuple[float, float]:
-        low, high = value
-        if low >= high:
-            end = f": did you mean {high},{low}?" if low > high else ": for example 0,0.3."
-            raise ValueError(f"Setting 'interval' must go from a lower to a higher number, not {low},{high}{end}")
-        return value
+    _text = field_validator("source", "out", "backbone", "weights", "group_by", "address", "run_id", "labels")(
+        check_text
+    )
+    _out = field_validator("out")(check_out)
+    _weights = field_validator("weights")(check_weights)
+    _run_id = field_validator("run_id")(check_run_id)
+    _distinct = field_validator("degrees", "layers", "k_list")(check_distinct)
+    _degrees = field_validator("degrees")(check_degrees)
+    _interval = field_validator("interval")(check_interval)
 
     @model_validator(mode="after")
     def _possible_together(self) -> Self:
+        """Refuse values that are possible alone but not together."""
         if self.device == "cpu" and self.precision == "float16":
             raise ValueError(
                 "Settings 'precision' float16 and 'device' cpu do not go together, since CPUs have no fast float16 "
@@ -331,5 +262,5 @@ def identity_values(settings: Settings, effect: Effect) -> dict[str, object]:
 
 
 def settings_dict(settings: Settings) -> dict[str, object]:
-    """The settings as JSON-ready values, lists for tuples; `load_settings(overrides=...)` reads them back."""
+    """Return the settings as JSON-ready values, lists for tuples; `load_settings(overrides=...)` reads them back."""
     return settings.model_dump(mode="json")

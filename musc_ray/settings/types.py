@@ -9,7 +9,7 @@ MAX_NUMBER = 2**63 - 1
 
 
 def _whole_from_text(value: object) -> object:
-    """The command line's "518" is 518; anything else goes on as it is to the strict check."""
+    """Convert text such as "518" from the command line; leave other values to the strict check."""
     try:
         return int(value) if isinstance(value, str) else value
     except ValueError:
@@ -28,7 +28,7 @@ def _flag_from_text(value: object) -> object:
 
 
 def _tuple_from_list(value: object) -> object:
-    """A list, the text "1,3,5" or a single number, as a tuple."""
+    """Convert a list, the text "1,3,5" or a single number to a tuple."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(","))
     if isinstance(value, list):
@@ -37,12 +37,12 @@ def _tuple_from_list(value: object) -> object:
 
 
 def expects(phrase: str) -> Any:
-    """What the field's value must be; completes "Setting 'x' must be ..."."""
+    """Describe the values of a field; completes "Setting 'x' must be ..."."""
     return Field(json_schema_extra={"expects": phrase})
 
 
 def _text_from_date(value: object) -> object:
-    """YAML reads an unquoted 2026-11-23 as a date."""
+    """Convert a date, which is what YAML reads an unquoted 2026-11-23 as."""
     return value.isoformat() if type(value) is datetime.date else value
 
 

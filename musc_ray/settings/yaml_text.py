@@ -1,6 +1,6 @@
-"""The text of a settings file as a mapping: plain YAML values, nothing that could grow, run or hide.
+"""Parse settings files: plain YAML values only, without aliases, tags that run code, or repeated keys.
 
-Errors are raised `from None`: PyYAML's quote the file, which may hold a secret.
+Errors are raised `from None`: PyYAML's own quote the file, which may hold a secret.
 """
 
 from collections.abc import Hashable
@@ -13,10 +13,10 @@ from musc_ray.settings.credentials import has_credentials
 from musc_ray.settings.messages import shown
 
 MAX_SETTINGS_BYTES = 2**18
-"""Of a settings file; all settings with their descriptions are a twentieth of it."""
+"""Maximum size of a settings file; all settings with their descriptions take a twentieth of it."""
 
 YAML_FAULTS = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
-"""What PyYAML lets through, beside its own errors, for values such as `2024-99-99` or `!!bool maybe`."""
+"""Errors that PyYAML raises beside its own, for values such as `2024-99-99` or `!!bool maybe`."""
 
 
 class SettingsLoader(yaml.SafeLoader):
@@ -41,10 +41,10 @@ class SettingsLoader(yaml.SafeLoader):
 
 
 def parse_value(text: str) -> object:
-    """A YAML value.
+    """Parse a single YAML value.
 
     Raises:
-        yaml.YAMLError: it is none; or one of YAML_FAULTS.
+        yaml.YAMLError: not a value; or one of YAML_FAULTS.
     """
     loader = SettingsLoader(text)
     try:
@@ -54,17 +54,17 @@ def parse_value(text: str) -> object:
 
 
 def parse_settings(content: bytes, config: str) -> dict[str, object]:
-    """The settings of a YAML file.
+    """Parse the settings of a YAML file.
 
     Args:
-        content: of the file.
-        config: its name, for errors.
+        content: bytes of the file.
+        config: name of the file, for errors.
 
     Raises:
-        SettingsError: too large, not UTF-8, not YAML, or not `key: value` lines; with the line where there is one.
+        SettingsError: too large, not UTF-8, not YAML, or not `key: value` lines; names the line if known.
     """
     if len(content) > MAX_SETTINGS_BYTES:
-        raise SettingsError(f"Settings file {shown(config)} has more than {MAX_SETTINGS_BYTES // 1024} KiB: is it one?")
+        raise SettingsError(f"Settings file {shown(config)} is larger than {MAX_SETTINGS_BYTES // 1024} KiB.")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
@@ -82,7 +82,7 @@ def parse_settings(content: bytes, config: str) -> dict[str, object]:
             line = key_node.start_mark.line + 1
             key = loader.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise SettingsError(f"Settings file {shown(config)}, line {line}: the key {shown(key)} is no setting.")
+                raise _not_a_setting(config, line, key)
             if key in given:
                 raise SettingsError(f"Settings file {shown(config)}, line {line}: {shown(key)} is repeated, keep one.")
             given[key] = loader.construct_object(value_node, deep=True)
@@ -97,6 +97,10 @@ def parse_settings(content: bytes, config: str) -> dict[str, object]:
         reason = "it is nested too deeply" if deep else "the value is not what it looks like; put it in quotes"
         raise _malformed(config, line, reason) from None
     return given
+
+
+def _not_a_setting(config: str, line: int, key: object) -> SettingsError:
+    return SettingsError(f"Settings file {shown(config)}, line {line}: the key {shown(key)} is not a setting.")
 
 
 def _malformed(config: str, line: int, reason: str | None) -> SettingsError:

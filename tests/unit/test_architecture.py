@@ -17,9 +17,7 @@ MAX_PARAMETERS = 6
 MANY_PARAMETERS = ("musc_ray/cli/", "musc_ray/core/kernels/")
 """Where a signature is a command's options or a kernel's operands."""
 
-LONG_MODULES = {
-    "musc_ray/settings/model.py",
-}
+LONG_MODULES: set[str] = set()
 LONG_FUNCTIONS: set[str] = set()
 WIDE_SIGNATURES = {
     "musc_ray/core/score_features.py:score_features",  # public: called with keywords

@@ -50,7 +50,7 @@ def test_anything_else_is_refused_with_what_there_is(text, around):
 
 
 def test_an_open_brace_is_refused():
-    with pytest.raises(SettingsError, match="is none of"):
+    with pytest.raises(SettingsError, match="is not a placeholder"):
         filled("s3://a/${DATE")
 
 

@@ -351,8 +351,8 @@ def test_deep_nesting_is_refused(write: Write) -> None:
 def test_files_that_are_no_mapping_of_names(write: Write) -> None:
     for content in ("- seed\n- 1\n", "seed\n", "seed=1\n", "---\n"):
         assert refusal(config=write(content)).endswith("must hold 'key: value' lines.")
-    assert refusal(config=write("seed: 1\n3: 4\n")).endswith("line 2: the key 3 is no setting.")
-    assert refusal(config=write("[a, b]: 4\n")).endswith("line 1: the key ['a', 'b'] is no setting.")
+    assert refusal(config=write("seed: 1\n3: 4\n")).endswith("line 2: the key 3 is not a setting.")
+    assert refusal(config=write("[a, b]: 4\n")).endswith("line 1: the key ['a', 'b'] is not a setting.")
 
 
 def test_duplicate_keys_are_refused(write: Write) -> None:
@@ -384,7 +384,7 @@ def test_malformed_set_options() -> None:
     assert refusal(set_options=["shard_size"]) == expected
     assert "takes key=value" in refusal(set_options=["=64"])
     for option in ("degrees=[1", "seed=!!bool maybe", "seed=2024-99-99", "seed=*x"):
-        assert refusal(set_options=[option]) == f"Option --set '{option}' holds no YAML value: put it in quotes."
+        assert refusal(set_options=[option]) == f"Option --set '{option}' is not a YAML value: put it in quotes."
     assert refusal(set_options=["seed={a: 1}"]).startswith("Setting 'seed' must be a whole number")
 
 
