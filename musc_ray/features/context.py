@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from musc_ray.backbones import BackboneInfo, describe_backbone
+from musc_ray.backbones import describe_backbone
 from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.weights import fetch_weights
 from musc_ray.errors import SettingsError
 from musc_ray.features.arithmetic import Arithmetic, resolve_arithmetic
 from musc_ray.features.extraction import features_meta
-from musc_ray.features.ids import features_id, run_id
+from musc_ray.features.ids import features_id, features_values, run_id, run_values
 from musc_ray.features.sharding import GroupShards, assign_shards, existing_shards
 from musc_ray.runtime.cluster import ClusterOptions, open_hardware
-from musc_ray.settings.model import Settings, identity_values
+from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import list_images
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.filesystem import absolute, check_writable
@@ -122,7 +122,7 @@ def context_of(
         earlier: see `RunContext`.
     """
     settings, layout, meta = workspace.settings, workspace.layout, workspace.meta
-    identity = run_id(run_values(workspace, listed, earlier), listed)
+    identity = run_id(run_values(settings, meta.features_id, workspace.arithmetic, listed, earlier), listed)
     if settings.overwrite:
         for name, images in listed.items():
             kept = (earlier or {}).get(name, frozenset())
@@ -140,34 +140,6 @@ def image_size_pair(settings: Settings) -> tuple[int, int] | None:
     """The asked (H, W); a single number means a square, None the backbone's default."""
     size = settings.image_size
     return (size, size) if isinstance(size, int) else size
-
-
-def features_values(
-    settings: Settings, info: BackboneInfo, weights_sha256: str, arithmetic: Arithmetic
-) -> dict[str, object]:
-    """Return what the features id is made from: the settings that affect features, as resolved.
-
-    The device is not part of it: features may be extracted on GPU nodes and scored elsewhere.
-    """
-    values = identity_values(settings, "features")
-    values |= {"backbone": info.name, "image_size": info.image_size, "layers": info.layers}
-    values["model_precision"] = arithmetic.model_precision
-    values["dtype"] = values.pop("feature_dtype")  # the names that ids were made with
-    del values["weights"]
-    return {**values, "weights_sha256": weights_sha256}
-
-
-def run_values(
-    workspace: Workspace, listed: Mapping[str, Sequence[CatalogImage]], earlier: Mapping[str, frozenset[str]] | None
-) -> dict[str, object]:
-    """Return what the run id is made from beside the images: the settings that affect scores, as resolved."""
-    settings = workspace.settings
-    values = identity_values(settings, "scores") | {"features_id": workspace.meta.features_id}
-    values |= workspace.arithmetic.identity(max(map(len, listed.values()), default=0))
-    if earlier is not None:
-        ids = {group: sorted(images) for group, images in earlier.items()}
-        values |= {"earlier": ids, "rescore_window": settings.rescore_window}
-    return values
 
 
 def forget_features(layout: OutPaths, features_id: str, group: str, image_ids: set[str]) -> None:

@@ -1,9 +1,15 @@
-"""Stable names: the same input always gets the same id, and anything that changes the values changes the id."""
+"""Ids of features and runs: the same input gets the same id, and whatever changes values changes the id.
+
+Which settings enter an id follows from what their fields in `Settings` affect.
+"""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
+from musc_ray.backbones import BackboneInfo
+from musc_ray.features.arithmetic import Arithmetic
+from musc_ray.settings.model import Settings, identity_values
 from musc_ray.sources.images import CatalogImage
 
 FEATURES_VERSION = 1
@@ -13,8 +19,42 @@ SCORES_VERSION = 1
 """Raise it when the scoring changes, so that a re-run does not take old bands for its own."""
 
 
+def features_values(
+    settings: Settings, info: BackboneInfo, weights_sha256: str, arithmetic: Arithmetic
+) -> dict[str, object]:
+    """Return what the features id is made from: the settings that affect features, as resolved.
+
+    The device is not part of it: features may be extracted on GPU nodes and scored elsewhere.
+    """
+    values = identity_values(settings, "features")
+    values |= {"backbone": info.name, "image_size": info.image_size, "layers": info.layers}
+    values["model_precision"] = arithmetic.model_precision
+    values["dtype"] = values.pop("feature_dtype")  # the names that ids were made with
+    del values["weights"]
+    return {**values, "weights_sha256": weights_sha256}
+
+
+def run_values(
+    settings: Settings,
+    features_id: str,
+    arithmetic: Arithmetic,
+    groups: Mapping[str, Sequence[CatalogImage]],
+    earlier: Mapping[str, frozenset[str]] | None,
+) -> dict[str, object]:
+    """Return what the run id is made from beside the images: the settings that affect scores, as resolved.
+
+    In a nightly run which images are earlier ones, and whether they get scores, is part of it.
+    """
+    values = identity_values(settings, "scores") | {"features_id": features_id}
+    values |= arithmetic.identity(max(map(len, groups.values()), default=0))
+    if earlier is not None:
+        ids = {group: sorted(images) for group, images in earlier.items()}
+        values |= {"earlier": ids, "rescore_window": settings.rescore_window}
+    return values
+
+
 def features_id(values: Mapping[str, object]) -> str:
-    """Return 16 hexadecimal digits over all that changes feature values; see `context.features_values`."""
+    """Return 16 hexadecimal digits over all that changes feature values; see `features_values`."""
     return _digest({"version": FEATURES_VERSION, **values})[:16]
 
 
@@ -22,7 +62,7 @@ def run_id(values: Mapping[str, object], groups: Mapping[str, Sequence[CatalogIm
     """Return `run-` and 12 hexadecimal digits over what changes scores and over the images as they are grouped.
 
     Args:
-        values: see `context.run_values`.
+        values: see `run_values`.
         groups: images by group: each counts with its group, id and version.
     """
     content = hashlib.sha256()
