@@ -11,7 +11,7 @@ from musc_ray.core import AGGREGATIONS, MAX_DEGREE
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.patch_scores import exact_scores
 from musc_ray.core.precision import default_device, distance_dtype, resolve_precision
-from musc_ray.core.tiles import multiply_tile
+from musc_ray.core.tile_product import multiply_tile
 
 
 def score_features(

@@ -12,7 +12,7 @@ import torch
 from musc_ray.backbones import Backbone, BackboneInfo
 from musc_ray.core import products_per_tile
 from musc_ray.core.operands.prepare import prepare
-from musc_ray.core.tiles import multiply_tile
+from musc_ray.core.tile_product import multiply_tile
 from musc_ray.errors import SettingsError
 from musc_ray.planning.cost import Rates, forward_operations
 from musc_ray.sources.decoding import decode_image

@@ -10,13 +10,13 @@ from musc_ray.core.references import ReferenceWindow
 from musc_ray.features.arithmetic import Arithmetic
 from musc_ray.runtime.cluster import WorkerResources, take_share, use_threads
 from musc_ray.scoring.band_reducer import BandReducer, StoredPart
+from musc_ray.scoring.block_multiplier import BlockMultiplier, BlockStats
 from musc_ray.scoring.defects.driver import DefectStep
 from musc_ray.scoring.defects.worker import ArrayCache, DefectWorker
 from musc_ray.scoring.patch_maps import write_patch_maps
 from musc_ray.scoring.ranking_worker import Columns, GroupFigures, Ranker, SimilarImages
 from musc_ray.scoring.ring import BlockTask, GroupImages, RingShard
 from musc_ray.scoring.shard_cache import ShardCache
-from musc_ray.scoring.tile_multiplier import BlockStats, TileMultiplier
 from musc_ray.settings.model import Settings
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import FeaturesMeta
@@ -40,7 +40,7 @@ class ScoringActor:
         self.settings, self.meta, self.plan = settings, meta, plan
         self.run_paths = OutPaths.at(out).run(run_id)
         self.cache = ShardCache(settings, arithmetic, self.run_paths.out, meta, plan.threads)
-        self.multiplier = TileMultiplier(self.cache)
+        self.multiplier = BlockMultiplier(self.cache)
         self.reducer = BandReducer(settings, self.run_paths, self.cache.device)
         self.ranker = Ranker(settings, self.run_paths, meta)
         self.defect_arrays = ArrayCache(self.run_paths.fs)

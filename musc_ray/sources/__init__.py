@@ -7,7 +7,7 @@ An image has one type per stage:
 - bytes, then pixels: `reading.read_image` reads the URI, `decoding.decode_image` decodes.
 - `ShardImage` (`storage/shards.py`): what became of it in a shard of features, extracted or failed with a message.
 
-A kind of source is one module that implements `Source` (`source.py`); `registry.py` holds all kinds in the order in
+A kind of source is one module that implements `Source` (`base.py`); `registry.py` holds all kinds in the order in
 which they are recognised:
 
 - `iceberg.py`: `iceberg://CATALOG/NAMESPACE.TABLE?filter=...`, a row an image
@@ -15,6 +15,6 @@ which they are recognised:
 - `table.py`: a CSV or Parquet file whose rows name images by URI
 - `files.py`: everything else: a folder, prefix, glob or single file
 
-A file that holds many images is a `Container` (`source.py`): `tar.py` and `image_table.py` list and read theirs;
+A file that holds many images is a `Container` (`base.py`): `tar.py` and `parquet_images.py` list and read theirs;
 `containers.py` finds the container of a file or URI.
 """

@@ -5,9 +5,9 @@ import re
 import pyarrow as pa
 
 from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.sources.base import Source
 from musc_ray.sources.images import IMAGE_SUFFIXES, CatalogImage, image_id
 from musc_ray.sources.registry import list_source, open_source
-from musc_ray.sources.source import Source
 from musc_ray.storage.schemas import CATALOG
 
 

@@ -3,11 +3,11 @@
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from musc_ray.sources.image_table import ImageTable
-from musc_ray.sources.source import Container
+from musc_ray.sources.base import Container
+from musc_ray.sources.parquet_images import ParquetImages
 from musc_ray.sources.tar import TarShard
 
-CONTAINERS: tuple[Container, ...] = (ImageTable(), TarShard())
+CONTAINERS: tuple[Container, ...] = (ParquetImages(), TarShard())
 """In the order in which they are asked for a URI."""
 
 

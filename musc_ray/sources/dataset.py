@@ -17,12 +17,12 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
 from musc_ray.errors import MuscRayError
+from musc_ray.sources.base import ListedFile, Source
 from musc_ray.sources.files import find_files
-from musc_ray.sources.image_table import image_column, stored_image
 from musc_ray.sources.images import ListedImage
+from musc_ray.sources.parquet_images import image_column, stored_image
 from musc_ray.sources.row_filter import arrow_condition
 from musc_ray.sources.rows import COLUMNS, Row, columns_to_read, named_image
-from musc_ray.sources.source import ListedFile, Source
 from musc_ray.storage.filesystem import open_filesystem
 
 FILTER = "?filter="

@@ -7,9 +7,9 @@ from typing import Any
 
 import fsspec
 
+from musc_ray.sources.base import ListedFile, Source
 from musc_ray.sources.containers import container_kind
 from musc_ray.sources.images import DEFAULT_GROUP, ListedImage, is_image_name
-from musc_ray.sources.source import ListedFile, Source
 from musc_ray.storage.filesystem import open_filesystem
 
 GLOB_SIGNS = re.compile(r"[*?\[]")

@@ -6,10 +6,10 @@ from urllib.parse import unquote
 
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.lake.catalog import open_catalog, open_table
+from musc_ray.sources.base import Source
 from musc_ray.sources.images import ListedImage
 from musc_ray.sources.row_filter import filter_errors, filter_sentence
 from musc_ray.sources.rows import COLUMNS, Row, check_secrets, row_group
-from musc_ray.sources.source import Source
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from musc_ray.errors import MuscRayError, reason_of
+from musc_ray.sources.base import Source
 from musc_ray.sources.dataset import DatasetSource
 from musc_ray.sources.files import FilesSource
 from musc_ray.sources.iceberg import IcebergSource
 from musc_ray.sources.images import ListedImage
-from musc_ray.sources.source import Source
 from musc_ray.sources.table import TableSource
 
 SOURCES: tuple[type[Source], ...] = (IcebergSource, DatasetSource, TableSource, FilesSource)

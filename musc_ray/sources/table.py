@@ -6,11 +6,11 @@ from pathlib import PurePosixPath
 
 import fsspec
 
+from musc_ray.sources.base import Source
 from musc_ray.sources.files import FilesSource
-from musc_ray.sources.image_table import image_column, open_parquet, read_rows
 from musc_ray.sources.images import ListedImage
+from musc_ray.sources.parquet_images import image_column, open_parquet, read_rows
 from musc_ray.sources.rows import Row, columns_to_read, named_image
-from musc_ray.sources.source import Source
 from musc_ray.storage.filesystem import open_filesystem
 
 SUFFIXES = (".csv", ".parquet")

@@ -9,9 +9,9 @@ from pathlib import PurePosixPath
 import fsspec
 
 from musc_ray.errors import MuscRayError, reason_of
+from musc_ray.sources.base import Container, ListedFile
 from musc_ray.sources.images import DEFAULT_GROUP, ListedImage, is_image_name
 from musc_ray.sources.limits import too_large
-from musc_ray.sources.source import Container, ListedFile
 from musc_ray.storage.filesystem import open_filesystem
 
 IN_TAR = re.compile(r"(.+\.tar)#(.+)", re.DOTALL | re.IGNORECASE)

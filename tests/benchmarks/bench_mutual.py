@@ -24,7 +24,7 @@ from musc_ray.core.kernels.onednn import linear
 from musc_ray.core.lnamd import aggregate, layer_norm
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.precision import default_device, resolve_precision
-from musc_ray.core.tiles import TileChunk, tile_chunks
+from musc_ray.core.tile_product import TileChunk, tile_chunks
 
 DEVICE = default_device()
 ON_GPU = DEVICE.type == "cuda"

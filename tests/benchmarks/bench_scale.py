@@ -21,7 +21,7 @@ from memory import PeakMemory
 
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.precision import resolve_precision
-from musc_ray.core.tiles import multiply_tile
+from musc_ray.core.tile_product import multiply_tile
 from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
 from musc_ray.runtime.pool import Pool
 from musc_ray.scoring.actor import ScoringActor

@@ -25,7 +25,7 @@ from musc_ray.core.metrics.image import image_auroc
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.patch_scores import exact_scores
 from musc_ray.core.precision import resolve_precision
-from musc_ray.core.tiles import multiply_tile
+from musc_ray.core.tile_product import multiply_tile
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
 from musc_ray.evaluate.evaluation import evaluate_run

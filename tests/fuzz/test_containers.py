@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 
 from musc_ray.errors import ImageError, MuscRayError
-from musc_ray.sources import image_table, tar
+from musc_ray.sources import parquet_images, tar
 from musc_ray.sources.catalog import catalog_images
 from musc_ray.sources.decoding import decode_image
 from musc_ray.sources.reading import read_image
@@ -53,13 +53,13 @@ LISTS = (
 def _no_memory():
     """Nothing that was read of a file of the same name is kept."""
     yield
-    for cached in (tar._cached_members, image_table._row_group_starts, image_table._images_of):
+    for cached in (tar._cached_members, parquet_images._row_group_starts, parquet_images._images_of):
         cached.cache_clear()
 
 
 def look_at(path) -> None:
     """List a source and read all that it names."""
-    for cached in (tar._cached_members, image_table._row_group_starts, image_table._images_of):
+    for cached in (tar._cached_members, parquet_images._row_group_starts, parquet_images._images_of):
         cached.cache_clear()
     try:
         groups = catalog_images(str(path))

@@ -24,8 +24,8 @@ from musc_ray.runtime.hardware import LocalHardware
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring import driver, tile_driver
 from musc_ray.scoring.actor import ScoringActor
+from musc_ray.scoring.block_multiplier import BlockMultiplier
 from musc_ray.scoring.ring import GroupImages
-from musc_ray.scoring.tile_multiplier import TileMultiplier
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.paths import OutPaths
@@ -112,7 +112,7 @@ class SummarisingScorer(ScoringActor):
         super().__init__(*arguments)
 
 
-class ForgetfulMultiplier(TileMultiplier):
+class ForgetfulMultiplier(BlockMultiplier):
     """Runs out of memory in its first block."""
 
     failed = False
@@ -132,7 +132,7 @@ class ForgetfulScorer(ScoringActor):
         self.multiplier = ForgetfulMultiplier(self.cache)
 
 
-class CrampedMultiplier(TileMultiplier):
+class CrampedMultiplier(BlockMultiplier):
     """Finds the disk full in its first block."""
 
     always, failed = False, False

@@ -10,7 +10,7 @@ from musc_ray.features.extraction import ExtractStats
 from musc_ray.features.extractor import Extractor, Features
 from musc_ray.scoring.actor import ScoringActor
 from musc_ray.scoring.band_reducer import BandReducer
-from musc_ray.scoring.tile_multiplier import TileMultiplier
+from musc_ray.scoring.block_multiplier import BlockMultiplier
 
 PAUSE = "MUSC_RAY_TEST_PAUSE"
 """Environment variable: seconds that the model takes more for an image, or how many times as long as a block a band."""
@@ -24,7 +24,7 @@ class SlowModel(Extractor):
         return super()._forward(pictures, stats)
 
 
-class TimedMultiplier(TileMultiplier):
+class TimedMultiplier(BlockMultiplier):
     """Keeps how long its last block took."""
 
     seconds = 0.0

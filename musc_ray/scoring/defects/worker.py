@@ -21,7 +21,7 @@ from musc_ray.core.repeated_defects import (
     links,
     with_margin,
 )
-from musc_ray.core.tiles import multiply_tile
+from musc_ray.core.tile_product import multiply_tile
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.scoring.shard_cache import ShardCache
 from musc_ray.storage.arrays import read_array, write_array

@@ -11,7 +11,7 @@ from musc_ray.core.distance_summary import BIN_WIDTH, DistanceSummary
 from musc_ray.core.nearest_images import NearestImages, distance_of_rank
 from musc_ray.core.operands.cpu import GramShard
 from musc_ray.core.operands.gpu import UnitVectorShard
-from musc_ray.core.tiles import multiply_tile
+from musc_ray.core.tile_product import multiply_tile
 from tests.helpers import brute_force
 
 

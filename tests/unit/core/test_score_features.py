@@ -17,7 +17,7 @@ from musc_ray.core.operands.gpu import UnitVectorShard
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.pixel_map import image_scores, pixel_map
 from musc_ray.core.rscin import similar_images
-from musc_ray.core.tiles import multiply_tile
+from musc_ray.core.tile_product import multiply_tile
 from tests.helpers import brute_force
 
 GRIDS = [(1, 1), (1, 7), (3, 5), (4, 4), (6, 2)]
@@ -177,7 +177,7 @@ def test_chunks_of_a_tile_fit_together(monkeypatch):
     tokens = torch.from_numpy(tokens_of(7, grid, 8))
     shard = prepare(tokens, grid, (1, 3))
     whole, _ = multiply_tile(shard, shard)
-    monkeypatch.setitem(musc_ray.core.tiles.PRODUCT_CHUNK, "cpu", 4 * 6**2)  # chunks of 2 x 2 images
+    monkeypatch.setitem(musc_ray.core.tile_product.PRODUCT_CHUNK, "cpu", 4 * 6**2)  # chunks of 2 x 2 images
     chunks, _ = multiply_tile(shard, shard)
     np.testing.assert_allclose(chunks, whole, atol=1e-6)
     assert torch.isinf(whole.diagonal(dim1=1, dim2=3)).all()

@@ -17,7 +17,7 @@ from musc_ray.core.lnamd import layer_norm
 from musc_ray.core.operands.cpu import GramShard
 from musc_ray.core.operands.gpu import UnitVectorShard
 from musc_ray.core.operands.prepare import prepare
-from musc_ray.core.tiles import multiply_tile
+from musc_ray.core.tile_product import multiply_tile
 from tests.helpers import brute_force
 
 CLEAR_REFS = Path("/proc/self/clear_refs")

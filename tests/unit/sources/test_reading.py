@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from musc_ray.errors import MuscRayError
-from musc_ray.sources import image_table, tar
+from musc_ray.sources import parquet_images, tar
 from musc_ray.sources.catalog import catalog_images
 from musc_ray.sources.overlap import lists_out
 from musc_ray.sources.reading import read_image
@@ -22,7 +22,7 @@ CONTENT = {f"{n:03d}/cell 'ü' {n}.png": bytes([n]) * (700 + n) for n in range(7
 @pytest.fixture(autouse=True)
 def fresh_caches(monkeypatch):
     monkeypatch.setattr("musc_ray.storage.retry.FIRST_PAUSE_SECONDS", 0.0)
-    for cached in (tar._cached_members, image_table._row_group_starts, image_table._images_of):
+    for cached in (tar._cached_members, parquet_images._row_group_starts, parquet_images._images_of):
         cached.cache_clear()
 
 
@@ -140,11 +140,11 @@ def test_every_row_of_a_table_with_many_row_groups_is_found_with_one_addition_a_
             return SimpleNamespace(num_rows=Count(number % 3))
 
     fsspec.filesystem("memory").pipe_file("/many.parquet", b"")
-    monkeypatch.setattr(image_table.pq, "read_metadata", lambda file: Footer())
+    monkeypatch.setattr(parquet_images.pq, "read_metadata", lambda file: Footer())
     read = lambda container, group, max_bytes: pa.chunked_array(  # noqa: E731
         [pa.array([f"{group}-{row}".encode() for row in range(group % 3)], pa.binary())]
     )
-    monkeypatch.setattr(image_table, "_images_of", read)
+    monkeypatch.setattr(parquet_images, "_images_of", read)
     expected = [f"{group}-{row}".encode() for group in range(2000) for row in range(group % 3)]
     assert [read_image(f"memory://many.parquet#row={row}") for row in range(len(expected))] == expected
     with pytest.raises(FileNotFoundError):

@@ -9,7 +9,7 @@ import torch
 
 from musc_ray.core.operands.gpu import UnitVectorShard
 from musc_ray.core.operands.prepare import prepare
-from musc_ray.core.tiles import multiply_tile
+from musc_ray.core.tile_product import multiply_tile
 
 pytest.importorskip("triton")
 
@@ -73,7 +73,7 @@ import torch
 from musc_ray.core.operands.gpu import UnitVectorShard
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.score_features import score_features
-from musc_ray.core.tiles import multiply_tile
+from musc_ray.core.tile_product import multiply_tile
 generator = torch.Generator().manual_seed(0)
 shard = UnitVectorShard(torch.randn(6, 12, 16, generator=generator), (3, 4), (1, 3, 5), torch.float32)
 distances = multiply_tile(shard, shard)[0]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from musc_ray.core.memory import is_out_of_memory
 from musc_ray.core.precision import distance_dtype
-from musc_ray.core.tiles import multiply_tile
+from musc_ray.core.tile_product import multiply_tile
 from musc_ray.scoring.ring import BlockTask, RingShard
 from musc_ray.scoring.shard_cache import LoadedShards, ShardCache
 
@@ -35,7 +35,7 @@ class BlockStats:
     error: float = 0.0
 
 
-class TileMultiplier:
+class BlockMultiplier:
     """Multiplies blocks with the shards of a cache."""
 
     def __init__(self, cache: ShardCache) -> None:

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from musc_ray.errors import ImageError, MuscRayError, reason_of
+from musc_ray.sources.base import Container, ListedFile
 from musc_ray.sources.images import ListedImage
 from musc_ray.sources.limits import too_large
 from musc_ray.sources.rows import Row, row_group
-from musc_ray.sources.source import Container, ListedFile
 from musc_ray.storage.filesystem import open_filesystem
 
 IN_PARQUET = re.compile(r"(.+\.parquet)#row=(\d{1,18})", re.DOTALL | re.IGNORECASE)
@@ -30,7 +30,7 @@ MAX_CACHED_FOOTERS = 64
 MAX_CACHED_ROW_GROUPS = 4
 
 
-class ImageTable(Container):
+class ParquetImages(Container):
     """A Parquet file with a column of encoded images; other Parquet files hold none."""
 
     def recognises(self, path: str) -> bool:
