@@ -10,9 +10,10 @@ from typing import Any
 
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.evaluate.run_metrics import image_aurocs
-from musc_ray.features.context import RunContext, forget_features, open_context
+from musc_ray.features.context import RunContext, open_context
 from musc_ray.features.errors_table import check_errors, write_errors
 from musc_ray.features.missing import extract_missing
+from musc_ray.features.sharding import forget_features
 from musc_ray.lake.publish import check_lake, publish_complete
 from musc_ray.planning.pending import check_pending
 from musc_ray.report.build import write_report
@@ -119,8 +120,8 @@ def _check_extracted(context: RunContext) -> None:
     missing = sum(len(images) for group in context.groups.values() for images in group.missing.values())
     if missing:
         raise MuscRayError(
-            f"{missing:,} of {context.images:,} images have no features of this backbone, image size and layers yet: "
-            f"extract them with `musc-ray extract`, or use `musc-ray run`."
+            f"{missing:,} of {context.images:,} images have no features of this backbone, image size, layers and "
+            f"precision yet: extract them with `musc-ray extract`, or use `musc-ray run`."
         )
 
 

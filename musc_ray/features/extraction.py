@@ -2,18 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from musc_ray.features.arithmetic import Arithmetic
+from musc_ray.features.workspace import Workspace
 from musc_ray.runtime.cluster import ClusterOptions
 from musc_ray.runtime.pool import Pool
-from musc_ray.settings.model import Settings
 from musc_ray.sources.images import CatalogImage
-from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.shards import FeaturesMeta, ShardImage
-
-if TYPE_CHECKING:
-    from musc_ray.backbones import BackboneInfo
+from musc_ray.storage.shards import ShardImage
 
 CALLS_PER_EXTRACTOR = 2
 """Shards in an extractor: one in the model, another being written or having its first images decoded."""
@@ -55,35 +50,11 @@ class ExtractStats:
             setattr(self, name, getattr(self, name) + value)
 
 
-def features_meta(info: "BackboneInfo", weights_sha256: str, features_id: str) -> FeaturesMeta:
-    """Return what all shards of a run have in common."""
-    return FeaturesMeta(
-        grid=info.grid,
-        layers=info.layers,
-        channels=info.channels,
-        class_channels=info.class_channels,
-        image_size=info.image_size,
-        backbone=info.name,
-        weights_sha256=weights_sha256,
-        features_id=features_id,
-    )
-
-
-def extract(
-    settings: Settings,
-    arithmetic: Arithmetic,
-    layout: OutPaths,
-    meta: FeaturesMeta,
-    tasks: Sequence[ShardTask],
-    only_broken: bool = False,
-) -> Iterator[ExtractStats]:
+def extract(workspace: Workspace, tasks: Sequence[ShardTask], only_broken: bool = False) -> Iterator[ExtractStats]:
     """Extract shards on a pool of extractors.
 
     Args:
-        settings: of the extractors and their pool.
-        arithmetic: of the run.
-        layout: where the shards are written.
-        meta: see `features_meta`.
+        workspace: settings, the OUT, and what all shards have in common.
         tasks: the shards.
         only_broken: read each shard first, and extract it only if it is broken.
 
@@ -100,8 +71,9 @@ def extract(
     def call(actor: Any, task: ShardTask) -> Any:
         return (actor.repair if only_broken else actor.extract).remote(task)
 
+    settings, arithmetic, layout = workspace.settings, workspace.arithmetic, workspace.layout
     extractor_options = ExtractorOptions.of(settings, arithmetic.model_precision)
-    arguments, seen = (extractor_options, layout.uri(layout.root), meta), 0
+    arguments, seen = (extractor_options, layout.uri(layout.root), workspace.meta), 0
     options = ClusterOptions.of(settings, arithmetic.device)
     with Pool(Extractor, options, len(tasks), *arguments, concurrent_calls=CALLS_PER_EXTRACTOR) as pool:
         for _, stats in pool.map(iter(tasks), call):

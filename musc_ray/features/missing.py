@@ -28,7 +28,7 @@ def extract_missing(context: RunContext, progress: Progress, stages: dict[str, d
     missing = sum(len(task.images) for task in tasks)
     with progress.stage("extract", total=context.images, unit="images") as stage:
         stage.already_done(max(0, context.images - missing))
-        for shard in extract(context.settings, context.arithmetic, context.layout, context.meta, tasks):
+        for shard in extract(context, tasks):
             stats.add(shard)
             stage.count(bytes_written=shard.bytes_written, errors=len(shard.failed))
             stage.advance(shard.images)

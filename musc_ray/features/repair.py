@@ -1,4 +1,4 @@
-"""Features that turn out to be broken while they are scored: found by their checksums, and extracted again."""
+"""Repair features whose checksums do not match while they are scored: extract them again."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -18,18 +18,18 @@ logger = logging.getLogger(__name__)
 def repair_features(
     context: RunContext, groups: Collection[str], errors: Sequence[Mapping[str, str]], progress: Progress
 ) -> ExtractStats:
-    """Read all shards of some groups, and extract again those that are broken, of the run's images.
+    """Read all shards of some groups and extract broken ones again.
 
-    An image that cannot be extracted any more leaves its group: bands that it had a part in are removed.
+    An image that can no longer be extracted leaves its group: the bands of the group are removed.
 
     Args:
-        context: what the run works on.
-        groups: where a broken shard was met.
-        errors: images that are known to be broken.
+        context: the run.
+        groups: groups with a broken shard.
+        errors: rows of the errors table, whose images are skipped.
         progress: shows the stage.
 
     Returns:
-        Figures of what was extracted, with the images that failed.
+        Figures of the extraction, with the images that failed.
     """
     known = {(error["group"], error["uri"]) for error in errors}
     tasks = [
@@ -40,9 +40,7 @@ def repair_features(
     tasks = [task for task in tasks if task.images]
     stats = ExtractStats()
     with progress.stage("repair", total=len(tasks), unit="shards") as stage:
-        for shard in extract(
-            context.settings, context.arithmetic, context.layout, context.meta, tasks, only_broken=True
-        ):
+        for shard in extract(context, tasks, only_broken=True):
             stats.add(shard)
             stage.count(broken=shard.shards)
             stage.advance(1)
@@ -54,14 +52,14 @@ def repair_features(
     return stats
 
 
-def added(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures of a stage that was gone through twice."""
+def add_figures(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the figures of a stage that ran twice."""
     return {name: _sum(name, first.get(name), value) for name, value in second.items()}
 
 
 def _sum(name: str, first: Any, second: Any) -> Any:
     if first is None:
         return second
-    if isinstance(second, dict):  # of groups
+    if isinstance(second, dict):  # by group
         return first | second
     return max(first, second) if name == "largest_summary_error" else first + second

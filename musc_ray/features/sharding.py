@@ -1,4 +1,4 @@
-"""Which image lies in which shard: written shards are the truth, images that are new or changed form new ones."""
+"""Assign images to shards: written shards stay as they are, new and changed images form new ones."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import BrokenShardError, FeaturesMeta, ShardImage, read_meta
 
-FOOTERS_AT_ONCE = 32
+MAX_CONCURRENT_FOOTERS = 32
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +18,11 @@ logger = logging.getLogger(__name__)
 class GroupShards:
     """A group's images by shard number.
 
-    `done` holds those that already have features, `missing` those that stage 2 will extract, `broken` those that an
-    earlier extraction found to be broken in this very version, `failed` what it said of them.
+    Attributes:
+        done: images that have features.
+        missing: images to extract.
+        broken: images that an earlier extraction could not read, in the same version.
+        failed: the errors of the broken images.
     """
 
     done: dict[int, list[CatalogImage]] = field(default_factory=dict)
@@ -29,17 +32,17 @@ class GroupShards:
 
     @property
     def images(self) -> int:
-        """Images listed, broken ones included."""
+        """Count the listed images, broken ones included."""
         return sum(map(len, self.done.values())) + sum(map(len, self.missing.values())) + len(self.failed)
 
     @property
     def all(self) -> dict[int, list[CatalogImage]]:
-        """All images that are not known to be broken, extracted or not, by shard number."""
+        """Return all images that are not known to be broken, extracted or not, by shard number."""
         return dict(sorted({**self.done, **self.missing}.items()))
 
     @property
     def listed(self) -> dict[int, list[CatalogImage]]:
-        """All images, by shard number."""
+        """Return all images, broken ones included, by shard number."""
         shards = {**self.done, **self.missing}
         return {
             number: shards.get(number, []) + self.broken.get(number, []) for number in sorted({*shards, *self.broken})
@@ -47,7 +50,7 @@ class GroupShards:
 
 
 def existing_shards(layout: OutPaths, features_id: str, group: str) -> dict[int, FeaturesMeta]:
-    """The shards of a group that are written, by number, from their footers; without broken ones."""
+    """Find the written shards of a group by number, from their footers; skip broken ones with a warning."""
 
     def described(path: str) -> FeaturesMeta | None:
         try:
@@ -60,19 +63,26 @@ def existing_shards(layout: OutPaths, features_id: str, group: str) -> dict[int,
         return meta
 
     written = layout.written_shards(layout.features(features_id, group))
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(MAX_CONCURRENT_FOOTERS) as pool:
         metas = zip(written, pool.map(described, written.values()), strict=True)
         return {number: meta for number, meta in metas if meta is not None}
+
+
+def forget_features(layout: OutPaths, features_id: str, group: str, image_ids: set[str]) -> None:
+    """Delete a group's shards that hold only the given images; shards shared with other images stay."""
+    for number, meta in existing_shards(layout, features_id, group).items():
+        if all(image.image_id in image_ids for image in meta.images):
+            layout.fs.rm_file(layout.shard(features_id, group, number))
 
 
 def assign_shards(images: Sequence[CatalogImage], existing: Mapping[int, FeaturesMeta], shard_size: int) -> GroupShards:
     """Find each image's shard; images without one fill new shards in the order of their hashed ids.
 
-    Old shards stay untouched. An image whose file changed counts as new: its old row is no longer read.
+    Old shards are not changed. An image whose file changed counts as new: its old row is no longer read.
 
     Args:
         images: a group's images, sorted.
-        existing: what is written, by shard number.
+        existing: written shards by number.
         shard_size: images of a new shard.
     """
     wanted = {(image.image_id, image.version): image for image in images}
@@ -94,7 +104,7 @@ def assign_shards(images: Sequence[CatalogImage], existing: Mapping[int, Feature
 
 
 def _free_numbers(existing: Iterable[int]) -> Iterable[int]:
-    """Shard numbers that are not taken, gaps of an interrupted run first."""
+    """Yield free shard numbers in ascending order, so that gaps of an interrupted run are filled first."""
     taken = set(existing)
     number = 0
     while True:

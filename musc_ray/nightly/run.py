@@ -5,30 +5,21 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from musc_ray.errors import SettingsError
-from musc_ray.features.context import context_of, open_out
+from musc_ray.features.context import context_of
+from musc_ray.features.workspace import open_out
 from musc_ray.nightly.history import known_images, seen_snapshot
 from musc_ray.nightly.selection import select_night
 from musc_ray.pipeline import score_archive
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.result import RunResult
 from musc_ray.settings.loading import load_settings
-from musc_ray.settings.model import Settings, settings_dict
+from musc_ray.settings.model import Settings, settings_affecting, settings_dict
 from musc_ray.sources.catalog import list_images
 from musc_ray.storage.lease import lease
 from musc_ray.storage.manifest import complete_run
 from musc_ray.storage.paths import OutPaths
 
-OF_ONE_RUN = (
-    "since",
-    "run_id",
-    "overwrite",
-    "address",
-    "workers",
-    "threads",
-    "device",
-    "max_worker_gb",
-    "max_requests",
-)
+OF_ONE_RUN = settings_affecting("run", "runtime")
 """Settings that a nightly run does not inherit from the last run: they concern that run alone, or its machine."""
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from musc_ray.backbones import BackboneInfo, describe_backbone, untrained_backbo
 from musc_ray.core.precision import DTYPES
 from musc_ray.errors import SettingsError
 from musc_ray.features.arithmetic import Arithmetic, resolve_arithmetic
-from musc_ray.features.context import image_size_pair
+from musc_ray.features.workspace import image_size_pair
 from musc_ray.planning.calibration import Workload, assumed_rates, measured_rates
 from musc_ray.planning.cost import Job, Plan, plan_job
 from musc_ray.runtime.hardware import LocalHardware, usable_cpus

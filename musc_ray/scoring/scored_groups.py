@@ -7,7 +7,7 @@ from datetime import datetime
 from musc_ray.errors import MuscRayError
 from musc_ray.features.context import RunContext
 from musc_ray.features.errors_table import error_rows, write_errors
-from musc_ray.features.repair import MAX_REPAIRS, added, repair_features
+from musc_ray.features.repair import MAX_REPAIRS, add_figures, repair_features
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.driver import Stages, score_groups
 from musc_ray.scoring.ranking_worker import GroupFigures
@@ -108,7 +108,7 @@ def score_all(
         if again:
             repeated: Stages = {}
             more, failed_again = score_groups(context, again, scored_at, progress, repeated)
-            stages |= {name: added(stages[name], figures_of) for name, figures_of in repeated.items()}
+            stages |= {name: add_figures(stages[name], figures_of) for name, figures_of in repeated.items()}
             figures, failures = figures | more, failures | failed_again
     failed |= {name: redacted(f"Group '{name}' failed: {error}") for name, error in failures.items()}
     scored = [group for group in groups if group.group not in failures]

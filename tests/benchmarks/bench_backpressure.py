@@ -140,7 +140,7 @@ def extracting(settings: Settings, stack: ExitStack, actor: type) -> Progress:
     kept, extractor.Extractor = extractor.Extractor, actor
     stack.callback(setattr, extractor, "Extractor", kept)
     folder = Path(context.layout.features(context.meta.features_id, name))
-    for shard in extraction.extract(context.settings, context.arithmetic, context.layout, context.meta, tasks):
+    for shard in extraction.extract(context, tasks):
         for path in folder.glob("shard-*.parquet"):
             path.unlink()
         yield shard.images

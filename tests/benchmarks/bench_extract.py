@@ -27,8 +27,9 @@ from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.weights import WeightsFile, fetch_weights
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
-from musc_ray.features.extraction import CALLS_PER_EXTRACTOR, ExtractStats, ShardTask, features_meta
+from musc_ray.features.extraction import CALLS_PER_EXTRACTOR, ExtractStats, ShardTask
 from musc_ray.features.extractor import Extractor, ExtractorOptions
+from musc_ray.features.workspace import features_meta
 from musc_ray.runtime.cluster import ClusterOptions
 from musc_ray.runtime.pool import Pool, Worker
 from musc_ray.settings.loading import load_settings

@@ -90,7 +90,7 @@ def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupI
         groups[name] = GroupShards(done=shards)
     hardware = LocalHardware()
     arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
-    context = RunContext(settings, layout, "generated", "generated", meta, arithmetic, groups)
+    context = RunContext(settings, layout, meta, arithmetic, "generated", "generated", groups)
     images = {
         name: {number: [image.image_id for image in images] for number, images in group.done.items()}
         for name, group in groups.items()

@@ -8,9 +8,9 @@ import pytest
 
 from musc_ray.backbones import describe_backbone
 from musc_ray.features.arithmetic import resolve_arithmetic
-from musc_ray.features.context import Workspace, context_of, image_size_pair
-from musc_ray.features.extraction import features_meta
+from musc_ray.features.context import context_of
 from musc_ray.features.ids import features_id, features_values
+from musc_ray.features.workspace import Workspace, features_meta, image_size_pair
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import CatalogImage, image_id
 from musc_ray.storage.paths import OutPaths

@@ -1,0 +1,71 @@
+"""What runs in an OUT with the same settings have in common: backbone and weights, arithmetic, the features id."""
+
+from dataclasses import dataclass
+
+from musc_ray.backbones import BackboneInfo, describe_backbone
+from musc_ray.backbones.names import resolve_backbone
+from musc_ray.backbones.weights import fetch_weights
+from musc_ray.features.arithmetic import Arithmetic, resolve_arithmetic
+from musc_ray.features.ids import features_id, features_values
+from musc_ray.runtime.cluster import ClusterOptions, open_hardware
+from musc_ray.settings.model import Settings
+from musc_ray.storage.filesystem import absolute, check_writable
+from musc_ray.storage.paths import OutPaths
+from musc_ray.storage.requests import limit_requests
+from musc_ray.storage.shards import FeaturesMeta
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """An OUT, and what all runs in it with the same settings have in common.
+
+    Attributes:
+        settings: as workers need them.
+        layout: of the OUT.
+        meta: what all shards of the features have in common, their id included.
+        arithmetic: as resolved for the hardware of the workers.
+    """
+
+    settings: Settings
+    layout: OutPaths
+    meta: FeaturesMeta
+    arithmetic: Arithmetic
+
+
+def open_out(settings: Settings, out: str) -> Workspace:
+    """Resolve backbone, weights and arithmetic, and the id of the features that they make.
+
+    Raises:
+        MuscRayError: weights, OUT or the cluster cannot be used.
+    """
+    limit_requests(settings.max_requests)
+    info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers)
+    weights = fetch_weights(resolve_backbone(settings.backbone), settings.weights)
+    if settings.weights is not None:  # workers have another working directory
+        settings = settings.model_copy(update={"weights": absolute(settings.weights)})
+    layout = OutPaths.at(out)
+    check_writable(layout.fs, layout.root)
+    with open_hardware(ClusterOptions.of(settings)) as hardware:
+        arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
+    values = features_values(settings, info, weights.sha256, arithmetic)
+    return Workspace(settings, layout, features_meta(info, weights.sha256, features_id(values)), arithmetic)
+
+
+def image_size_pair(settings: Settings) -> tuple[int, int] | None:
+    """Return the requested (H, W): a single number means a square, None the backbone's default."""
+    size = settings.image_size
+    return (size, size) if isinstance(size, int) else size
+
+
+def features_meta(info: BackboneInfo, weights_sha256: str, features_id: str) -> FeaturesMeta:
+    """Return what all shards of a run have in common."""
+    return FeaturesMeta(
+        grid=info.grid,
+        layers=info.layers,
+        channels=info.channels,
+        class_channels=info.class_channels,
+        image_size=info.image_size,
+        backbone=info.name,
+        weights_sha256=weights_sha256,
+        features_id=features_id,
+    )
