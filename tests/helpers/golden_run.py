@@ -3,14 +3,16 @@
     python -m tests.helpers.golden_run tests/helpers/golden_scores.parquet
 
 computes the runs of VARIANTS with the code at hand and stores their scores. Image ids are hashes of absolute paths and
-decide the order of summation, so the images lie in a fixed folder.
+decide the order of summation, so the images lie in a fixed folder, which one process uses at a time.
 """
 
+import fcntl
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy
@@ -46,6 +48,15 @@ VARIANTS: dict[str, list[str]] = {
 }
 
 
+COMPILE = """
+import torch
+from musc_ray import score_features
+features = [torch.rand(3, 24, 8, generator=torch.Generator().manual_seed(0))]
+for degrees, aggregation in (((1, 3, 5), "lnamd"), ((1, 3), "lnamd"), ((1, 3, 5), "snamd")):
+    score_features(features, (4, 6), degrees=degrees, aggregation=aggregation, precision="float32")
+"""
+
+
 def machine() -> str:
     """What decides the last bits of a matrix product: processor, its vector instructions, libraries."""
     cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
@@ -63,6 +74,29 @@ def compute(run: Callable[[list[str]], None], folder: Path = FOLDER) -> pa.Table
         run: runs the command with these arguments and raises if it fails.
         folder: for images, weights and results.
     """
+    compile_kernels()
+    with _locked(folder):
+        return _compute(run, folder)
+
+
+def compile_kernels() -> None:
+    """Fill numba's cache in a process of its own.
+
+    The process that compiles the kernels links functions that were optimised one by one, in which sums have another
+    order than in the cached code that all later processes load: its last bits differ.
+    """
+    subprocess.run([sys.executable, "-c", COMPILE], check=True, timeout=300)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of the folder."""
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _compute(run: Callable[[list[str]], None], folder: Path) -> pa.Table:
     shutil.rmtree(folder, ignore_errors=True)
     images = folder / "images"
     for path in write_pictures(images, IMAGES):  # as PNG: JPEG decoders differ between versions
