@@ -1,12 +1,12 @@
-"""Errors a user can act on: each is one readable sentence that names the thing and the way out."""
+"""Errors that a user can act on: each message is one sentence that names the thing and the way out."""
 
 
 class MuscRayError(Exception):
-    """The job cannot go on (exit code 1). The message is shown to the user as it is."""
+    """The job cannot continue (exit code 1). The message is shown to the user unchanged."""
 
 
 class ImageError(MuscRayError):
-    """An image that cannot be used; the message says why, without the path, which the caller knows."""
+    """An image cannot be used; the message says why, without the path, which the caller knows."""
 
 
 class SettingsError(MuscRayError):

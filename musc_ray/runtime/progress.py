@@ -1,4 +1,4 @@
-"""Live progress of a run's stages: a bar on a terminal, a line now and then in a log file."""
+"""Live progress of a run's stages: a bar on a terminal, periodic lines in a log file."""
 
 import os
 import sys
@@ -15,8 +15,8 @@ from rich.console import Console
 
 from musc_ray.runtime.durations import format_duration
 
-RECORD_SECONDS = 5.0
-"""Least time between two records of the same stage."""
+MIN_RECORD_SECONDS = 5.0
+"""Minimum time between two records of the stages."""
 
 
 class Stage:
@@ -25,9 +25,9 @@ class Stage:
     Attributes:
         name: the stage, for example extract.
         unit: what is counted, for example images.
-        total: how many there are; None while unknown.
-        done: how many are finished, those of an earlier run included.
-        earlier: how many of `done` were finished by an earlier run; they do not count in the rate.
+        total: number of units; None while unknown.
+        done: number of finished units, those of an earlier run included.
+        earlier: number of `done` that an earlier run finished; they do not count in the rate.
         further: more counts by name, such as bytes_written.
         failed: whether an exception ended the stage.
     """
@@ -49,21 +49,21 @@ class Stage:
         self._end: float | None = None
 
     def advance(self, count: int = 1) -> None:
-        """`count` more are done."""
+        """Count finished units."""
         self.done += count
         self._changed(self)
 
     def already_done(self, count: int) -> None:
-        """`count` were found done by an earlier run."""
+        """Count units that an earlier run finished."""
         self.earlier += count
         self.advance(count)
 
     def count(self, **counts: int) -> None:
-        """Add to further counts; shown with the next `advance`."""
+        """Add to further counts; the next `advance` shows them."""
         self.further.update(counts)
 
     def note(self, text: str) -> None:
-        """What to show beside the counts from now on; an empty text clears it."""
+        """Set the text beside the counts; an empty text clears it."""
         self._note = _one_line(text)
         self._changed(self)
 
@@ -74,31 +74,31 @@ class Stage:
 
     @property
     def seconds(self) -> float:
-        """Time since the start, or from start to end."""
+        """Return the time since the start, or from start to end."""
         return (self._clock() if self._end is None else self._end) - self._start
 
     @property
     def rate(self) -> float | None:
-        """Mean number of units a second that this run did; None before the first."""
+        """Return the mean number of units per second of this run; None before the first."""
         fresh, seconds = self.done - self.earlier, self.seconds
         return fresh / seconds if fresh > 0 and seconds > 0 else None
 
     @property
     def seconds_left(self) -> float | None:
-        """Time left at the mean rate; None while the total or the rate is unknown."""
+        """Estimate the time left at the mean rate; None while the total or the rate is unknown."""
         rate = self.rate
         return None if self.total is None or rate is None else max(self.total - self.done, 0) / rate
 
     @property
     def counts(self) -> str:
-        """For example `60/240 images (25 %)`, or `60 images` without a total."""
+        """Format the counts: `60/240 images (25 %)`, or `60 images` without a total."""
         if self.total is None:
             return f"{self.done:,} {self.unit}"
         percent = f" ({100 * self.done // self.total} %)" if self.total else ""
         return f"{self.done:,}/{self.total:,} {self.unit}{percent}"
 
     def as_dict(self) -> dict[str, Any]:
-        """The state of the stage as JSON-ready values."""
+        """Return the state of the stage as JSON-ready values."""
         return {
             "name": self.name,
             "unit": self.unit,
@@ -112,7 +112,7 @@ class Stage:
 
     @property
     def summary(self) -> str:
-        """State of the stage in a line: counts, mean rate, and time left or, after the end, time taken."""
+        """Describe the stage in a line: counts, mean rate, and time left or, after the end, time taken."""
         parts = [self.counts]
         if self._end is not None:
             parts = [f"{'failed' if self.failed else 'done'} after {format_duration(self.seconds)}", self.counts]
@@ -128,16 +128,16 @@ class Stage:
 
 
 class Progress:
-    """Shows the stages of a run while they run; a context manager around all of them.
+    """Display of the stages of a run; a context manager around all of them.
 
     On a terminal each stage is a live bar, which stays as it ended. Elsewhere it is a line at its start, at most one
     every `interval_seconds`, and one at its end, without control characters.
 
     Args:
-        stream: where to show it; None is the standard error stream.
-        quiet: show nothing, only count.
-        interval_seconds: least time between two lines of a stage.
-        clock: seconds, monotonic.
+        stream: output; None means the standard error stream.
+        quiet: only count, show nothing.
+        interval_seconds: minimum time between two lines of a stage.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -168,12 +168,12 @@ class Progress:
             self._display.close()
 
     def record(self, write: Callable[[dict[str, Any]], None]) -> None:
-        """Hand the state of all stages, JSON-ready, to `write` now and then: at ends, and every few seconds."""
+        """Call `write` with the JSON-ready state of all stages at the end of each, and every few seconds."""
         self._record = write
 
     @contextmanager
     def watched(self, watch: Callable[[Stage], None]) -> Iterator[None]:
-        """Hand each stage to `watch` at its start, at every change and at its end, as long as the block lasts."""
+        """Call `watch` with each stage at its start, at every change and at its end, within the block."""
         self._watch = watch
         try:
             yield
@@ -182,7 +182,7 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "items") -> Iterator[Stage]:
-        """Count and show one stage; an exception inside ends it as failed and goes on to the caller."""
+        """Count and show one stage; an exception inside ends it as failed and propagates."""
         stage = Stage(name, total, unit, self._clock, self._changed)
         self._stages.append(stage)
         if self._display:
@@ -206,7 +206,7 @@ class Progress:
             self._display.changed(stage)
         if self._watch:
             self._watch(stage)
-        if self._clock() - self._recorded_at >= RECORD_SECONDS:
+        if self._clock() - self._recorded_at >= MIN_RECORD_SECONDS:
             self._write_record()
 
     def _write_record(self) -> None:
@@ -277,17 +277,17 @@ class _Bars:
             self.close()
 
     def close(self) -> None:
-        """Leave the bars on the terminal as they are, and the terminal to others until the next stage."""
+        """Leave the bars on the terminal as they are, and release it until the next stage."""
         self._bars.stop()
         for task in self._bars.task_ids:
             self._bars.remove_task(task)
 
 
 def _one_line(text: str) -> str:
-    """The text with every run of spaces, line ends and control characters as one space."""
+    """Replace every run of spaces, line ends and control characters by one space."""
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def _number(value: float) -> str:
-    """Three significant digits; whole and with thousands separators from 100 on."""
+    """Format three significant digits; whole and with thousands separators from 100 on."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,6 +1,6 @@
-"""A run's live figures on Ray's Prometheus endpoint, where Ray puts `ray_` before each name.
+"""Live telemetry of a run on Ray's Prometheus endpoint, which prefixes each name with `ray_`.
 
-`cluster/grafana/musc_ray.json` shows them. The driver exports them all: the results of every task pass through it.
+`cluster/grafana/musc_ray.json` shows it. The driver exports all figures: the results of every task pass through it.
 """
 
 from collections import Counter as Counts
@@ -11,9 +11,9 @@ from musc_ray.runtime.progress import Stage
 
 TAGS = ("run", "stage")
 COUNTERS = {
-    "images": "Images that a stage has done.",
-    "tiles": "Tiles that are multiplied.",
-    "groups": "Groups that are published.",
+    "images": "Images that a stage has finished.",
+    "tiles": "Tiles multiplied.",
+    "groups": "Groups ranked and written.",
     "bytes_written": "Bytes of features written.",
     "errors": "Images that could not be read.",
 }
@@ -21,12 +21,12 @@ GAUGES = {"queue": "Images, tiles or groups that a stage still has to do."}
 
 
 def metric_name(figure: str) -> str:
-    """The name of a figure's metric, without what Ray puts around it."""
+    """Return the metric name of a figure, without the prefix and suffix that Ray adds."""
     return f"musc_ray_{figure}"
 
 
 class RunMetrics:
-    """Exports the stages of a run; made while Ray is there, and called with a stage whenever it has changed."""
+    """Exporter of the stages of a run; created while Ray is running, called with a stage whenever it has changed."""
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
@@ -35,7 +35,7 @@ class RunMetrics:
         self._exported: Counts[tuple[str, str]] = Counts()
 
     def __call__(self, stage: Stage) -> None:
-        """Export what is new in a stage; what an earlier run has done is none of this run's counts."""
+        """Export the new counts of a stage, without what an earlier run has done."""
         tags = {"run": self._run_id, "stage": stage.name}
         for name, value in {stage.unit: stage.done - stage.earlier, **stage.further}.items():
             fresh = value - self._exported[stage.name, name]
