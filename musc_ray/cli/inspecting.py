@@ -19,7 +19,7 @@ def plan(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what `musc-ray run` with these options would cost, from a look at some images and some seconds of measuring.
+    """Estimate the cost of `musc-ray run` with these options, from a few images and seconds of measuring.
 
     All options of `run` are taken; those that change no cost have no effect here.
 
@@ -60,7 +60,7 @@ def settings(as_json: AsJson = False) -> None:
 def status(
     out: Annotated[str, typer.Argument(help="The OUT of earlier runs.", metavar="OUT")], as_json: AsJson = False
 ) -> None:
-    """Say how far the runs in OUT are; also works while one is at work.
+    """Show the progress of the runs in OUT, also while one is running.
 
     Keys of --json, of each item of the list: run_id, started_at, complete, images, groups, shards_done, shards,
     bands_done, bands, scored, failed, updated_at, stages.

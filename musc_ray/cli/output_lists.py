@@ -37,7 +37,7 @@ def print_status(found: "Sequence[RunStatus]") -> None:
             for line in run.stages:
                 console.print(escape(line), soft_wrap=True)
     if unfinished:
-        console.print("An unfinished run that is not at work is resumed by the same command.", soft_wrap=True)
+        console.print("To resume an unfinished run that is no longer running, repeat its command.", soft_wrap=True)
 
 
 def run_document(run: "RunManifest") -> dict[str, Any]:

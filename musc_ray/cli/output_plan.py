@@ -77,8 +77,8 @@ def print_plan(plan: Plan, max_pending_gb: int) -> None:
     )
     if not _fits(plan, max_pending_gb):
         console.print(
-            f"[bold]References {references} do not fit[/bold]: more distances would wait than max_pending_gb "
-            f"{max_pending_gb} allows. A run would refuse; use --references {SUGGESTED_REFERENCES}, or raise it."
+            f"[bold]References {references} do not fit[/bold]: pending distances would exceed max_pending_gb "
+            f"{max_pending_gb}, so a run would be refused: use --references {SUGGESTED_REFERENCES}."
         )
 
 

@@ -67,7 +67,7 @@ def report(settings: Settings, quiet: Quiet = False) -> None:
 
 @with_settings(Uses(("evaluate", "runtime"), also=("run_id",), but=("device",), arguments={"out": EARLIER_RUNS}))
 def evaluate(settings: Settings, quiet: Quiet = False) -> None:
-    """Say how well a run found what labels and masks say: AUROC, AP, F1-max, PRO and AUPIMO. Scores never change.
+    """Compare a run with labels and masks: AUROC, AP, F1-max, PRO and AUPIMO. Scores never change.
 
     Example: `musc-ray evaluate results/ --labels labels.csv`
     """

@@ -1,4 +1,4 @@
-"""How far the runs of an OUT are, seen from outside the job by what is written."""
+"""Read the progress of an OUT's runs from the files that they write."""
 
 from dataclasses import dataclass
 

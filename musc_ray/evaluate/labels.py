@@ -61,7 +61,7 @@ def find_labels(given: str, uris: Sequence[str]) -> Labels:
     name = recognize(uris) if given == "auto" else given
     if name is None:
         raise SettingsError(
-            f"The paths of the images do not say which are good and which are not: give --labels one of "
+            f"Cannot tell good from defective images by their paths: give --labels one of "
             f"{', '.join(LAYOUTS)}, or a CSV with the columns uri, label and, if there are masks, mask."
         )
     if name not in LAYOUTS:
@@ -112,7 +112,9 @@ def _read_csv(table: str) -> dict[str, Label]:
     except FileNotFoundError as error:
         raise MuscRayError(f"There are no labels at {table}: give an existing CSV.") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise MuscRayError(f"The labels {table} are no readable CSV in UTF-8 ({error}).") from error
+        raise MuscRayError(
+            f"Labels file {table} is not a readable UTF-8 CSV ({error}): save it as UTF-8 CSV."
+        ) from error
     return labels
 
 

@@ -1,6 +1,6 @@
 """Compute pixel metrics on the worker pool, in passes over the maps; only counts are held in memory.
 
-1. Masks become regions; all pixels are counted into bins (`core/counting.py`).
+1. Masks become regions; all pixels are counted into bins (`core/metrics/counting.py`).
 2. Bins with pixels of masks are counted exactly, a window of them at a time, for a group and for each of its defects;
    the highest scores of good images are collected.
 3. Each anomalous image's overlap (AUPIMO) follows from these.

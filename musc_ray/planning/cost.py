@@ -241,7 +241,7 @@ def _mutual_memory(job: Job) -> float:
     prepared = _prepared_bytes(job)
     on_ring = not all(window.is_all for window in job.windows)
     shards = -(-largest // job.shard_size)
-    kept = min(3 * job.side, shards) if on_ring else shards  # see scoring/mutual.py
+    kept = min(3 * job.side, shards) if on_ring else shards  # an upper bound of scoring/tile_driver.py
     held = min(kept * prepared, max(job.cache_bytes, 2 * job.side * prepared))
     distances = job.patches * job.vectors * job.itemsize
     block = 2 * min(job.side * job.shard_size, largest) ** 2 * distances

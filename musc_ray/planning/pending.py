@@ -20,6 +20,6 @@ def check_pending(context: RunContext, groups: Sequence[GroupImages]) -> None:
         if pending > settings.max_pending_gb * 1e9:
             raise SettingsError(
                 f"Group '{group.group}' has {group.images:,} images: with references {settings.references} up to "
-                f"{pending / 1e9:,.0f} GB of unfinished distances would wait, more than max_pending_gb "
+                f"{pending / 1e9:,.0f} GB of unfinished distances would be pending, more than max_pending_gb "
                 f"{settings.max_pending_gb}; use --references {SUGGESTED_REFERENCES}, or raise max_pending_gb."
             )

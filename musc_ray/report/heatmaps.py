@@ -59,7 +59,7 @@ def export_heatmaps(
     run = complete_run(layout, settings.run_id)
     folder = layout.uri(layout.run(run.run_id).heatmaps) if to is None else absolute(to)
     if to is not None and lists_out(run.settings.source or "", folder):
-        raise SettingsError(f"--to {shown(to)} lies among the images of the source: choose another folder.")
+        raise SettingsError(f"--to {shown(to)} is inside the source: choose a folder outside it.")
     groups = _groups(layout, run, group)
     check_writable(*open_filesystem(folder))
     tasks = [task for name in groups for task in _group_tasks(layout, run, name, folder, options.top)]

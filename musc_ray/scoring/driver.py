@@ -125,9 +125,9 @@ class _Stages:
     def rank(self, groups: Sequence[GroupImages], scored_at: datetime) -> dict[str, GroupFigures]:
         """Rank all groups and write their scores; returns the figures of those that are done."""
         driver = RankingDriver(groups, scored_at)
-        with self.progress.stage("publish", total=len(groups), unit="groups") as stage:
+        with self.progress.stage("rank", total=len(groups), unit="groups") as stage:
             for _ in driver.run(self.pool):
                 stage.advance(1)
-        self.figures["publish"] = {"seconds": stage.seconds}
+        self.figures["rank"] = {"seconds": stage.seconds}
         self.failed |= driver.failed
         return driver.figures

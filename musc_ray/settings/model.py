@@ -241,7 +241,7 @@ class Settings(BaseModel):
             if lists_out(self.source, self.out):
                 raise ValueError(
                     f"Settings 'source' {shown(self.source)} and 'out' {shown(self.out)} overlap, and the run's own "
-                    "files would be catalogued as images: choose an out beside the source."
+                    "files would be listed as images: choose an out outside the source."
                 )
         return self
 

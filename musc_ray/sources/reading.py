@@ -43,7 +43,7 @@ def read_image(uri: str, max_bytes: int = ImageLimits.bytes) -> bytes:
 
 def _read(uri: str, max_bytes: int) -> bytes:
     if "\0" in uri:
-        raise ImageError("No file has a zero byte in its name.")
+        raise ImageError("The URI contains a NUL byte: remove it.")
     in_container = split_uri(uri)
     if in_container is not None:
         try:

@@ -71,7 +71,7 @@ def tar_members(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Span]:
         with fs.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 if member.offset <= last or member.size < 0:  # Pythons before August 2025 would loop for ever
-                    raise ValueError("it leads back to an earlier member")
+                    raise ValueError("a header points back to an earlier member")
                 last = member.offset
                 if member.isfile():
                     found[member.name] = (member.offset_data, member.size)

@@ -1,4 +1,4 @@
-"""Writes that take place only if nobody else has written since: how one of several commands wins a file."""
+"""Write a file only if it has not changed since it was read, so that one of several concurrent commands wins."""
 
 import fcntl
 import os

@@ -111,7 +111,7 @@ def _renew(fs: fsspec.AbstractFileSystem, path: str, mine: dict[str, Any], over:
         try:
             seen = read_version(fs, path)
             if seen is None or (_parsed(seen.content) or {}).get("owner") != mine["owner"]:
-                logger.warning("The lease %s was taken over: this command was thought dead.", path)
+                logger.warning("Lease %s was taken over by another command, because it had expired.", path)
                 return
             replace(fs, path, _content(mine), seen)  # if refused, the next round sees who holds it
         except Exception as error:

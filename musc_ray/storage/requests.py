@@ -1,4 +1,4 @@
-"""How much a process asks of a storage at once: setting `max_requests`."""
+"""Limit a process's concurrent reads of a storage: setting `max_requests`."""
 
 import threading
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _turns = threading.BoundedSemaphore(MAX_REQUESTS)
 
 
 def limit_requests(count: int) -> None:
-    """From now on this process reads so many files at once; what is under way goes on."""
+    """Limit this process to `count` concurrent reads; reads in progress continue."""
     global _turns
     _turns = threading.BoundedSemaphore(count)
 

@@ -1,16 +1,16 @@
-"""What s3fs gives up at once though it may pass, and what S3 refuses that is nobody's image."""
+"""Classify S3 errors: transient ones that s3fs does not retry by itself, and refusals that are not about one image."""
 
 import sys
 
 OF_THE_OBJECT = "InvalidObjectState"
-"""A refusal that is about the object alone: it lies in an archive tier."""
+"""A refusal that is about the object alone: it is stored in an archive tier."""
 
 
 def wait_for_s3() -> None:
-    """Have s3fs repeat what failed since the store was away, too.
+    """Make s3fs retry refused connections and status 5xx as well.
 
-    By itself it repeats throttled and cut off requests, but neither connections that are refused nor status 5xx. With
-    this a store may be gone for about half a minute before a call fails.
+    By itself it retries throttled and interrupted requests only. With this a store may be unreachable for about half a
+    minute before a call fails.
     """
     import s3fs.core
 
@@ -18,7 +18,7 @@ def wait_for_s3() -> None:
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether another try may mend an error of boto or aiohttp."""
+    """Tell whether a retry may succeed after an error of boto or aiohttp."""
     from aiohttp import ClientError as ConnectionFault
     from botocore.exceptions import ConnectionError as NoConnection
     from botocore.exceptions import HTTPClientError

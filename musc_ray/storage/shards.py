@@ -185,7 +185,7 @@ def _read_footer(file: Any, path: str) -> tuple[pq.ParquetFile, FeaturesMeta, Ch
     columns = {"image_id", CLASS_TOKEN, *map(layer_column, meta.layers)}
     bytes_told = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
     if footer.num_rows != len(meta.extracted) or not columns <= set(footer.schema.names) or bytes_told > size:
-        raise BrokenShardError(path, "its table is not the one that its metadata speak of")
+        raise BrokenShardError(path, "its table does not match its metadata")
     return parquet, meta, checksums
 
 
@@ -254,7 +254,7 @@ def _read_rows(
     table = parquet.read(columns=["image_id", column])
     row_of = {image_id: row for row, image_id in enumerate(table["image_id"].to_pylist())}
     if len(row_of) * values * dtype.itemsize > table.nbytes:
-        raise BrokenShardError(path, f"{column} holds fewer numbers than its metadata speak of")
+        raise BrokenShardError(path, f"{column} has fewer values than its metadata states")
     rows = np.empty((len(image_ids), values), dtype)
     for target, image_id in enumerate(image_ids):
         row = row_of[image_id]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from tests.chaos.plant import Attempt, Plant
 from tests.helpers.processes import kill, named
 
-STAGES = ("catalog", "extract", "mutual", "reduce", "publish", "report")
-SCORING = ("mutual", "reduce", "publish")
+STAGES = ("catalog", "extract", "mutual", "reduce", "rank", "report")
+SCORING = ("mutual", "reduce", "rank")
 ACTORS = ("Extractor", "ScoringActor", "SiteWriter")
 VICTIM_SECONDS = 60
 CUT_SECONDS = 20

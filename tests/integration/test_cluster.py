@@ -159,7 +159,7 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(cluster, place, commands):
     # what the first job had just written when it was stopped may be counted by neither
     assert GOOD + 1 - 4 <= totals["ray_musc_ray_images_total"]["extract"] <= GOOD + 1
     assert totals.get("ray_musc_ray_errors_total", {}).get("extract", 0) <= 1
-    assert totals["ray_musc_ray_groups_total"] == {"publish": 1}
+    assert totals["ray_musc_ray_groups_total"] == {"rank": 1}
 
     status = place.sh(commands["status"])
     assert status.returncode == 0, status.stderr
@@ -176,7 +176,7 @@ def readable(log: str) -> None:
     own = lines[next(n for n, line in enumerate(lines) if line.startswith("catalog: started")) :]
     own = own[: next(n for n, line in enumerate(own) if line.startswith("Report: "))]
     assert all(line.isprintable() for line in own)
-    for stage in ("catalog", "extract", "mutual", "reduce", "publish"):
+    for stage in ("catalog", "extract", "mutual", "reduce", "rank"):
         assert any(line.startswith(f"{stage}: started") for line in own)
         assert any(line.startswith(f"{stage}: done after") for line in own)
 

@@ -227,7 +227,7 @@ def test_a_store_that_is_away_reaches_the_pool_which_retries(run, tmp_path, monk
         (["--format", "npy", "--overlay"], 2, "use --format png"),
         (["--format", "png", "--group", "nuts"], 2, "scored no group 'nuts': its groups are 'a/../b', 'rest'."),
         (["--format", "png", "--run-id", "run-2"], 1, "no complete run run-2 in"),
-        (["--format", "png", "--to", "images/maps"], 2, "lies among the images"),
+        (["--format", "png", "--to", "images/maps"], 2, "is inside the source"),
         (["--format", "png", "--to", "out/runs/run-1/run.json/x"], 1, "Cannot write to"),
         (["--format", "png", "--to", "s3://key:secret@plant/maps"], 2, "--to carries credentials"),
         (["--format", "png", "--run-id", "../../out"], 2, "'run_id'"),

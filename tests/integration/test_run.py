@@ -177,7 +177,7 @@ def test_run_json_and_report_are_there_and_intermediate_results_are_not(runs):
     assert content["counts"]["scored"] == 40
     assert content["settings"]["shard_size"] == 5
     assert content["resolved"]["layers"] == [2, 5, 8, 11]
-    assert set(content["stages"]) == {"catalog", "extract", "mutual", "reduce", "publish", "report"}
+    assert set(content["stages"]) == {"catalog", "extract", "mutual", "reduce", "rank", "report"}
     assert not (run / "work").exists()
     assert not list(run.rglob("*.partial"))
     page = (run / "report" / "index.html").read_text()

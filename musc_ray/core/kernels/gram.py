@@ -1,4 +1,4 @@
-"""Nearest patches of every degree from one product of plain patches, on a CPU: the inner part of `tiles`.
+"""Nearest patches of every degree from one product of plain patches, on a CPU: the inner part of `tile_product`.
 
 A degree-r patch is the sum of its r x r neighbours, so the products of all pairs of degree-r patches are the r x r box
 filter, over both grids, of the products G of the plain patches: one matrix product serves every degree. With t the

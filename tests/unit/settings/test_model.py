@@ -429,7 +429,7 @@ def test_threshold_and_contamination_exclude_each_other() -> None:
 def test_source_and_out_must_not_overlap(source: str, out: str) -> None:
     sentence = refusal({"source": source, "out": out})
     assert sentence.startswith(f"Settings 'source' '{source}' and 'out' '{out}' overlap")
-    assert sentence.endswith("choose an out beside the source.")
+    assert sentence.endswith("choose an out outside the source.")
 
 
 @pytest.mark.parametrize(
