@@ -20,7 +20,7 @@ STORED = json.loads((Path(__file__).parents[2] / "helpers" / "golden_ids.json").
 
 @dataclass(frozen=True)
 class FakeHardware:
-    """Hardware as the tests want it; counts what it is asked."""
+    """Hardware as the tests want it."""
 
     gpu_count: int = 0
     has_bfloat16: bool = True
