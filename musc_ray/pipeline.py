@@ -13,7 +13,6 @@ from musc_ray.evaluate.run_metrics import image_aurocs
 from musc_ray.features.context import RunContext, open_context
 from musc_ray.features.errors_table import check_errors, write_errors
 from musc_ray.features.missing import extract_missing
-from musc_ray.features.sharding import forget_features
 from musc_ray.lake.publish import check_lake, publish_complete
 from musc_ray.planning.pending import check_pending
 from musc_ray.report.build import write_report
@@ -27,6 +26,7 @@ from musc_ray.scoring.scored_groups import scorable_groups, score_all
 from musc_ray.scoring.thresholds import ThresholdRule, apply_rule
 from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import to_table
+from musc_ray.storage.feature_shards import forget_features
 from musc_ray.storage.filesystem import remove_tree, write_json
 from musc_ray.storage.garbage import check_kept
 from musc_ray.storage.manifest import RunManifest, time_after_all
@@ -140,7 +140,8 @@ def _begin(context: RunContext, progress: Progress) -> None:
     check_resumable(context)
     write_table(fs, run_paths.catalog, to_table({name: group.listed for name, group in context.groups.items()}))
     started_manifest(context).write(run_paths)
-    check_kept(context)
+    done = {name: group.done for name, group in context.groups.items()}
+    check_kept(context.layout, context.meta.features_id, done)
     progress.record(lambda stages: write_json(fs, run_paths.progress_json, stages))
 
 

@@ -16,8 +16,9 @@ def image_aurocs(run_paths: RunPaths, groups: Sequence[str], labels: Mapping[str
         labels: by uri, 1 = defective, 0 = good.
     """
     metrics = {}
-    for group in groups if labels else ():
-        table = read_scores(run_paths, group, ["uri", "score"])
+    files = run_paths.parts_of(run_paths.scores, groups) if labels else {}
+    for group, paths in files.items():
+        table = read_scores(run_paths.fs, paths, ["uri", "score"])
         known = [labels.get(uri, -1) for uri in table["uri"].to_pylist()]
         if set(known) == {0, 1}:
             name = "image AUROC" if len(groups) == 1 else f"image AUROC {group}"

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 
 from musc_ray.errors import SettingsError
 from musc_ray.features.ids import run_id, run_values
-from musc_ray.features.sharding import GroupShards, assign_shards, existing_shards, forget_features
+from musc_ray.features.sharding import GroupShards, assign_shards
 from musc_ray.features.workspace import Workspace, open_out
 from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import list_images
 from musc_ray.sources.images import CatalogImage
+from musc_ray.storage.feature_shards import existing_shards, forget_features
 from musc_ray.storage.paths import RunPaths
 
 

@@ -1,17 +1,10 @@
 """Assign images to shards: written shards stay as they are, new and changed images form new ones."""
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from musc_ray.sources.images import CatalogImage
-from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.shards import BrokenShardError, FeaturesMeta, ShardImage, read_meta
-
-MAX_CONCURRENT_FOOTERS = 32
-
-logger = logging.getLogger(__name__)
+from musc_ray.storage.shards import FeaturesMeta, ShardImage
 
 
 @dataclass
@@ -47,32 +40,6 @@ class GroupShards:
         return {
             number: shards.get(number, []) + self.broken.get(number, []) for number in sorted({*shards, *self.broken})
         }
-
-
-def existing_shards(layout: OutPaths, features_id: str, group: str) -> dict[int, FeaturesMeta]:
-    """Find the written shards of a group by number, from their footers; skip broken ones with a warning."""
-
-    def described(path: str) -> FeaturesMeta | None:
-        try:
-            meta = read_meta(layout.fs, path)
-            if meta.features_id != features_id:
-                raise BrokenShardError(path, f"its features are {meta.features_id}")
-        except BrokenShardError as error:
-            logger.warning("%s is broken (%s): its images count as not extracted.", error.path, error.reason)
-            return None
-        return meta
-
-    written = layout.written_shards(layout.features(features_id, group))
-    with ThreadPoolExecutor(MAX_CONCURRENT_FOOTERS) as pool:
-        metas = zip(written, pool.map(described, written.values()), strict=True)
-        return {number: meta for number, meta in metas if meta is not None}
-
-
-def forget_features(layout: OutPaths, features_id: str, group: str, image_ids: set[str]) -> None:
-    """Delete a group's shards that hold only the given images; shards shared with other images stay."""
-    for number, meta in existing_shards(layout, features_id, group).items():
-        if all(image.image_id in image_ids for image in meta.images):
-            layout.fs.rm_file(layout.shard(features_id, group, number))
 
 
 def assign_shards(images: Sequence[CatalogImage], existing: Mapping[int, FeaturesMeta], shard_size: int) -> GroupShards:

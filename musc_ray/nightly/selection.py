@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 
 from musc_ray.errors import SettingsError
-from musc_ray.features.sharding import existing_shards
 from musc_ray.nightly.history import Known
 from musc_ray.settings.model import Settings
 from musc_ray.sources.images import CatalogImage
+from musc_ray.storage.feature_shards import existing_shards
 from musc_ray.storage.paths import OutPaths
 
 

@@ -134,6 +134,7 @@ class _Site:
 
     Attributes:
         rows: rows of the list of groups, one for each group begun so far.
+        files: the files of each table, by its folder and group, from one listing.
     """
 
     def __init__(
@@ -141,10 +142,14 @@ class _Site:
     ) -> None:
         self.layout, self.run, self.report, self.settings, self.labels = layout, run, report, settings, labels
         self.rows: list[dict[str, Any]] = []
+        self.files: dict[str, dict[str, list[str]]] = {}
 
     def write_images(self, pool: Pool, names: Sequence[str], stage: Stage) -> None:
         """Write the pages and data of all groups."""
         unreadable = 0
+        run_paths = self.layout.run(self.run.run_id)
+        for table in (run_paths.scores, run_paths.neighbours, run_paths.defects):
+            self.files[table] = run_paths.parts_of(table, names)
         tasks = (task for number, name in enumerate(names, start=1) for task in self._group(number, name))
         for task, result in pool.map(tasks, _call):
             if isinstance(task, RowsTask):
@@ -156,13 +161,13 @@ class _Site:
     def _group(self, number: int, name: str) -> Iterator[SiteTask]:
         """Write what is known of a whole group; yields what is to be done for its images."""
         layout, run_paths = self.layout, self.layout.run(self.run.run_id)
-        paths = run_paths.parts(run_paths.scores, name)
+        paths = self.files[run_paths.scores][name]
         parts = read_tables(layout.fs, paths, COLUMNS)
         firsts = detail_files([len(part) for part in parts])
         table = _by_rank(parts, firsts)
         labels = self.labels.of_images(table)
         table = table.append_column("label", pa.array(labels.names, pa.string()))
-        scale = map_scale(run_paths, name, float(pc.max(table["score_raw"]).as_py()))
+        scale = map_scale(layout.fs, paths, float(pc.max(table["score_raw"]).as_py()))
         defects, pictures_of_defects = self._defects(number, name, table)
         group = self._report(number, name, table, labels.values, scale, defects)
         self.rows.append(group_row(group))
@@ -176,7 +181,7 @@ class _Site:
             shown = (min(max(count - start, 0), len(rows)) for count in (thumbnails, pictures))
             yield RowsTask(number, chunk, rows.combine_chunks(), *shown)
         lookup = ray.put(Lookup.of(table["image_id"].to_pylist(), table["rank"].to_numpy()))
-        similar = {PurePosixPath(path).name: path for path in run_paths.parts(run_paths.neighbours, name)}
+        similar = {PurePosixPath(path).name: path for path in self.files[run_paths.neighbours][name]}
         if self.run.night is not None and not self.run.settings.rescore_window:
             similar = {}  # most of them are earlier images, which got no scores
         for path, first in zip(paths, firsts, strict=True):
@@ -218,8 +223,7 @@ class _Site:
         if self.run.repeated_defects is None:
             return None, []
         run_paths = self.layout.run(self.run.run_id)
-        paths = run_paths.parts(run_paths.defects, name)
-        parts = read_tables(self.layout.fs, paths, DEFECTS.names)
+        parts = read_tables(self.layout.fs, self.files[run_paths.defects][name], DEFECTS.names)
         if not parts:
             return [], []
         rows = pa.concat_tables(parts)

@@ -1,5 +1,6 @@
 """Export heat maps of a complete run: the driver, which gives each file of scores to a worker."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from musc_ray.settings.model import Settings
 from musc_ray.sources.overlap import lists_out
 from musc_ray.storage.filesystem import absolute, check_writable, open_filesystem
 from musc_ray.storage.manifest import RunManifest, StartedManifest, complete_run
-from musc_ray.storage.paths import OutPaths, escape_group
+from musc_ray.storage.paths import OutPaths, RunPaths, escape_group
 from musc_ray.storage.scores import map_scale, read_tables
 
 
@@ -62,7 +63,7 @@ def export_heatmaps(
         raise SettingsError(f"--to {shown(to)} is inside the source: choose a folder outside it.")
     groups = _groups(layout, run, group)
     check_writable(*open_filesystem(folder))
-    tasks = [task for name in groups for task in _group_tasks(layout, run, name, folder, options.top)]
+    tasks = list(_tasks(layout.run(run.run_id), groups, folder, options.top))
     on_cpus = ClusterOptions.of(settings, device="cpu")
     counts, images = HeatmapCounts(), sum(task.images for task in tasks)
     with (
@@ -98,17 +99,20 @@ def _groups(layout: OutPaths, run: RunManifest, only: str | None) -> list[str]:
     return [only]
 
 
-def _group_tasks(layout: OutPaths, run: RunManifest, group: str, folder: str, top: int | None) -> list[HeatmapsTask]:
-    """Make a task for each file of scores that holds images to write."""
-    run_paths = layout.run(run.run_id)
-    paths = run_paths.parts(run_paths.scores, group)
-    tables = read_tables(layout.fs, paths, ["score_raw", "rank"])
+def _tasks(run_paths: RunPaths, groups: Sequence[str], folder: str, top: int | None) -> Iterator[HeatmapsTask]:
+    """Yield the tasks of some groups, whose files come from one listing."""
+    for group, paths in run_paths.parts_of(run_paths.scores, groups).items():
+        yield from _group_tasks(run_paths, paths, f"{folder}/group={escape_group(group)}", top)
+
+
+def _group_tasks(run_paths: RunPaths, paths: Sequence[str], target: str, top: int | None) -> list[HeatmapsTask]:
+    """Make a task for each of a group's files of scores that holds images to write."""
+    tables = read_tables(run_paths.fs, paths, ["score_raw", "rank"])
     largest = float(pc.max(pa.concat_tables(tables)["score_raw"]).as_py())
-    scale = map_scale(run_paths, group, largest)
+    scale = map_scale(run_paths.fs, paths, largest)
     wanted = [len(table) if top is None else pc.sum(pc.less_equal(table["rank"], top)).as_py() for table in tables]
-    target = f"{folder}/group={escape_group(group)}"
     return [
-        HeatmapsTask(layout.uri(path), target, scale, images)
+        HeatmapsTask(run_paths.uri(path), target, scale, images)
         for path, images in zip(paths, wanted, strict=True)
         if images
     ]

@@ -37,13 +37,13 @@ def read_result(context: RunContext, run: RunManifest, computed: bool) -> RunRes
     run_paths = context.run_paths
     columns = ["image_id", "uri", "group", "score_raw", "score", "rank", "percentile"]
     worst, thresholds = [], []
-    for name in context.groups:
-        if name not in run.failed_groups:
-            table = read_scores(run_paths, name, columns)
-            worst += table.filter(pc.less_equal(table["rank"], MAX_WORST_IMAGES)).to_pylist()
-            threshold = (run.thresholds or {}).get(name)
-            if threshold is not None or context.earlier is None:  # a night alone is too little to suggest one from
-                thresholds.append(group_threshold(name, table["score"].to_numpy(), threshold))
+    scored = [name for name in context.groups if name not in run.failed_groups]
+    for name, paths in run_paths.parts_of(run_paths.scores, scored).items():
+        table = read_scores(run_paths.fs, paths, columns)
+        worst += table.filter(pc.less_equal(table["rank"], MAX_WORST_IMAGES)).to_pylist()
+        threshold = (run.thresholds or {}).get(name)
+        if threshold is not None or context.earlier is None:  # a night alone is too little to suggest one from
+            thresholds.append(group_threshold(name, table["score"].to_numpy(), threshold))
     return RunResult(
         run=run,
         worst=sorted(worst, key=lambda row: (row["rank"], row["group"]))[:MAX_WORST_IMAGES],

@@ -69,8 +69,8 @@ def group_threshold(group: str, scores: npt.NDArray[np.float32], given: float | 
 def thresholds_of(run_paths: RunPaths, groups: Sequence[str], rule: ThresholdRule) -> dict[str, float]:
     """Compute the threshold of each group from its written scores; empty without a rule."""
     thresholds = {}
-    for group in groups:
-        threshold = rule.threshold_of(read_scores(run_paths, group, ["score"])["score"].to_numpy())
+    for group, paths in run_paths.parts_of(run_paths.scores, groups).items():
+        threshold = rule.threshold_of(read_scores(run_paths.fs, paths, ["score"])["score"].to_numpy())
         if threshold is not None:
             thresholds[group] = threshold
     return thresholds

@@ -1,13 +1,12 @@
 """What an OUT holds that no run needs any more: features, shards, intermediate results, runs that were given up."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
 from musc_ray.errors import MuscRayError
-from musc_ray.features.context import RunContext
 from musc_ray.storage.file_info import file_time
 from musc_ray.storage.filesystem import PARTIAL, WRITE_CHECK, is_local, read_json, remove_tree
 from musc_ray.storage.lease import check_free, lease
@@ -69,19 +68,22 @@ def collect_garbage(out: str, older_than_days: int, delete: bool, now: datetime 
     return found
 
 
-def check_kept(context: RunContext) -> None:
-    """See that nothing was removed between listing a run's shards and writing down that it needs them.
+def check_kept(layout: OutPaths, features_id: str, shards: Mapping[str, Collection[int]]) -> None:
+    """Check that no shard was removed between listing a run's shards and writing down that it needs them.
 
     From then on `collect_garbage` sees the run; before, it could have taken the shards for garbage.
+
+    Args:
+        layout: where the features are.
+        features_id: of the features.
+        shards: numbers of the shards that were listed, by group.
 
     Raises:
         MuscRayError: garbage is being removed, or shards are gone.
     """
-    layout = context.layout
     check_free(layout.fs, layout.gc_lease)
-    for name, group in context.groups.items():
-        gone = group.done.keys() - layout.written_shards(layout.features(context.meta.features_id, name)).keys()
-        if gone:
+    for name, numbers in shards.items():
+        if not layout.written_shards(layout.features(features_id, name)).keys() >= set(numbers):
             raise MuscRayError(
                 f"Features of group '{name}' were removed while the run began: run it again, it extracts them anew."
             )

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musc_ray.features.sharding import existing_shards
 from musc_ray.sources.catalog import to_table
 from musc_ray.sources.images import CatalogImage
+from musc_ray.storage.feature_shards import existing_shards
 from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.garbage import collect_garbage
 from musc_ray.storage.parquet import write_table

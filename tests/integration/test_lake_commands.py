@@ -197,11 +197,11 @@ def test_a_run_that_begins_while_garbage_is_removed_stops_and_can_be_repeated(pl
     plant.command("extract", *command[1:])
     make_old(plant.out / "features")
 
-    def collect(archive):  # after it has listed its shards
+    def collect(*listed):  # after it has listed its shards
         (plant.out / "runs").rename(plant.out / "aside")
         (plant.out / "runs").mkdir()
         assert collect_garbage(str(plant.out), 7, delete=True)
-        check_kept(archive)
+        check_kept(*listed)
 
     with monkeypatch.context() as patched:
         patched.setattr("musc_ray.pipeline.check_kept", collect)

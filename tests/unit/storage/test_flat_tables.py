@@ -105,7 +105,7 @@ def test_names_of_files_meet_in_no_engine_and_on_no_disk(run_paths):
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_group_finds_its_own_files(run_paths, group):
-    table = read_scores(run_paths, group, ["group", "image_id"])
+    table = read_scores(run_paths.fs, run_paths.parts(run_paths.scores, group), ["group", "image_id"])
     assert set(table["group"].to_pylist()) == {group}
     assert len(set(table["image_id"].to_pylist())) == 5
     assert run_paths.parts(run_paths.scores, group + "x") == []

@@ -74,6 +74,7 @@ def test_runs_of_before_the_schema_version_are_read(run_paths):
     table = pa.table({"score": np.array([0.5, 1.0], np.float32), "patch_map": [[0.5, 0.25], [1.0, 0.25]]})
     write_table(run_paths.fs, f"{run_paths.scores}/group=a%2Fb/part-00000.parquet", table)
     assert complete_run(run_paths.out, None).schema_version == 0
-    assert read_scores(run_paths, "a/b", ["score"])["score"].to_pylist() == [0.5, 1.0]
-    assert map_scale(run_paths, "a/b", 1.0)[1] == 1.0
+    files = run_paths.parts(run_paths.scores, "a/b")
+    assert read_scores(run_paths.fs, files, ["score"])["score"].to_pylist() == [0.5, 1.0]
+    assert map_scale(run_paths.fs, files, 1.0)[1] == 1.0
     assert [len(read_table(run_paths.fs, path)) for path in run_paths.all_parts(run_paths.scores)] == [2]
