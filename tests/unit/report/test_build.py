@@ -55,7 +55,7 @@ def test_a_report_takes_a_contamination(again):
 
 def test_the_contamination_of_a_night_is_refused(again):
     with pytest.raises(SettingsError, match="nightly run, whose contamination is a share of its window"):
-        again(changed={"night": {"a": {}}}, contamination=0.25)
+        again(changed={"night": {"a": {"new": 1, "window": 2}}}, contamination=0.25)
 
 
 def test_a_report_needs_an_out_with_a_run(tmp_path):
