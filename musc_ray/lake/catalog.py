@@ -1,12 +1,12 @@
 """Open the Iceberg catalog that the settings name; secrets come from the environment or pyiceberg's own files."""
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.storage.retry import Backoff, retry
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -17,8 +17,7 @@ NAME = "lake"
 
 SQLITE = "sqlite:///"
 
-PAUSES = (0.3, 1.0)
-"""Seconds before each further attempt."""
+CREATION_BACKOFF = Backoff(attempts=3, first_seconds=0.5, max_seconds=1.0)
 
 Made = TypeVar("Made")
 
@@ -72,14 +71,7 @@ def retry_creation(make: Callable[[], Made]) -> Made:
     Args:
         make: creates it, or returns it where it exists.
     """
-    for pause in PAUSES:
-        try:
-            return make()
-        except Exception as error:
-            if not _is_transient(error):
-                raise
-            time.sleep(pause)
-    return make()
+    return retry(make, _is_transient, CREATION_BACKOFF)
 
 
 def _is_transient(error: Exception) -> bool:

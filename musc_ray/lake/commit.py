@@ -1,8 +1,6 @@
 """Commit the rows of one run to an Iceberg table: added rows and removed rows appear together or not at all."""
 
 import logging
-import random
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -17,12 +15,12 @@ from musc_ray.errors import MuscRayError
 from musc_ray.lake.catalog import retry_creation
 from musc_ray.lake.data_files import read_file, write_files
 from musc_ray.lake.schema import iceberg_schema
+from musc_ray.storage.retry import Backoff, retry
 
 FILE_BYTES = 128 * 2**20
 """Rows are gathered to this much memory (Arrow) before they are written as a file."""
 
-MAX_ATTEMPTS = 20
-MAX_PAUSE_SECONDS = 5.0
+CONFLICT_BACKOFF = Backoff(attempts=20, first_seconds=0.1, max_seconds=5.0)
 PUBLISHED = "musc-ray.run."
 """Prefix of the table property that names a published run; its value is the run's digest, set by the same commit."""
 
@@ -74,23 +72,33 @@ def commit_run(load: Callable[[], Table], run: RunCommit, changes: Callable[[Tab
     Raises:
         MuscRayError: other publishers changed the table in every attempt.
     """
-    for attempt in range(MAX_ATTEMPTS):
+    name = ""
+
+    def attempt() -> bool:  # sees whether an earlier commit of unknown outcome landed
+        nonlocal name
         table = retry_creation(load)
+        name = ".".join(table.name())
         before = table.properties.get(PUBLISHED + run.run_id)
         if before == run.digest:
             return False
         try:
             _commit(table, run, changes(table, before is not None))
-        except _conflicts() as error:  # the next attempt sees whether a commit of unknown outcome landed
-            pause = min(MAX_PAUSE_SECONDS, 0.1 * 2**attempt) * random.uniform(0.5, 1.0)  # noqa: S311, no secret
-            logger.info("Another publisher changed %s (%s); retrying in %.1f s.", table.name(), error, pause)
-            time.sleep(pause)
-        else:
-            return True
-    raise MuscRayError(
-        f"The Iceberg table {'.'.join(table.name())} was changed by others in each of {MAX_ATTEMPTS} attempts to "
-        f"publish run {run.run_id}: publish again when they are done."
-    )
+        except _conflicts() as error:
+            logger.info("Another publisher changed %s (%s).", name, error)
+            raise _ConflictError from error
+        return True
+
+    try:
+        return retry(attempt, lambda error: isinstance(error, _ConflictError), CONFLICT_BACKOFF)
+    except _ConflictError as error:
+        raise MuscRayError(
+            f"The Iceberg table {name} was changed by others in each of {CONFLICT_BACKOFF.attempts} attempts to "
+            f"publish run {run.run_id}: publish again when they are done."
+        ) from error
+
+
+class _ConflictError(Exception):
+    """Another publisher changed the table meanwhile."""
 
 
 def _conflicts() -> tuple[type[Exception], ...]:

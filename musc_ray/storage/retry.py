@@ -1,33 +1,35 @@
-"""Storage faults that pass: tried again with growing pauses, on top of what the cloud clients retry themselves.
+"""Retries with growing pauses: the one loop that all rooms use, and what storage faults it waits for.
 
-s3fs is told to repeat failed requests for about half a minute (see `s3`); what matters most needs more patience than
-that, and an image must never count as broken because the network, the disk or the credentials were.
+s3fs itself repeats failed requests for about half a minute (see `s3`). These retries come on top: an image must never
+count as broken because the network, the disk or the credentials were.
 """
 
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage import s3
 
-TRIES = 6
+MAX_ATTEMPTS = 6
 FIRST_PAUSE_SECONDS = 0.5
+MAX_PAUSE_SECONDS = 8.0
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
-"""Errors that another try does not mend."""
+"""Errors that another attempt does not change."""
 
 Result = TypeVar("Result")
 
 
 class StorageError(MuscRayError):
-    """The storage was away, full, or refused the credentials; the same command takes the job up again."""
+    """The storage was unreachable, full, or refused the credentials; the same command resumes the job."""
 
 
 def is_storage_fault(error: BaseException) -> bool:
-    """Whether an error says something of the storage or its credentials, and nothing of what is stored there.
+    """Return whether an error is about the storage or its credentials, not about what is stored there.
 
-    Complaints of Arrow, Pillow and tarfile about a file's content are OSErrors, too, but without a number.
+    Arrow, Pillow and tarfile raise OSError for a file's content, too, but without a number.
     """
     if isinstance(error, ConnectionError | PermissionError | TimeoutError | StorageError):
         return True
@@ -37,11 +39,49 @@ def is_storage_fault(error: BaseException) -> bool:
 
 
 def as_storage_error(error: BaseException) -> StorageError:
-    """A storage fault as one sentence."""
+    """Return a storage fault as one sentence."""
     if isinstance(error, StorageError):
         return error
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return StorageError(f"The storage failed ({reason}): mend it, and the same command goes on from there.")
+    return StorageError(f"The storage failed ({reason}): repair it, and the same command resumes the job.")
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Attempts, and pauses between them that double from `first_seconds` up to `max_seconds`."""
+
+    attempts: int
+    first_seconds: float
+    max_seconds: float
+
+
+def retry(
+    work: Callable[[], Result],
+    is_transient: Callable[[Exception], bool],
+    backoff: Backoff,
+    sleep: Callable[[float], None] = time.sleep,
+    chance: random.Random | None = None,
+) -> Result:
+    """Call `work` until it succeeds, fails for a lasting reason, or has had all its attempts; raise its last error.
+
+    Each pause is shortened by up to half at random, so that workers do not return all at once.
+
+    Args:
+        work: what to do.
+        is_transient: whether another attempt may succeed after an error.
+        backoff: attempts and pauses.
+        sleep: takes seconds; replaced in tests.
+        chance: source of the jitter; replaced in tests.
+    """
+    chance = chance or random.Random()  # noqa: S311, no secret
+    for attempt in range(backoff.attempts - 1):
+        try:
+            return work()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+        sleep(min(backoff.max_seconds, backoff.first_seconds * 2**attempt) * chance.uniform(0.5, 1.0))
+    return work()
 
 
 def with_retries(
@@ -50,39 +90,35 @@ def with_retries(
     sleep: Callable[[float], None] = time.sleep,
     chance: random.Random | None = None,
 ) -> Result:
-    """Do something on a storage, again if it fails for a passing reason.
-
-    Pauses double from half a second to 8 seconds, each shortened by up to half at random so that workers do not return
-    all at once; about 12 seconds in all.
+    """Do something on a storage; retry it for about 12 seconds when it fails for a passing reason.
 
     Args:
         work: may raise OSError, or what its driver raises while a store is away.
         what: named in the error, such as `read s3://bucket/a.png`.
-        sleep: takes seconds; replaced in tests.
-        chance: source of the jitter; replaced in tests.
+        sleep, chance: see `retry`.
 
     Raises:
         OSError: a permanent one, at once.
-        StorageError: the last try failed, too; or, at once, an object store refused.
+        StorageError: the last attempt failed, too; or, at once, an object store refused.
     """
-    chance = chance or random.Random()  # noqa: S311, no secret
-    attempt = 1
-    while True:
-        try:
-            return work()
-        except PERMANENT as error:
-            if s3.refuses(error):
-                raise StorageError(
-                    f"Cannot {what}: the store refuses it ({error}); check credentials, rights and this machine's "
-                    f"clock, and run the same command again."
-                ) from error
+    try:
+        return retry(work, _is_transient, Backoff(MAX_ATTEMPTS, FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS), sleep, chance)
+    except PERMANENT as error:
+        if s3.refuses(error):
+            raise StorageError(
+                f"Cannot {what}: the store refuses it ({error}); check credentials, rights and this machine's clock, "
+                f"and run the same command again."
+            ) from error
+        raise
+    except Exception as error:
+        if not _is_transient(error):
             raise
-        except Exception as error:
-            if isinstance(error, StorageError) or not (isinstance(error, OSError) or is_storage_fault(error)):
-                raise
-            if attempt == TRIES:
-                raise StorageError(
-                    f"Cannot {what} after {TRIES} tries ({error}): check the storage and run the same command again."
-                ) from error
-        sleep(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1) * chance.uniform(0.5, 1.0))
-        attempt += 1
+        raise StorageError(
+            f"Cannot {what} after {MAX_ATTEMPTS} attempts ({error}): check the storage and run the same command again."
+        ) from error
+
+
+def _is_transient(error: Exception) -> bool:
+    if isinstance(error, (StorageError, *PERMANENT)):
+        return False
+    return isinstance(error, OSError) or is_storage_fault(error)

@@ -27,6 +27,7 @@ from musc_ray.settings.loading import load_settings
 from musc_ray.sources.catalog import catalog_images
 from musc_ray.storage.filesystem import open_filesystem
 from musc_ray.storage.parquet import write_table
+from musc_ray.storage.retry import Backoff
 from tests.helpers.lake_runs import lake_run
 from tests.helpers.seaweed import LakeServer, lake_server
 
@@ -374,7 +375,7 @@ def test_a_table_that_others_change_all_the_time_is_given_up_without_data_files(
         raise CommitFailedException("someone was faster")
 
     monkeypatch.setattr(Table, "_do_commit", refuse)
-    monkeypatch.setattr("musc_ray.lake.commit.MAX_ATTEMPTS", 3)
+    monkeypatch.setattr("musc_ray.lake.commit.CONFLICT_BACKOFF", Backoff(3, 0.01, 0.01))
     with pytest.raises(MuscRayError, match="in each of 3 attempts to publish run run-1"):
         publish_run(open_catalog(f"sqlite:///{tmp_path}/catalog.db"), "a.scores", lake_run("run-1", BOTH, NIGHT))
     assert not list(tmp_path.rglob("*.parquet"))

@@ -126,7 +126,7 @@ def test_a_full_disk_is_one_sentence(monkeypatch, tmp_path):
     result = CliRunner().invoke(app, ["status", str(tmp_path)])
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: The storage failed ([Errno 28] No space left on device:")
-    assert "the same command goes on from there" in result.stderr
+    assert "the same command resumes the job" in result.stderr
 
 
 def test_a_full_disk_is_named(tmp_path):

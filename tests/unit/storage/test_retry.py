@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from musc_ray.storage.retry import FIRST_PAUSE_SECONDS, TRIES, StorageError, with_retries
+from musc_ray.storage.retry import FIRST_PAUSE_SECONDS, MAX_ATTEMPTS, StorageError, with_retries
 
 
 class Flaky:
@@ -20,7 +20,7 @@ class Flaky:
         return "answer"
 
 
-@pytest.mark.parametrize("failures", range(TRIES))
+@pytest.mark.parametrize("failures", range(MAX_ATTEMPTS))
 def test_passing_faults_are_waited_out_with_growing_pauses(failures):
     pauses: list[float] = []
     work = Flaky(failures, OSError(5, "Please reduce your request rate"))
@@ -33,9 +33,9 @@ def test_passing_faults_are_waited_out_with_growing_pauses(failures):
 
 def test_patience_ends_with_one_sentence():
     work = Flaky(99, ConnectionResetError("reset by peer"))
-    with pytest.raises(StorageError, match=r"Cannot read s3://b/x after 6 tries .*reset by peer"):
+    with pytest.raises(StorageError, match=r"Cannot read s3://b/x after 6 attempts .*reset by peer"):
         with_retries(work, "read s3://b/x", lambda _: None)
-    assert work.calls == TRIES
+    assert work.calls == MAX_ATTEMPTS
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("x"), PermissionError("x"), IsADirectoryError("x")])
