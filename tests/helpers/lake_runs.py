@@ -1,6 +1,5 @@
 """Complete runs to publish, with generated scores, without files."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
@@ -10,7 +9,9 @@ import pyarrow as pa
 from musc_ray.core.ranks import percentiles, ranks
 from musc_ray.lake.run_tables import LakeRun
 from musc_ray.sources.images import image_id
+from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.schemas import IS_ANOMALOUS, SCORES
+from tests.helpers.manifests import run_record
 
 GRID = (2, 3)
 
@@ -26,22 +27,20 @@ def lake_run(
     """A run on the images of these URIs; its scores come from its name and time."""
     tables = [scores(run_id, name, uris, scored_at, threshold) for name, uris in groups.items()]
     images = sum(map(len, groups.values()))
-    record = {
-        "run_id": run_id,
-        "features_id": "0123456789abcdef",
-        "scored_at": scored_at.isoformat(),
-        "settings": {"source": "s3://plant/images", "degrees": [1, 3, 5], "threshold": threshold},
-        "resolved": {"backbone": "timm:vit", "weights_sha256": "ab" * 32},
-        "counts": {"images": images, "scored": images, "failed": 0},
-        "versions": {"musc-ray": "0.1.0"},
+    record = run_record(
+        run_id,
+        features_id="0123456789abcdef",
+        scored_at=scored_at.isoformat(),
+        settings={"source": "s3://plant/images", "degrees": [1, 3, 5], "threshold": threshold},
+        resolved={"backbone": "timm:vit", "weights_sha256": "ab" * 32},
+        counts={"images": images, "scored": images, "failed": 0},
         **({} if threshold is None else {"thresholds": dict.fromkeys(groups, threshold)}),
-        **changed,
-    }
+    )
 
     def read(columns: Sequence[str]) -> Iterator[pa.Table]:
         return (table.select(columns) for table in tables)
 
-    return LakeRun(json.loads(json.dumps(record)), "/plant/out", read, maps)
+    return LakeRun(RunManifest.model_validate(record | changed), "/plant/out", read, maps)
 
 
 def scores(
