@@ -75,16 +75,16 @@ def score_archive(
     with ray_cluster(ClusterOptions.of(settings)), progress.watched(RunMetrics(context.run_id)):
         errors = extract_missing(context, progress, stages)
         write_errors(context, errors)
-        scored_at = time_after_all(context.layout, datetime.now(UTC))
+        scored_at = time_after_all(context.out_paths, datetime.now(UTC))
         scored = score_all(context, errors, scored_at, progress, stages)
         metrics = image_aurocs(run_paths, [group.group for group in scored.groups], labels or {})
         run = run_manifest(context, scored, scored_at, stages, len(errors), metrics)
         started = time.monotonic()
-        write_report(context.layout, run, settings, progress, labels)
+        write_report(context.out_paths, run, settings, progress, labels)
         run = run.model_copy(update={"stages": {**run.stages, "report": {"seconds": time.monotonic() - started}}})
     run.write(run_paths)
     _clean_up(context)
-    publish_complete(context.layout, settings.lake, context.run_id)
+    publish_complete(context.out_paths, settings.lake, context.run_id)
     return read_result(context, run, computed=True)
 
 
@@ -129,19 +129,19 @@ def _check_before_work(context: RunContext) -> None:
     """Refuse a job that cannot succeed."""
     groups, _ = scorable_groups(context, errors=())
     check_pending(context, groups)
-    check_lake(context.layout, context.settings.lake)
+    check_lake(context.out_paths, context.settings.lake)
 
 
 def _begin(context: RunContext, progress: Progress) -> None:
     """Write the catalog and what the run will do; keep `progress.json` up to date from now on."""
-    fs, run_paths = context.layout.fs, context.run_paths
+    fs, run_paths = context.out_paths.fs, context.run_paths
     if context.settings.overwrite:
         remove_tree(fs, run_paths.folder)
     check_resumable(context)
     write_table(fs, run_paths.catalog, to_table({name: group.listed for name, group in context.groups.items()}))
     started_manifest(context).write(run_paths)
     done = {name: group.done for name, group in context.groups.items()}
-    check_kept(context.layout, context.meta.features_id, done)
+    check_kept(context.out_paths, context.meta.features_id, done)
     progress.record(lambda stages: write_json(fs, run_paths.progress_json, stages))
 
 
@@ -159,14 +159,14 @@ def _reuse(context: RunContext, complete: RunManifest) -> RunResult:
         )
     scored = [name for name in context.groups if name not in complete.failed_groups]
     complete = apply_rule(context.run_paths, complete, scored, rule)
-    publish_complete(context.layout, context.settings.lake, context.run_id)
+    publish_complete(context.out_paths, context.settings.lake, context.run_id)
     return read_result(context, complete, computed=False)
 
 
 def _clean_up(context: RunContext) -> None:
     """Remove intermediate results, and the features unless `keep_features` is set."""
-    remove_tree(context.layout.fs, context.run_paths.work)
+    remove_tree(context.out_paths.fs, context.run_paths.work)
     if not context.settings.keep_features:
         for name, group in context.groups.items():
             ids = {image.image_id for images in group.all.values() for image in images}
-            forget_features(context.layout, context.meta.features_id, name, ids | {i.image_id for i in group.failed})
+            forget_features(context.out_paths, context.meta.features_id, name, ids | {i.image_id for i in group.failed})

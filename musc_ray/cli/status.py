@@ -35,8 +35,8 @@ def read_status(out: str) -> list[RunStatus]:
     Raises:
         MuscRayError: there is no run.
     """
-    layout = OutPaths.at(out)
-    runs = [status for run_id in layout.run_ids() if (status := _run_status(layout.run(run_id))) is not None]
+    out_paths = OutPaths.at(out)
+    runs = [status for run_id in out_paths.run_ids() if (status := _run_status(out_paths.run(run_id))) is not None]
     if not runs:
         raise MuscRayError(f"There is no run in {out}: start one with `musc-ray run SOURCE {out}`.")
     return sorted(runs, key=lambda run: run.started_at)

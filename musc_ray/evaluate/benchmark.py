@@ -141,7 +141,7 @@ def _write_source(out: str, images: Sequence[TestImage], groups: dict[str, str])
     writer = csv.writer(text)
     writer.writerow(["uri", "group"])
     writer.writerows([image.uri, groups[image.uri]] for image in images)
-    layout = OutPaths.at(out)
-    path = f"{layout.root}/images.csv"
-    write_text(layout.fs, path, text.getvalue())
-    return absolute(layout.uri(path))
+    out_paths = OutPaths.at(out)
+    path = f"{out_paths.root}/images.csv"
+    write_text(out_paths.fs, path, text.getvalue())
+    return absolute(out_paths.uri(path))

@@ -69,10 +69,10 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
         raise SettingsError("Evaluating needs the evaluate extra: run `pip install 'musc-ray[evaluate]'`.")
     if settings.out is None:
         raise SettingsError("Evaluating needs the out of a run: `musc-ray evaluate OUT`.")
-    layout = OutPaths.at(settings.out)
-    run = complete_run(layout, settings.run_id)
-    run_paths = layout.run(run.run_id)
-    check_writable(layout.fs, run_paths.evaluation)
+    out_paths = OutPaths.at(settings.out)
+    run = complete_run(out_paths, settings.run_id)
+    run_paths = out_paths.run(run.run_id)
+    check_writable(out_paths.fs, run_paths.evaluation)
     scores = _read_scores(run_paths, run)
     if labels is None:
         labels = find_labels(settings.labels, [uri for table in scores.values() for uri in table["uri"].to_pylist()])
@@ -86,12 +86,12 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
         work = [GroupPixels(name, list(group.files.values())) for name, group in groups.items()]
         try:
             with ray_cluster(ClusterOptions.of(settings)):
-                pixels = evaluate_pixels(settings, layout, masks, work, progress, notes)
+                pixels = evaluate_pixels(settings, out_paths, masks, work, progress, notes)
         finally:
-            remove_tree(layout.fs, f"{run_paths.evaluation}/regions")
+            remove_tree(out_paths.fs, f"{run_paths.evaluation}/regions")
     else:
         notes.append("There are no masks: pixel metrics cannot be computed.")
-    rows = _rows(layout, run, groups, pixels, notes)
+    rows = _rows(out_paths, run, groups, pixels, notes)
     about = {
         "run": run_paths.run_id,
         "backbone": run.resolved.backbone,
@@ -100,7 +100,7 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
         "labels": labels.origin,
     }
     write_metrics(run_paths, rows, about, notes)
-    return Evaluation(run_paths.run_id, about, rows, notes, layout.uri(run_paths.evaluation))
+    return Evaluation(run_paths.run_id, about, rows, notes, out_paths.uri(run_paths.evaluation))
 
 
 def _read_scores(run_paths: RunPaths, run: RunManifest) -> dict[tuple[str, str], pa.Table]:
@@ -163,7 +163,7 @@ def _write_labels(run_paths: RunPaths, groups: dict[str, LabelledGroup]) -> None
 
 
 def _rows(
-    layout: OutPaths,
+    out_paths: OutPaths,
     run: RunManifest,
     groups: dict[str, LabelledGroup],
     pixels: dict[tuple[str, str], dict[str, float | None]],
@@ -179,7 +179,7 @@ def _rows(
             from musc_ray.evaluate.pooled import pooled_scores  # FAISS, which nothing else here needs
 
             scores = pooled_scores(
-                layout, run, sorted(group.scored_in), group.ids, np.array(group.raw_scores, np.float32)
+                out_paths, run, sorted(group.scored_in), group.ids, np.array(group.raw_scores, np.float32)
             )
             notes.append(
                 f"Group '{name}' was scored in {len(group.scored_in)} parts; their images are rescored together."

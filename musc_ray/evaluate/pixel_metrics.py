@@ -55,7 +55,7 @@ Key = tuple[str, str]
 
 def evaluate_pixels(
     settings: Settings,
-    layout: OutPaths,
+    out_paths: OutPaths,
     reading: MaskReading,
     groups: Sequence[GroupPixels],
     progress: Progress,
@@ -65,7 +65,7 @@ def evaluate_pixels(
 
     Args:
         settings: workers and threads; GPUs are not used.
-        layout: paths of OUT.
+        out_paths: paths of OUT.
         reading: how masks are read.
         groups: what to evaluate.
         progress: shows the stages.
@@ -73,7 +73,7 @@ def evaluate_pixels(
     """
     files = sum(len(group.files) for group in groups)
     on_cpus = ClusterOptions.of(settings, device="cpu")
-    with Pool(Evaluator, on_cpus, files, layout.uri(layout.root), reading) as pool:
+    with Pool(Evaluator, on_cpus, files, out_paths.uri(out_paths.root), reading) as pool:
         counts = _count(pool, groups, progress)
         for group in groups:
             notes += _notes(group.group, counts[group.group])

@@ -17,12 +17,12 @@ from musc_ray.storage.shards import read_class_tokens, read_meta
 
 
 def pooled_scores(
-    layout: OutPaths, run: RunManifest, scored_in: Sequence[str], ids: Sequence[str], raw: npt.NDArray[np.float32]
+    out_paths: OutPaths, run: RunManifest, scored_in: Sequence[str], ids: Sequence[str], raw: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
     """Compute scores after RsCIN (N,) float32 over the images of several groups.
 
     Args:
-        layout: paths of OUT.
+        out_paths: paths of OUT.
         run: its run.json.
         scored_in: the groups.
         ids: (N,) of the images.
@@ -34,9 +34,9 @@ def pooled_scores(
     places = {image_id: place for place, image_id in enumerate(ids)}
     tokens = np.full((len(ids), run.resolved.class_channels), np.nan, np.float32)
     for group in scored_in:
-        for path in layout.written_shards(layout.features(run.features_id, group)).values():
-            held = [i.image_id for i in read_meta(layout.fs, path).extracted if i.image_id in places]
-            for image_id, token in zip(held, read_class_tokens(layout.fs, path, held), strict=True):
+        for path in out_paths.written_shards(out_paths.features(run.features_id, group)).values():
+            held = [i.image_id for i in read_meta(out_paths.fs, path).extracted if i.image_id in places]
+            for image_id, token in zip(held, read_class_tokens(out_paths.fs, path, held), strict=True):
                 tokens[places[image_id]] = token
     if np.isnan(tokens).any():
         raise MuscRayError(

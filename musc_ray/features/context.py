@@ -38,7 +38,7 @@ class RunContext(Workspace):
     @property
     def run_paths(self) -> RunPaths:
         """Return the paths of the run."""
-        return self.layout.run(self.run_id)
+        return self.out_paths.run(self.run_id)
 
     @property
     def images(self) -> int:
@@ -72,17 +72,17 @@ def context_of(
         listed: images of the run by group.
         earlier: see `RunContext`.
     """
-    settings, layout, meta = workspace.settings, workspace.layout, workspace.meta
+    settings, out_paths, meta = workspace.settings, workspace.out_paths, workspace.meta
     identity = run_id(run_values(settings, meta.features_id, workspace.arithmetic, listed, earlier), listed)
     if settings.overwrite:
         _forget_listed(workspace, listed, earlier or {})
     groups = {
-        name: assign_shards(images, existing_shards(layout, meta.features_id, name), settings.shard_size)
+        name: assign_shards(images, existing_shards(out_paths, meta.features_id, name), settings.shard_size)
         for name, images in listed.items()
     }
     return RunContext(
         settings=settings,
-        layout=layout,
+        out_paths=out_paths,
         meta=meta,
         arithmetic=workspace.arithmetic,
         run_id=settings.run_id or identity,
@@ -98,4 +98,4 @@ def _forget_listed(
     """Delete the features of the listed images, which `overwrite` computes again; keep those of the earlier ones."""
     for name, images in listed.items():
         ids = {image.image_id for image in images} - earlier.get(name, frozenset())
-        forget_features(workspace.layout, workspace.meta.features_id, name, ids)
+        forget_features(workspace.out_paths, workspace.meta.features_id, name, ids)

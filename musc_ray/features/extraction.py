@@ -71,9 +71,9 @@ def extract(workspace: Workspace, tasks: Sequence[ShardTask], only_broken: bool 
     def call(actor: Any, task: ShardTask) -> Any:
         return (actor.repair if only_broken else actor.extract).remote(task)
 
-    settings, arithmetic, layout = workspace.settings, workspace.arithmetic, workspace.layout
+    settings, arithmetic, out_paths = workspace.settings, workspace.arithmetic, workspace.out_paths
     extractor_options = ExtractorOptions.of(settings, arithmetic.model_precision)
-    arguments, seen = (extractor_options, layout.uri(layout.root), workspace.meta), 0
+    arguments, seen = (extractor_options, out_paths.uri(out_paths.root), workspace.meta), 0
     options = ClusterOptions.of(settings, arithmetic.device)
     with Pool(Extractor, options, len(tasks), *arguments, concurrent_calls=CALLS_PER_EXTRACTOR) as pool:
         for _, stats in pool.map(iter(tasks), call):

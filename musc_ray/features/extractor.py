@@ -56,7 +56,7 @@ class Extractor:
     def __init__(self, options: ExtractorOptions, out: str, meta: FeaturesMeta, plan: WorkerResources) -> None:
         take_share(plan)
         self.options, self.meta, self.plan = options, meta, plan
-        self.layout = OutPaths.at(out)
+        self.out_paths = OutPaths.at(out)
         self.model_turn = threading.Lock()
         self.reader = ReadAhead(options.batch_size, meta.image_size, options.limits, plan.threads)
 
@@ -80,9 +80,9 @@ class Extractor:
             use_threads(self.plan.threads)  # PyTorch keeps the number per calling thread
             outcome, (class_tokens, layers) = self._embed_all(batches, stats)
         started = time.perf_counter()
-        path = self.layout.shard(self.meta.features_id, task.group, task.shard)
+        path = self.out_paths.shard(self.meta.features_id, task.group, task.shard)
         stats.bytes_written = write_shard(
-            self.layout.fs, path, replace(self.meta, images=outcome), class_tokens, layers
+            self.out_paths.fs, path, replace(self.meta, images=outcome), class_tokens, layers
         )
         stats.seconds_writing = time.perf_counter() - started
         stats.failed = [(task.group, image) for image in outcome if image.error is not None]
@@ -90,12 +90,12 @@ class Extractor:
 
     def repair(self, task: ShardTask) -> ExtractStats:
         """Read a whole shard, and extract it again if it is broken."""
-        path = self.layout.shard(self.meta.features_id, task.group, task.shard)
+        path = self.out_paths.shard(self.meta.features_id, task.group, task.shard)
         ids = [image.image_id for image in task.images]
         try:
-            read_class_tokens(self.layout.fs, path, ids)
+            read_class_tokens(self.out_paths.fs, path, ids)
             for layer in self.meta.layers:
-                read_layer(self.layout.fs, path, layer, ids)
+                read_layer(self.out_paths.fs, path, layer, ids)
         except (BrokenShardError, FileNotFoundError):
             return self.extract(task)
         return ExtractStats()

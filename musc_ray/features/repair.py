@@ -46,9 +46,9 @@ def repair_features(
             stage.advance(1)
     logger.warning("%d broken shards were extracted again.", stats.shards)
     for name in {name for name, _ in stats.failed}:
-        remove_tree(context.layout.fs, context.run_paths.repeats(name))
+        remove_tree(context.out_paths.fs, context.run_paths.repeats(name))
         for layer in context.meta.layers:
-            remove_tree(context.layout.fs, context.run_paths.bands(name, layer))
+            remove_tree(context.out_paths.fs, context.run_paths.bands(name, layer))
     return stats
 
 

@@ -21,13 +21,13 @@ class Workspace:
 
     Attributes:
         settings: as workers need them.
-        layout: of the OUT.
+        out_paths: of the OUT.
         meta: what all shards of the features have in common, their id included.
         arithmetic: as resolved for the hardware of the workers.
     """
 
     settings: Settings
-    layout: OutPaths
+    out_paths: OutPaths
     meta: FeaturesMeta
     arithmetic: Arithmetic
 
@@ -43,12 +43,12 @@ def open_out(settings: Settings, out: str) -> Workspace:
     weights = fetch_weights(resolve_backbone(settings.backbone), settings.weights)
     if settings.weights is not None:  # workers have another working directory
         settings = settings.model_copy(update={"weights": absolute(settings.weights)})
-    layout = OutPaths.at(out)
-    check_writable(layout.fs, layout.root)
+    out_paths = OutPaths.at(out)
+    check_writable(out_paths.fs, out_paths.root)
     with open_hardware(ClusterOptions.of(settings)) as hardware:
         arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
     values = features_values(settings, info, weights.sha256, arithmetic)
-    return Workspace(settings, layout, features_meta(info, weights.sha256, features_id(values)), arithmetic)
+    return Workspace(settings, out_paths, features_meta(info, weights.sha256, features_id(values)), arithmetic)
 
 
 def image_size_pair(settings: Settings) -> tuple[int, int] | None:

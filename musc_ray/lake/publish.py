@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def check_lake(layout: OutPaths, lake: Lake | None) -> None:
+def check_lake(out_paths: OutPaths, lake: Lake | None) -> None:
     """Open the catalog, so that a job whose scores cannot be published fails before its work.
 
     Raises:
@@ -30,10 +30,10 @@ def check_lake(layout: OutPaths, lake: Lake | None) -> None:
         MuscRayError: the catalog does not answer.
     """
     if lake is not None:
-        _open(layout, lake)
+        _open(out_paths, lake)
 
 
-def publish_complete(layout: OutPaths, lake: Lake | None, run_id: str) -> None:
+def publish_complete(out_paths: OutPaths, lake: Lake | None, run_id: str) -> None:
     """Publish a run, after earlier runs of its OUT that are meant for the same table and missing there.
 
     Raises:
@@ -42,10 +42,10 @@ def publish_complete(layout: OutPaths, lake: Lake | None, run_id: str) -> None:
     if lake is not None:
         runs = [
             run
-            for run in complete_runs(layout)
+            for run in complete_runs(out_paths)
             if run.run_id == run_id or _without_maps(run.settings.lake) == _without_maps(lake)
         ]
-        publish_runs(layout, lake, runs)
+        publish_runs(out_paths, lake, runs)
 
 
 def _without_maps(lake: Lake | None) -> Lake | None:
@@ -62,24 +62,24 @@ def publish_again(out: str, lake: Lake | None, run_id: str | None) -> tuple[list
     Raises:
         SettingsError: no lake is given, and that run has none.
     """
-    layout = OutPaths.at(out)
-    last = complete_run(layout, run_id)
-    runs = complete_runs(layout) if run_id is None else [last]
+    out_paths = OutPaths.at(out)
+    last = complete_run(out_paths, run_id)
+    runs = complete_runs(out_paths) if run_id is None else [last]
     lake = lake or last.settings.lake
     if lake is None:
         raise SettingsError("Setting 'lake' is missing: give its table, as in --set 'lake={table: plant.scores}'.")
-    published = publish_runs(layout, lake, runs)
+    published = publish_runs(out_paths, lake, runs)
     return published, [run.run_id for run in runs if run.run_id not in published]
 
 
-def publish_runs(layout: OutPaths, lake: Lake, runs: Iterable[RunManifest]) -> list[str]:
+def publish_runs(out_paths: OutPaths, lake: Lake, runs: Iterable[RunManifest]) -> list[str]:
     """Publish complete runs, the earliest first; return those that the tables did not hold already.
 
     Raises:
         SettingsError: no such catalog.
         MuscRayError: publishing a run failed.
     """
-    catalog = _open(layout, lake)
+    catalog = _open(out_paths, lake)
     from musc_ray.lake.catalog import one_line
     from musc_ray.lake.run_tables import LakeRun, publish_run
 
@@ -88,7 +88,7 @@ def publish_runs(layout: OutPaths, lake: Lake, runs: Iterable[RunManifest]) -> l
         if run.thresholds is None:
             logger.warning("Run %s is not published: its thresholds are half written; run it again.", run.run_id)
             continue
-        found = LakeRun(run, layout.uri(layout.root), _scores_of(layout.run(run.run_id)), lake.maps)
+        found = LakeRun(run, out_paths.uri(out_paths.root), _scores_of(out_paths.run(run.run_id)), lake.maps)
         try:
             if publish_run(catalog, lake.table, found):
                 published.append(run.run_id)
@@ -98,7 +98,7 @@ def publish_runs(layout: OutPaths, lake: Lake, runs: Iterable[RunManifest]) -> l
             logger.debug("Publishing failed:", exc_info=True)
             raise MuscRayError(
                 f"Run {run.run_id} is complete but not in the table {lake.table}: {one_line(error)} "
-                f"`musc-ray publish {layout.uri(layout.root)}` tries again."
+                f"`musc-ray publish {out_paths.uri(out_paths.root)}` tries again."
             ) from error
     return published
 
@@ -109,15 +109,15 @@ def _scores_of(run_paths: RunPaths) -> Callable[[Sequence[str]], Iterator[pa.Tab
     return lambda columns: (read_table(run_paths.fs, path, columns) for path in paths)
 
 
-def _open(layout: OutPaths, lake: Lake) -> "Catalog":
+def _open(out_paths: OutPaths, lake: Lake) -> "Catalog":
     """Open the catalog of a lake; default: a SQLite file in OUT."""
     from musc_ray.lake.catalog import SQLITE, open_catalog
 
     if lake.catalog is not None:
         return open_catalog(lake.catalog, lake.warehouse)
-    if not is_local(layout.fs):
+    if not is_local(out_paths.fs):
         raise SettingsError(
             "Setting 'lake' needs a catalog where OUT is not a local folder, for example "
             "{catalog: https://host/iceberg, table: plant.scores}."
         )
-    return open_catalog(f"{SQLITE}{layout.lake}/catalog.db", lake.warehouse)
+    return open_catalog(f"{SQLITE}{out_paths.lake}/catalog.db", lake.warehouse)

@@ -21,18 +21,18 @@ class Known:
     at: datetime
 
 
-def known_images(layout: OutPaths, features_id: str) -> dict[str, dict[str, Known]]:
+def known_images(out_paths: OutPaths, features_id: str) -> dict[str, dict[str, Known]]:
     """Return the earlier images by group and id, each in its latest version.
 
     Images of groups that could not be scored stay new: they wait for more images of their group. So do images that
     were scored with other features.
     """
     known: dict[str, dict[str, Known]] = {}
-    for run in complete_runs(layout):
+    for run in complete_runs(out_paths):
         if run.features_id != features_id:
             continue
         scored_at = run.scored_at
-        for image in read_table(layout.fs, layout.run(run.run_id).catalog).to_pylist():
+        for image in read_table(out_paths.fs, out_paths.run(run.run_id).catalog).to_pylist():
             if image["group"] in run.failed_groups:
                 continue
             group = known.setdefault(image["group"], {})
@@ -42,12 +42,12 @@ def known_images(layout: OutPaths, features_id: str) -> dict[str, dict[str, Know
     return known
 
 
-def seen_snapshot(layout: OutPaths, features_id: str, source: str, group_by: str | None) -> int | None:
+def seen_snapshot(out_paths: OutPaths, features_id: str, source: str, group_by: str | None) -> int | None:
     """Return the latest snapshot of an Iceberg source whose images are all known; None if no run saw a whole snapshot.
 
     Runs in which groups failed or waited, or that began at a day (`since`), leave images out and do not count.
     """
-    for run in reversed(complete_runs(layout)):
+    for run in reversed(complete_runs(out_paths)):
         settings, snapshot = run.settings, run.source_snapshot
         same = (run.features_id, settings.source, settings.group_by) == (features_id, source, group_by)
         if same and snapshot is not None and not (run.failed_groups or run.waiting or settings.since):

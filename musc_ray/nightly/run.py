@@ -61,15 +61,15 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
         raise SettingsError("A nightly run needs a source and an out.")
     if not settings.keep_features:
         raise SettingsError("A nightly run compares with the features of earlier images: set keep_features to true.")
-    layout = OutPaths.at(out)
-    with lease(layout.fs, layout.night_lease, "A nightly run"):
+    out_paths = OutPaths.at(out)
+    with lease(out_paths.fs, out_paths.night_lease, "A nightly run"):
         with progress.stage("catalog", total=None, unit="images") as stage:
             workspace = open_out(settings, out)
-            settings, layout, meta = workspace.settings, workspace.layout, workspace.meta
-            after = None if settings.since else seen_snapshot(layout, meta.features_id, source, settings.group_by)
+            settings, out_paths, meta = workspace.settings, workspace.out_paths, workspace.meta
+            after = None if settings.since else seen_snapshot(out_paths, meta.features_id, source, settings.group_by)
             listed, snapshot = list_images(source, settings.group_by, after)
-            known = known_images(layout, meta.features_id)
-            night = select_night(settings, layout, meta.features_id, listed, known, datetime.now(UTC).date())
+            known = known_images(out_paths, meta.features_id)
+            night = select_night(settings, out_paths, meta.features_id, listed, known, datetime.now(UTC).date())
             context = context_of(workspace, night.images, night.earlier)
             context = replace(context, source_snapshot=snapshot, waiting=night.waiting)
             stage.advance(context.images)

@@ -30,7 +30,7 @@ class Night:
 
 def select_night(
     settings: Settings,
-    layout: OutPaths,
+    out_paths: OutPaths,
     features_id: str,
     listed: Mapping[str, Sequence[CatalogImage]],
     known: Mapping[str, Mapping[str, Known]],
@@ -40,7 +40,7 @@ def select_night(
 
     Args:
         settings: since, window, references (number of earlier images, or all) and seed.
-        layout: paths of OUT.
+        out_paths: paths of OUT.
         features_id: of the features.
         listed: the source's images by group.
         known: earlier images, see `known_images`.
@@ -60,7 +60,7 @@ def select_night(
         recent = {image_id: k for image_id, k in of_group.items() if oldest is None or k.at >= oldest}
         for image in new:
             recent.pop(image.image_id, None)
-        earlier = list(_earlier(layout, features_id, group, recent, settings))
+        earlier = list(_earlier(out_paths, features_id, group, recent, settings))
         if len(new) + len(earlier) < 2:
             night.waiting[group] = len(new)
             continue
@@ -82,12 +82,12 @@ def _is_new(image: CatalogImage, known: Mapping[str, Known], since: datetime | N
 
 
 def _earlier(
-    layout: OutPaths, features_id: str, group: str, recent: Mapping[str, Known], settings: Settings
+    out_paths: OutPaths, features_id: str, group: str, recent: Mapping[str, Known], settings: Settings
 ) -> Iterator[CatalogImage]:
     """Yield the images of the window: all, or M of them from whole shards in a seeded order, to read few shards."""
     if not recent:
         return
-    shards = existing_shards(layout, features_id, group)
+    shards = existing_shards(out_paths, features_id, group)
     left = len(recent) if settings.reference_count is None else settings.reference_count
     for number in sorted(shards, key=lambda number: _seeded(settings.seed, number)):
         for image in shards[number].images:

@@ -53,15 +53,15 @@ def report_again(given: Settings, progress: Progress) -> str:
     """
     if given.out is None:
         raise SettingsError("A report needs the out of a run: `musc-ray report OUT`.")
-    layout = OutPaths.at(given.out)
-    run = complete_run(layout, given.run_id)
+    out_paths = OutPaths.at(given.out)
+    run = complete_run(out_paths, given.run_id)
     if given.model_fields_set & {"threshold", "contamination"}:
-        run = _with_rule(layout.run(run.run_id), run, ThresholdRule.of(given))
+        run = _with_rule(out_paths.run(run.run_id), run, ThresholdRule.of(given))
     changeable = settings_affecting("report", "runtime")
     changed = {name: getattr(given, name) for name in changeable if name in given.model_fields_set}
     settings = load_settings(None, settings_dict(run.settings) | {"out": None, "address": given.address} | changed)
     with ray_cluster(ClusterOptions.of(settings)):
-        return layout.uri(write_report(layout, run, settings, progress))
+        return out_paths.uri(write_report(out_paths, run, settings, progress))
 
 
 def _with_rule(run_paths: RunPaths, run: RunManifest, rule: ThresholdRule) -> RunManifest:
@@ -81,7 +81,7 @@ def _with_rule(run_paths: RunPaths, run: RunManifest, rule: ThresholdRule) -> Ru
 
 
 def write_report(
-    layout: OutPaths,
+    out_paths: OutPaths,
     run: RunManifest,
     settings: Settings,
     progress: Progress,
@@ -90,7 +90,7 @@ def write_report(
     """Write a run's report, replacing an older one.
 
     Args:
-        layout: paths of OUT.
+        out_paths: paths of OUT.
         run: the content of run.json.
         settings: how many pictures to show, workers.
         progress: shows the stage.
@@ -99,30 +99,30 @@ def write_report(
     Returns:
         Path of the first page, which is written last.
     """
-    run_paths = layout.run(run.run_id)
+    run_paths = out_paths.run(run.run_id)
     run_id, folder = run_paths.run_id, run_paths.report
     started = StartedManifest.read(run_paths)
     if started is None:
         raise MuscRayError(f"Run {run_id} lacks its started.json: run it again with --overwrite.")
     names = sorted(name for name in started.groups if name not in run.failed_groups)
-    remove_tree(layout.fs, folder)
+    remove_tree(out_paths.fs, folder)
     known = ReportLabels.read(run_paths, labels or {})
     tasks = run.counts.scored // CHUNK_ROWS + len(names)
     on_cpus = ClusterOptions.of(settings, device="cpu")
-    arguments = (layout.uri(layout.root), run_id, settings.image_limits)
+    arguments = (out_paths.uri(out_paths.root), run_id, settings.image_limits)
     with (
         progress.stage("report", total=run.counts.scored, unit="images") as stage,
         Pool(SiteWriter, on_cpus, tasks, *arguments) as pool,
     ):
         report = _run_report(run, settings)
-        site = _Site(layout, run, report, settings, known)
+        site = _Site(out_paths, run, report, settings, known)
         for path, text in static_files():
-            write_text(layout.fs, f"{folder}/{path}", text)
+            write_text(out_paths.fs, f"{folder}/{path}", text)
         site.write_images(pool, names, stage)
-        errors = read_tables(layout.fs, layout.table_files(run_paths.errors), ERRORS.names)
+        errors = read_tables(out_paths.fs, out_paths.table_files(run_paths.errors), ERRORS.names)
         rows = pa.concat_tables(errors).to_pylist() if errors else []
         for path, text in run_files(report, site.rows, rows, known.metrics_beside(names)):
-            write_text(layout.fs, f"{folder}/{path}", text)
+            write_text(out_paths.fs, f"{folder}/{path}", text)
     return f"{folder}/index.html"
 
 
@@ -138,16 +138,16 @@ class _Site:
     """
 
     def __init__(
-        self, layout: OutPaths, run: RunManifest, report: RunReport, settings: Settings, labels: ReportLabels
+        self, out_paths: OutPaths, run: RunManifest, report: RunReport, settings: Settings, labels: ReportLabels
     ) -> None:
-        self.layout, self.run, self.report, self.settings, self.labels = layout, run, report, settings, labels
+        self.out_paths, self.run, self.report, self.settings, self.labels = out_paths, run, report, settings, labels
         self.rows: list[dict[str, Any]] = []
         self.files: dict[str, dict[str, list[str]]] = {}
 
     def write_images(self, pool: Pool, names: Sequence[str], stage: Stage) -> None:
         """Write the pages and data of all groups."""
         unreadable = 0
-        run_paths = self.layout.run(self.run.run_id)
+        run_paths = self.out_paths.run(self.run.run_id)
         for table in (run_paths.scores, run_paths.neighbours, run_paths.defects):
             self.files[table] = run_paths.parts_of(table, names)
         tasks = (task for number, name in enumerate(names, start=1) for task in self._group(number, name))
@@ -160,19 +160,19 @@ class _Site:
 
     def _group(self, number: int, name: str) -> Iterator[SiteTask]:
         """Write what is known of a whole group; yields what is to be done for its images."""
-        layout, run_paths = self.layout, self.layout.run(self.run.run_id)
+        out_paths, run_paths = self.out_paths, self.out_paths.run(self.run.run_id)
         paths = self.files[run_paths.scores][name]
-        parts = read_tables(layout.fs, paths, COLUMNS)
+        parts = read_tables(out_paths.fs, paths, COLUMNS)
         firsts = detail_files([len(part) for part in parts])
         table = _by_rank(parts, firsts)
         labels = self.labels.of_images(table)
         table = table.append_column("label", pa.array(labels.names, pa.string()))
-        scale = map_scale(layout.fs, paths, float(pc.max(table["score_raw"]).as_py()))
+        scale = map_scale(out_paths.fs, paths, float(pc.max(table["score_raw"]).as_py()))
         defects, pictures_of_defects = self._defects(number, name, table)
         group = self._report(number, name, table, labels.values, scale, defects)
         self.rows.append(group_row(group))
         for path, text in group_files(self.report, group):
-            write_text(layout.fs, f"{run_paths.report}/{path}", text)
+            write_text(out_paths.fs, f"{run_paths.report}/{path}", text)
         yield from pictures_of_defects
         pictures = self.settings.report_images
         thumbnails = max(pictures, self.settings.report_thumbnails)
@@ -222,8 +222,8 @@ class _Site:
         """The repeated defects of a group, whose table is in the order of the ranks, and their pictures to be made."""
         if self.run.repeated_defects is None:
             return None, []
-        run_paths = self.layout.run(self.run.run_id)
-        parts = read_tables(self.layout.fs, self.files[run_paths.defects][name], DEFECTS.names)
+        run_paths = self.out_paths.run(self.run.run_id)
+        parts = read_tables(self.out_paths.fs, self.files[run_paths.defects][name], DEFECTS.names)
         if not parts:
             return [], []
         rows = pa.concat_tables(parts)

@@ -56,14 +56,14 @@ def export_heatmaps(
     _check_options(options, to)
     if settings.out is None:
         raise SettingsError("Heat maps need the out of a run: `musc-ray heatmaps OUT --format png`.")
-    layout = OutPaths.at(settings.out)
-    run = complete_run(layout, settings.run_id)
-    folder = layout.uri(layout.run(run.run_id).heatmaps) if to is None else absolute(to)
+    out_paths = OutPaths.at(settings.out)
+    run = complete_run(out_paths, settings.run_id)
+    folder = out_paths.uri(out_paths.run(run.run_id).heatmaps) if to is None else absolute(to)
     if to is not None and lists_out(run.settings.source or "", folder):
         raise SettingsError(f"--to {shown(to)} is inside the source: choose a folder outside it.")
-    groups = _groups(layout, run, group)
+    groups = _groups(out_paths, run, group)
     check_writable(*open_filesystem(folder))
-    tasks = list(_tasks(layout.run(run.run_id), groups, folder, options.top))
+    tasks = list(_tasks(out_paths.run(run.run_id), groups, folder, options.top))
     on_cpus = ClusterOptions.of(settings, device="cpu")
     counts, images = HeatmapCounts(), sum(task.images for task in tasks)
     with (
@@ -87,9 +87,9 @@ def _check_options(options: HeatmapsOptions, to: str | None) -> None:
         raise SettingsError(credentials_sentence("--to"))
 
 
-def _groups(layout: OutPaths, run: RunManifest, only: str | None) -> list[str]:
+def _groups(out_paths: OutPaths, run: RunManifest, only: str | None) -> list[str]:
     """Return the groups that the run scored, or the requested one alone."""
-    started = StartedManifest.read(layout.run(run.run_id))
+    started = StartedManifest.read(out_paths.run(run.run_id))
     names = [name for name in (started.groups if started else ()) if name not in run.failed_groups]
     if only is None:
         return names

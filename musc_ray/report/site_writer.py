@@ -96,8 +96,8 @@ class SiteWriter:
 
     def __init__(self, out: str, run_id: str, limits: ImageLimits, plan: WorkerResources) -> None:
         limit_requests(plan.requests)
-        self.layout = OutPaths.at(out)
-        self.data = f"{self.layout.run(run_id).report}/data"
+        self.out_paths = OutPaths.at(out)
+        self.data = f"{self.out_paths.run(run_id).report}/data"
         self.limits = limits
         self.threads = ThreadPoolExecutor(MAX_DECODING)
 
@@ -114,24 +114,24 @@ class SiteWriter:
             made = list(self.threads.map(self._thumbnail, [uris[place] for place in places], pictures))
             sizes += [UNREADABLE if picture is None else picture.size for picture in made]
             path = f"{folder}/sheet-{(first + start) // SHEET_IMAGES:05d}.jpg"
-            write_bytes(self.layout.fs, path, jpeg(sheet(made), THUMBNAIL_QUALITY))
+            write_bytes(self.out_paths.fs, path, jpeg(sheet(made), THUMBNAIL_QUALITY))
         unreadable = sizes.count(UNREADABLE)
         sizes += [NO_THUMBNAIL] * (len(uris) - task.thumbnails)
         key = f"group-{task.group}/rows-{task.chunk:05d}"
-        write_text(self.layout.fs, f"{self.data}/{key}.js", data_script(key, table_rows(task.table, sizes)))
+        write_text(self.out_paths.fs, f"{self.data}/{key}.js", data_script(key, table_rows(task.table, sizes)))
         return unreadable
 
     def details(self, task: DetailsTask) -> int:
         """Write the details of a file of scores; return its number of images."""
         lookup: Lookup = ray.get(task.lookup)
-        scores = read_table(self.layout.fs, task.scores, ["image_id", "rank", "patch_map"])
-        neighbours = None if task.neighbours is None else read_table(self.layout.fs, task.neighbours)
+        scores = read_table(self.out_paths.fs, task.scores, ["image_id", "rank", "patch_map"])
+        neighbours = None if task.neighbours is None else read_table(self.out_paths.fs, task.neighbours)
         for start in range(0, len(scores), DETAIL_ROWS):
             part = scores.slice(start, DETAIL_ROWS)
             similar = None if neighbours is None else neighbours.slice(start, DETAIL_ROWS)
             key = f"group-{task.group}/detail-{task.first + start // DETAIL_ROWS:05d}"
             content = data_script(key, details(part, similar, lookup, task.high))
-            write_text(self.layout.fs, f"{self.data}/{key}.js", content)
+            write_text(self.out_paths.fs, f"{self.data}/{key}.js", content)
         return len(scores)
 
     def defect(self, task: DefectTask) -> int:
@@ -148,7 +148,7 @@ class SiteWriter:
         for place, picture in enumerate(shown):
             strip.paste(picture, (place * side, 0))
         path = f"{self.data}/group-{task.group}/defect-{task.defect:03d}.jpg"
-        write_bytes(self.layout.fs, path, jpeg(strip, PICTURE_QUALITY))
+        write_bytes(self.out_paths.fs, path, jpeg(strip, PICTURE_QUALITY))
         return originals.count(None)
 
     def _original(self, uri: str, side: int) -> Image.Image | None:
@@ -165,7 +165,7 @@ class SiteWriter:
         if original is None:
             return None
         if picture_path is not None:
-            write_bytes(self.layout.fs, picture_path, jpeg(thumbnail(original, side), PICTURE_QUALITY))
+            write_bytes(self.out_paths.fs, picture_path, jpeg(thumbnail(original, side), PICTURE_QUALITY))
         return thumbnail(original, THUMBNAIL_SIDE)
 
 

@@ -48,7 +48,7 @@ def score_groups(
     options = ClusterOptions.of(settings, context.arithmetic.device)
     workers = plan_workers(options, len(meta.layers) * sum(shards)).workers
     side = block_side(settings, shards, len(meta.layers), meta.grid[0] * meta.grid[1], workers)
-    arguments = (settings, context.arithmetic, context.layout.uri(context.layout.root), context.run_id, meta)
+    arguments = (settings, context.arithmetic, context.out_paths.uri(context.out_paths.root), context.run_id, meta)
     with Pool(ScoringActor, options, workers, *arguments, concurrent_calls=MAX_CALLS) as pool:
         scoring = _Stages(pool, context, progress, stages)
         scoring.multiply_tiles(groups, side)

@@ -45,75 +45,85 @@ def collect_garbage(out: str, older_than_days: int, delete: bool, now: datetime 
     Raises:
         MuscRayError: no runs there; or a run or a nightly is at work, and something was to be deleted.
     """
-    layout, now = OutPaths.at(out), now or datetime.now(UTC)
-    layout.fs.invalidate_cache()
-    if not layout.fs.exists(layout.runs):
+    out_paths, now = OutPaths.at(out), now or datetime.now(UTC)
+    out_paths.fs.invalidate_cache()
+    if not out_paths.fs.exists(out_paths.runs):
         raise MuscRayError(f"There is no run in {out}: give the OUT of earlier runs.")
-    with _leases(layout) if delete else nullcontext():
-        runs = _runs(layout)
+    with _leases(out_paths) if delete else nullcontext():
+        runs = _runs(out_paths)
         unfinished = {run_id: written for run_id, (complete, written) in runs.items() if not complete}
         at_work = [run_id for run_id, at in unfinished.items() if now - at < timedelta(minutes=AT_WORK_MINUTES)]
         if at_work and delete:
-            raise MuscRayError(f"Run {at_work[0]} is at work in {out}: wait for its end, or for 15 minutes if it died.")
+            raise MuscRayError(
+                f"Run {at_work[0]} is running in {out}: wait until it ends, or 15 minutes if it crashed."
+            )
         oldest = now - timedelta(days=older_than_days)
         given_up = {run_id for run_id, at in unfinished.items() if at < oldest}
         found = [
-            *(_garbage(layout, layout.run(run_id).folder, "run that was given up") for run_id in sorted(given_up)),
-            *_leftovers(layout, [run_id for run_id, (complete, _) in runs.items() if complete]),
-            *_features(layout, [run_id for run_id in runs if run_id not in given_up], oldest),
-            *(_garbage(layout, path, "file of a command that was killed") for path in _unfinished_files(layout, now)),
+            *(
+                _garbage(out_paths, out_paths.run(run_id).folder, "run that was given up")
+                for run_id in sorted(given_up)
+            ),
+            *_leftovers(out_paths, [run_id for run_id, (complete, _) in runs.items() if complete]),
+            *_features(out_paths, [run_id for run_id in runs if run_id not in given_up], oldest),
+            *(
+                _garbage(out_paths, path, "file of a command that was killed")
+                for path in _unfinished_files(out_paths, now)
+            ),
         ]
         for garbage in found if delete else ():
-            remove_tree(layout.fs, garbage.path)
+            remove_tree(out_paths.fs, garbage.path)
     return found
 
 
-def check_kept(layout: OutPaths, features_id: str, shards: Mapping[str, Collection[int]]) -> None:
+def check_kept(out_paths: OutPaths, features_id: str, shards: Mapping[str, Collection[int]]) -> None:
     """Check that no shard was removed between listing a run's shards and writing down that it needs them.
 
     From then on `collect_garbage` sees the run; before, it could have taken the shards for garbage.
 
     Args:
-        layout: where the features are.
+        out_paths: where the features are.
         features_id: of the features.
         shards: numbers of the shards that were listed, by group.
 
     Raises:
         MuscRayError: garbage is being removed, or shards are gone.
     """
-    check_free(layout.fs, layout.gc_lease)
+    check_free(out_paths.fs, out_paths.gc_lease)
     for name, numbers in shards.items():
-        if not layout.written_shards(layout.features(features_id, name)).keys() >= set(numbers):
+        if not out_paths.written_shards(out_paths.features(features_id, name)).keys() >= set(numbers):
             raise MuscRayError(
                 f"Features of group '{name}' were removed while the run began: run it again, it extracts them anew."
             )
 
 
 @contextmanager
-def _leases(layout: OutPaths) -> Iterator[None]:
+def _leases(out_paths: OutPaths) -> Iterator[None]:
     """No nightly at work, and no run may begin."""
     what = "Removing what is not needed"
-    with lease(layout.fs, layout.night_lease, what), lease(layout.fs, layout.gc_lease, what):
+    with lease(out_paths.fs, out_paths.night_lease, what), lease(out_paths.fs, out_paths.gc_lease, what):
         yield
 
 
-def _unfinished_files(layout: OutPaths, now: datetime) -> Iterator[str]:
+def _unfinished_files(out_paths: OutPaths, now: datetime) -> Iterator[str]:
     """Files that a killed command was writing, or with which it tried whether it can write, and not just now."""
-    found = layout.fs.find(layout.root) if is_local(layout.fs) else layout.fs.ls(layout.root, detail=False)
+    found = (
+        out_paths.fs.find(out_paths.root) if is_local(out_paths.fs) else out_paths.fs.ls(out_paths.root, detail=False)
+    )
     for path in sorted(found):
         name = PurePosixPath(path).name
         unfinished = name.startswith(WRITE_CHECK) or (name.startswith(".") and name.endswith(PARTIAL))
-        if unfinished and now - layout.fs.modified(path) > timedelta(minutes=AT_WORK_MINUTES):
+        if unfinished and now - out_paths.fs.modified(path) > timedelta(minutes=AT_WORK_MINUTES):
             yield path
 
 
-def _runs(layout: OutPaths) -> dict[str, tuple[bool, datetime]]:
+def _runs(out_paths: OutPaths) -> dict[str, tuple[bool, datetime]]:
     """Of every run: whether it is complete, and when something was last written of how far it is."""
     found = {}
-    for run_id in layout.run_ids():
-        complete = layout.fs.exists(layout.run(run_id).run_json)
-        progress = read_json(layout.fs, layout.run(run_id).progress_json) or {}
-        started = StartedManifest.read(layout.run(run_id))
+    for run_id in out_paths.run_ids():
+        complete = out_paths.fs.exists(out_paths.run(run_id).run_json)
+        progress = read_json(out_paths.fs, out_paths.run(run_id).progress_json) or {}
+        started = StartedManifest.read(out_paths.run(run_id))
         updated_at = progress.get("updated_at")
         written = datetime.fromisoformat(updated_at) if updated_at else started and started.started_at
         if complete or written:
@@ -121,46 +131,46 @@ def _runs(layout: OutPaths) -> dict[str, tuple[bool, datetime]]:
     return found
 
 
-def _leftovers(layout: OutPaths, complete: list[str]) -> Iterator[Garbage]:
+def _leftovers(out_paths: OutPaths, complete: list[str]) -> Iterator[Garbage]:
     for run_id in complete:
-        if layout.fs.exists(layout.run(run_id).work):
-            yield _garbage(layout, layout.run(run_id).work, "intermediate results of a complete run")
+        if out_paths.fs.exists(out_paths.run(run_id).work):
+            yield _garbage(out_paths, out_paths.run(run_id).work, "intermediate results of a complete run")
 
 
-def _features(layout: OutPaths, needed: list[str], oldest: datetime) -> Iterator[Garbage]:
+def _features(out_paths: OutPaths, needed: list[str], oldest: datetime) -> Iterator[Garbage]:
     """Features and shards that no needed run refers to, written before a time."""
     images: dict[str, set[tuple[str, str]]] = {}
     for run_id in needed:
-        paths = layout.run(run_id)
+        paths = out_paths.run(run_id)
         run = RunManifest.read(paths) or StartedManifest.read(paths)
         if run is None:  # removed meanwhile
             continue
-        table = read_table(layout.fs, paths.catalog, ["image_id", "version"])
+        table = read_table(out_paths.fs, paths.catalog, ["image_id", "version"])
         pairs = zip(table["image_id"].to_pylist(), table["version"].to_pylist(), strict=True)
         images.setdefault(run.features_id, set()).update(pairs)
-    root = f"{layout.root}/features"
-    for folder in sorted(layout.fs.ls(root, detail=False)) if layout.fs.exists(root) else []:
+    root = f"{out_paths.root}/features"
+    for folder in sorted(out_paths.fs.ls(root, detail=False)) if out_paths.fs.exists(root) else []:
         features_id = PurePosixPath(folder).name
         if features_id not in images:
-            if _is_old(layout, folder, oldest):
-                yield _garbage(layout, folder, "features of no run")
+            if _is_old(out_paths, folder, oldest):
+                yield _garbage(out_paths, folder, "features of no run")
             continue
-        for group in sorted(layout.fs.ls(folder, detail=False)):
-            for path in layout.written_shards(group).values():
+        for group in sorted(out_paths.fs.ls(folder, detail=False)):
+            for path in out_paths.written_shards(group).values():
                 try:
-                    held = {(image.image_id, image.version) for image in read_meta(layout.fs, path).images}
+                    held = {(image.image_id, image.version) for image in read_meta(out_paths.fs, path).images}
                     why = "shard of no run's images"
                 except BrokenShardError:
                     held, why = set(), "broken shard"
-                if held.isdisjoint(images[features_id]) and _is_old(layout, path, oldest):
-                    yield _garbage(layout, path, why)
+                if held.isdisjoint(images[features_id]) and _is_old(out_paths, path, oldest):
+                    yield _garbage(out_paths, path, why)
 
 
-def _is_old(layout: OutPaths, path: str, oldest: datetime) -> bool:
+def _is_old(out_paths: OutPaths, path: str, oldest: datetime) -> bool:
     """Whether a file, or all below a folder, was written before a time."""
-    times = (file_time(info) for info in layout.fs.find(path, detail=True).values())
+    times = (file_time(info) for info in out_paths.fs.find(path, detail=True).values())
     return all(time is None or time < oldest for time in times)
 
 
-def _garbage(layout: OutPaths, path: str, why: str) -> Garbage:
-    return Garbage(path, why, int(layout.fs.du(path)))
+def _garbage(out_paths: OutPaths, path: str, why: str) -> Garbage:
+    return Garbage(path, why, int(out_paths.fs.du(path)))

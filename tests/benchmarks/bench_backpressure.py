@@ -139,7 +139,7 @@ def extracting(settings: Settings, stack: ExitStack, actor: type) -> Progress:
     stack.enter_context(ray_cluster(ClusterOptions.of(settings)))
     kept, extractor.Extractor = extractor.Extractor, actor
     stack.callback(setattr, extractor, "Extractor", kept)
-    folder = Path(context.layout.features(context.meta.features_id, name))
+    folder = Path(context.out_paths.features(context.meta.features_id, name))
     for shard in extraction.extract(context, tasks):
         for path in folder.glob("shard-*.parquet"):
             path.unlink()

@@ -59,10 +59,10 @@ def bare_loop(paths: list[Path], weights: WeightsFile) -> float:
 
 
 def plain_actors(
-    settings: Settings, layout: OutPaths, meta: FeaturesMeta, tasks: list[ShardTask]
+    settings: Settings, out_paths: OutPaths, meta: FeaturesMeta, tasks: list[ShardTask]
 ) -> tuple[float, ExtractStats]:
     """Seconds of the product's stage once all actors have their model, and its own account of them."""
-    stats, arguments = ExtractStats(), (ExtractorOptions.of(settings, "float32"), layout.uri(layout.root), meta)
+    stats, arguments = ExtractStats(), (ExtractorOptions.of(settings, "float32"), out_paths.uri(out_paths.root), meta)
     warm = ShardTask("warm-up", 0, tasks[0].images[:BATCH])
     options = ClusterOptions.of(settings)
     with Pool(Extractor, options, len(tasks), *arguments, concurrent_calls=CALLS_PER_EXTRACTOR) as pool:
@@ -91,7 +91,7 @@ class RayDataExtractor:
 
     def __init__(self, out: str, meta: FeaturesMeta, weights: WeightsFile) -> None:
         torch.set_num_threads(1)
-        self.backbone, self.layout, self.meta = load(weights), OutPaths.at(out), meta
+        self.backbone, self.out_paths, self.meta = load(weights), OutPaths.at(out), meta
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         layers, class_tokens = [], []
@@ -103,9 +103,9 @@ class RayDataExtractor:
             class_tokens.append(tokens.class_tokens.numpy())
         uris = [str(uri) for uri in batch["uri"]]
         meta = FeaturesMeta(**{**vars(self.meta), "images": [ShardImage(uri, uri, "") for uri in uris]})
-        path = self.layout.shard(self.meta.features_id, "ray-data", abs(hash(uris[0])) % 10**6)
+        path = self.out_paths.shard(self.meta.features_id, "ray-data", abs(hash(uris[0])) % 10**6)
         stacked = [np.concatenate([part[n] for part in layers]) for n in range(len(self.meta.layers))]
-        write_shard(self.layout.fs, path, meta, np.concatenate(class_tokens), stacked)
+        write_shard(self.out_paths.fs, path, meta, np.concatenate(class_tokens), stacked)
         return {"finished": np.array([time.time()]), "images": np.array([len(uris)])}
 
 
@@ -136,8 +136,8 @@ def storage_rates(folder: Path) -> dict[str, float]:
     tokens = [
         np.random.default_rng(n).standard_normal((32, 1369, 1024), np.float32).astype(np.float16) for n in range(4)
     ]
-    layout, found = OutPaths.at(str(folder)), defaultdict(list)
-    path, bare = layout.shard("rate", "all", 0), folder / "bare"
+    out_paths, found = OutPaths.at(str(folder)), defaultdict(list)
+    path, bare = out_paths.shard("rate", "all", 0), folder / "bare"
     size = sum(layer.nbytes for layer in tokens)
 
     def measure(name: str, work: Callable[[], object]) -> None:
@@ -151,11 +151,11 @@ def storage_rates(folder: Path) -> dict[str, float]:
                 file.write(memoryview(layer).cast("B"))
 
     def write() -> None:
-        write_shard(layout.fs, path, meta, np.zeros((32, 768), np.float32), tokens)
+        write_shard(out_paths.fs, path, meta, np.zeros((32, 768), np.float32), tokens)
 
     def read() -> None:
         for layer in meta.layers:
-            read_layer(layout.fs, path, layer, [image.image_id for image in images])
+            read_layer(out_paths.fs, path, layer, [image.image_id for image in images])
 
     checks = {"_checksum": lambda *_: 0, "_is_finite": lambda *_: True}
     for _ in range(7):
@@ -168,7 +168,7 @@ def storage_rates(folder: Path) -> dict[str, float]:
                 kind = "" if checked else " unchecked"
                 measure(f"write{kind}", write)
                 measure(f"read{kind}", read)
-            layout.fs.rm_file(path)
+            out_paths.fs.rm_file(path)
     return {name: sorted(values)[len(values) // 2] for name, values in found.items()}
 
 
@@ -180,12 +180,12 @@ def main() -> None:
         weights = fetch_weights(resolve_backbone(BACKBONE), str(write_dinov2_weights(Path(folder) / "w.safetensors")))
         meta = features_meta(describe_backbone(BACKBONE, SIZE), weights.sha256, "bench")
         settings = load_settings(None, {"backbone": BACKBONE, "weights": str(weights.path), "workers": WORKERS})
-        layout = OutPaths.at(f"{folder}/out")
+        out_paths = OutPaths.at(f"{folder}/out")
         images = [CatalogImage(path.name, path.as_uri(), "all", "") for path in paths]
         tasks = [ShardTask("all", n, images[n * SHARD : (n + 1) * SHARD]) for n in range(len(images) // SHARD)]
         bare = bare_loop(paths, weights) / len(paths)
         ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, object_store_memory=2**29)
-        seconds, stats = plain_actors(settings, layout, meta, tasks)
+        seconds, stats = plain_actors(settings, out_paths, meta, tasks)
         plain = seconds / stats.images
         data = ray_data(paths, f"{folder}/out", meta, weights)
         ray.shutdown()

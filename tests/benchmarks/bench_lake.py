@@ -71,13 +71,13 @@ def write_run(run_paths: RunPaths, rows: int, scored_at: datetime) -> None:
 
 def publish(out: str, run_id: str, catalog: str, warehouse: str) -> None:
     """What a process of its own does: publish a run, and say how long it took and what memory it needed."""
-    layout = OutPaths.at(out)
+    out_paths = OutPaths.at(out)
     before = peak_bytes()
     started = time.perf_counter()
     published = publish_runs(
-        layout,
+        out_paths,
         Lake(table="plant.scores", catalog=catalog, warehouse=warehouse, maps=False),
-        [complete_run(layout, run_id)],
+        [complete_run(out_paths, run_id)],
     )
     seconds = time.perf_counter() - started
     peak = peak_bytes()
@@ -92,13 +92,13 @@ def peak_bytes() -> int:
 
 def add_files(out: str, run_id: str) -> None:
     """The way not taken: the files of OUT as the table's own."""
-    layout = OutPaths.at(out)
+    out_paths = OutPaths.at(out)
     catalog = open_catalog(f"sqlite:///{out}/added/catalog.db")
     catalog.create_namespace("plant")
     schema = iceberg_schema(scores_schema(maps=True, thresholds=False))
     started = time.perf_counter()
     table = catalog.create_table("plant.scores", schema, partition_spec=by_day_and_group(schema))
-    table.add_files([f"file://{path}" for path in layout.table_files(layout.run(run_id).scores)])
+    table.add_files([f"file://{path}" for path in out_paths.table_files(out_paths.run(run_id).scores)])
     print(json.dumps({"seconds": time.perf_counter() - started, "rows": table.scan().count()}))
 
 
@@ -128,10 +128,10 @@ def main() -> None:
 
 def measure(out: str, rows: int, place: tuple[str, str]) -> None:
     """Publish, publish again, ask; into the lake at a catalog and a warehouse."""
-    layout = OutPaths.at(out)
+    out_paths = OutPaths.at(out)
     steps = (("run-1", rows, "into an empty lake"), ("run-2", rows, "the same images again"))
     for night, (run_id, count, what) in enumerate((*steps, ("run-3", rows // 100, "a night of a hundredth"))):
-        write_run(layout.run(run_id), count, NIGHT + timedelta(days=night))
+        write_run(out_paths.run(run_id), count, NIGHT + timedelta(days=night))
         found = in_its_own_process("publish", out, run_id, *place)
         assert found["published"] == [run_id]
         print(

@@ -52,16 +52,16 @@ def main() -> None:
     images = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        layout = OutPaths.at(f"{name}/out")
-        run = write_run(layout, {"all": write_pictures(folder / "pictures", images)})
+        out_paths = OutPaths.at(f"{name}/out")
+        run = write_run(out_paths, {"all": write_pictures(folder / "pictures", images)})
         settings = load_settings()
         with PeakMemory() as memory, ray_cluster(ClusterOptions.of(settings)):
             before = psutil.Process().memory_info().rss
             started = time.perf_counter()
-            write_report(layout, run, settings, Progress())
+            write_report(out_paths, run, settings, Progress())
             seconds = time.perf_counter() - started
-        files = [path for path in Path(layout.run(RUN).report).rglob("*") if path.is_file()]
-        sizes = {str(path.relative_to(layout.run(RUN).report)): path.stat().st_size for path in files}
+        files = [path for path in Path(out_paths.run(RUN).report).rglob("*") if path.is_file()]
+        sizes = {str(path.relative_to(out_paths.run(RUN).report)): path.stat().st_size for path in files}
     from machine import describe_machine  # only now: it imports torch, which is not needed before
 
     kinds: Counter[str] = Counter()

@@ -42,8 +42,8 @@ for out in ("roomy", "short"):
         taken = int(re.search(r"VmData:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
         limit_memory(taken + 300_000_000)
     stats = extractor.extract(task)
-    path = extractor.layout.shard(meta.features_id, "all", 0)
-    found.append(read_layer(extractor.layout.fs, path, 11, [image.image_id for image in task.images]))
+    path = extractor.out_paths.shard(meta.features_id, "all", 0)
+    found.append(read_layer(extractor.out_paths.fs, path, 11, [image.image_id for image in task.images]))
     print(out, stats.halved_batches, len(stats.failed))
 print(float(np.abs(found[0].astype(float) - found[1].astype(float)).max()))
 """

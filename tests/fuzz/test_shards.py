@@ -178,21 +178,21 @@ def test_metadata_that_speak_of_something_else(change, path, figures):
 
 
 def test_broken_shards_count_as_not_there_and_as_garbage(tmp_path, caplog):
-    layout = OutPaths.at(str(tmp_path))
+    out_paths = OutPaths.at(str(tmp_path))
     for number, data in enumerate((SEED, SEED[:500], b"", SEED)):
-        target = Path(layout.shard(META.features_id, "all", number))
+        target = Path(out_paths.shard(META.features_id, "all", number))
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
-    assert list(existing_shards(layout, META.features_id, "all")) == [0, 3]
+    assert list(existing_shards(out_paths, META.features_id, "all")) == [0, 3]
     assert caplog.text.count("is broken") == 2
-    moved = Path(layout.shard("other", "all", 0))
+    moved = Path(out_paths.shard("other", "all", 0))
     moved.parent.mkdir(parents=True)
     moved.write_bytes(SEED)
-    assert existing_shards(layout, "other", "all") == {}  # features of another model
+    assert existing_shards(out_paths, "other", "all") == {}  # features of another model
     write_table(
-        LOCAL, layout.run("run").catalog, to_table({"all": {0: [CatalogImage("id0", "s3://b/id0", "all", "v")]}})
+        LOCAL, out_paths.run("run").catalog, to_table({"all": {0: [CatalogImage("id0", "s3://b/id0", "all", "v")]}})
     )
-    write_json(LOCAL, layout.run("run").run_json, run_record("run", features_id=META.features_id))
+    write_json(LOCAL, out_paths.run("run").run_json, run_record("run", features_id=META.features_id))
     later = datetime.now(UTC) + timedelta(days=8)
     garbage = {(Path(each.path).name, each.why) for each in collect_garbage(str(tmp_path), 7, False, later)}
     assert garbage == {

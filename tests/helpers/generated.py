@@ -72,7 +72,7 @@ def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupI
     settings = load_settings(
         None, {"source": "generated", "out": out, "shard_size": spec["shard_size"], **spec["settings"]}
     )
-    layout, layers = OutPaths.at(out), tuple(range(spec["layers"]))
+    out_paths, layers = OutPaths.at(out), tuple(range(spec["layers"]))
     size = (14 * spec["grid"][0], 14 * spec["grid"][1])
     meta = FeaturesMeta(tuple(spec["grid"]), layers, spec["channels"], 8, size, "generated", "0" * 64, "generated")
     groups = {}
@@ -82,15 +82,15 @@ def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupI
             ids, class_tokens, tokens = group_features(
                 spec, group, range(start, min(start + spec["shard_size"], spec["images"]))
             )
-            path = layout.shard(meta.features_id, name, number)
-            if not layout.fs.exists(path):
+            path = out_paths.shard(meta.features_id, name, number)
+            if not out_paths.fs.exists(path):
                 images = [ShardImage(image_id, f"made://{image_id}", "") for image_id in ids]
-                write_shard(layout.fs, path, FeaturesMeta(**{**vars(meta), "images": images}), class_tokens, tokens)
+                write_shard(out_paths.fs, path, FeaturesMeta(**{**vars(meta), "images": images}), class_tokens, tokens)
             shards[number] = [CatalogImage(image_id, f"made://{image_id}", name, "") for image_id in ids]
         groups[name] = GroupShards(done=shards)
     hardware = LocalHardware()
     arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
-    context = RunContext(settings, layout, meta, arithmetic, "generated", "generated", groups)
+    context = RunContext(settings, out_paths, meta, arithmetic, "generated", "generated", groups)
     images = {
         name: {number: [image.image_id for image in images] for number, images in group.done.items()}
         for name, group in groups.items()

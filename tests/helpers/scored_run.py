@@ -20,7 +20,7 @@ K_LIST, SIMILARITIES = (1, 2, 3), (0.9, 0.8)
 
 
 def write_run(
-    layout: OutPaths,
+    out_paths: OutPaths,
     groups: Mapping[str, Sequence[str]],
     grid: tuple[int, int] = (16, 16),
     shard: int = 64,
@@ -33,21 +33,21 @@ def write_run(
     made of both as they should be.
     """
     for number, (name, uris) in enumerate(groups.items()):
-        _write_group(layout, name, uris, grid, shard, np.random.default_rng(number))
+        _write_group(out_paths, name, uris, grid, shard, np.random.default_rng(number))
     table = pa.Table.from_pylist([dict(error) for error in errors], schema=ERRORS)
-    write_table(layout.fs, f"{layout.run(RUN).errors}/part-00000.parquet", table)
+    write_table(out_paths.fs, f"{out_paths.run(RUN).errors}/part-00000.parquet", table)
     scored = sum(map(len, groups.values()))
     write_json(
-        layout.fs, layout.run(RUN).started_json, started_record(RUN, {name: len(u) for name, u in groups.items()})
+        out_paths.fs, out_paths.run(RUN).started_json, started_record(RUN, {name: len(u) for name, u in groups.items()})
     )
     counts = {"images": scored + len(errors), "scored": scored, "failed": len(errors)}
     run = run_record(RUN, scored_at=SCORED_AT.isoformat(), resolved={"grid": list(grid)}, counts=counts, **changed)
-    write_json(layout.fs, layout.run(RUN).run_json, run)
+    write_json(out_paths.fs, out_paths.run(RUN).run_json, run)
     return run
 
 
 def _write_group(
-    layout: OutPaths, name: str, uris: Sequence[str], grid: tuple[int, int], shard: int, chance: np.random.Generator
+    out_paths: OutPaths, name: str, uris: Sequence[str], grid: tuple[int, int], shard: int, chance: np.random.Generator
 ) -> None:
     ids = np.array([image_id(uri) for uri in uris])
     maps = chance.random((len(ids), grid[0] * grid[1]), dtype=np.float32)
@@ -65,10 +65,10 @@ def _write_group(
         arrays |= {field: values[rows] for field, values in columns.items()}
         arrays |= {"image_id": ids[rows].tolist(), "uri": list(uris[rows])}
         arrays |= {"score_raw": raw[rows], "patch_map": maps[rows].tolist()}
-        run_paths = layout.run(RUN)
+        run_paths = out_paths.run(RUN)
         table = pa.table({field: arrays[field] for field in SCORES.names}, schema=SCORES)
-        write_table(layout.fs, run_paths.part(run_paths.scores, name, part), table)
+        write_table(out_paths.fs, run_paths.part(run_paths.scores, name, part), table)
         columns_of_similar = [arrays["image_id"], [name] * size, ids[near[rows, 1:]].tolist()]
         columns_of_similar.append([list(SIMILARITIES)] * size)
         similar = pa.table(columns_of_similar, schema=NEIGHBOURS)
-        write_table(layout.fs, run_paths.part(run_paths.neighbours, name, part), similar)
+        write_table(out_paths.fs, run_paths.part(run_paths.neighbours, name, part), similar)

@@ -43,7 +43,7 @@ def write_run(
     out: str, source: str, groups: dict[str, list[str]], run_id: str = "run-1", scored_at: str = "2026-01-01"
 ) -> dict:
     """What a run leaves behind, with patch maps from a generator; returns the rows by uri."""
-    layout, generator = OutPaths.at(out), np.random.default_rng(0)
+    out_paths, generator = OutPaths.at(out), np.random.default_rng(0)
     written = {}
     for group, uris in groups.items():
         maps = (0.4 + 0.2 * generator.random((len(uris), *GRID))).astype(np.float32)
@@ -58,13 +58,13 @@ def write_run(
             for n, uri in enumerate(uris)
         ]  # fmt: skip
         for part, start in enumerate(range(0, len(rows), SHARD)):
-            path = layout.run(run_id).part(layout.run(run_id).scores, group, part)
-            write_table(layout.fs, path, pa.Table.from_pylist(rows[start : start + SHARD], schema=SCORES))
+            path = out_paths.run(run_id).part(out_paths.run(run_id).scores, group, part)
+            write_table(out_paths.fs, path, pa.Table.from_pylist(rows[start : start + SHARD], schema=SCORES))
         written |= {row["uri"]: row for row in rows}
     started = started_record(run_id, {group: len(uris) for group, uris in groups.items()})
-    write_json(layout.fs, layout.run(run_id).started_json, started)
+    write_json(out_paths.fs, out_paths.run(run_id).started_json, started)
     run = run_record(run_id, scored_at=scored_at, settings={"source": source, "max_pixels": 1_000_000})
-    write_json(layout.fs, layout.run(run_id).run_json, run)
+    write_json(out_paths.fs, out_paths.run(run_id).run_json, run)
     return written
 
 

@@ -168,11 +168,11 @@ def test_nights_in_a_row(plant, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("musc_ray.pipeline.score_groups", broken)
         assert plant.invoke("rescore", plant.out, "--set", "workers=1").exit_code == 1
-    layout = OutPaths.at(str(plant.out))
-    assert not Path(layout.night_lease).exists()
+    out_paths = OutPaths.at(str(plant.out))
+    assert not Path(out_paths.night_lease).exists()
 
     # two at once: the second is refused
-    with lease(layout.fs, layout.night_lease, "A nightly run"):
+    with lease(out_paths.fs, out_paths.night_lease, "A nightly run"):
         assert "Error: A nightly run has been at work" in plant.night(code=1)
 
     # the failed night is made up for, with what it extracted

@@ -122,15 +122,15 @@ def expected_maps(features: list[np.ndarray], excluded: np.ndarray, aggregation:
 @pytest.mark.slow
 def test_what_is_scored_again_is_taken_up(runs):
     out, _ = runs["15"]
-    before, layout = rows_of(out), OutPaths.at(out)
-    folder = layout.run("generated").rescored_bands("group-0", 1)
-    kept, *lost = sorted(layout.written_shards(folder).values())
+    before, out_paths = rows_of(out), OutPaths.at(out)
+    folder = out_paths.run("generated").rescored_bands("group-0", 1)
+    kept, *lost = sorted(out_paths.written_shards(folder).values())
     for path in lost:
-        layout.fs.rm(path)
-    layout.fs.touch(kept, truncate=False)
-    written = layout.fs.info(kept)["ino"]
+        out_paths.fs.rm(path)
+    out_paths.fs.touch(kept, truncate=False)
+    written = out_paths.fs.info(kept)["ino"]
     score_generated(out, SPEC | {"shard_size": 15})
-    assert layout.fs.info(kept)["ino"] == written
+    assert out_paths.fs.info(kept)["ino"] == written
     assert json.dumps(rows_of(out), default=str).count("null") == json.dumps(before, default=str).count("null")
     for one, other in zip(rows_of(out), before, strict=True):
         assert one["patch_map"] == other["patch_map"]
@@ -151,15 +151,15 @@ def test_the_report_names_the_images_and_shows_the_patches_that_they_share(tmp_p
         path = tmp_path / f"part <{number}>.png"
         Image.new("RGB", (400, 200), grey).save(path)
         uris.append(str(path))
-    layout = OutPaths.at(str(tmp_path / "out"))
-    run = scored_run.write_run(layout, {"screws": uris, "nuts": uris[:3]}, (4, 8), repeated_defects={"screws": []})
-    run_paths = layout.run(scored_run.RUN)
+    out_paths = OutPaths.at(str(tmp_path / "out"))
+    run = scored_run.write_run(out_paths, {"screws": uris, "nuts": uris[:3]}, (4, 8), repeated_defects={"screws": []})
+    run_paths = out_paths.run(scored_run.RUN)
     files = run_paths.parts(run_paths.scores, "screws")
     table = ds.dataset(files, format="parquet").to_table(["image_id", "uri", "group"])
     rows = [{**row, "defect_group": 1, "patches": [0, 9]} for row in table.slice(2, 10).to_pylist()]
     path = run_paths.part(run_paths.defects, "screws", 0)
-    write_table(layout.fs, path, pa.Table.from_pylist(rows, schema=DEFECTS))
-    write_report(layout, run, load_settings(None, {"workers": 1, "report_images": 0}), Progress(quiet=True))
+    write_table(out_paths.fs, path, pa.Table.from_pylist(rows, schema=DEFECTS))
+    write_report(out_paths, run, load_settings(None, {"workers": 1, "report_images": 0}), Progress(quiet=True))
     folder = tmp_path / "out" / "runs" / scored_run.RUN / "report"
     nuts, screws = ((folder / f"group-{number}.html").read_text() for number in (1, 2))
     assert "None was found" in nuts

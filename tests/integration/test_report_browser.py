@@ -70,7 +70,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> OutPaths:
+def out_paths(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> OutPaths:
     """A run of two groups, one of them with a hostile name, evaluated, and its report."""
     folder = tmp_path_factory.mktemp("report")
     pictures = folder / "pictures"
@@ -83,30 +83,30 @@ def layout(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> OutPat
         else:
             pixels = chance.integers(0, 256, (*SIZES[number % len(SIZES)][::-1], 3), dtype=np.uint8)
             Image.fromarray(pixels).save(pictures / name)
-    layout = OutPaths.at(str(folder / "out"))
+    out_paths = OutPaths.at(str(folder / "out"))
     uris = [str(pictures / name) for name in names]
     error = {"uri": f"s3://b/{HOSTILE}", "group": HOSTILE, "stage": "extract", "error": "ImageError"}
     errors = [{**error, "message": HOSTILE}, {**error, "uri": "s3://b/second.png", "message": "truncated"}]
     settings = {**load_settings(None, {"source": "made"}).model_dump(mode="json"), HOSTILE: HOSTILE}
     run = write_run(
-        layout,
+        out_paths,
         {HOSTILE: uris, "b": [f"{uri}#gone" for uri in uris[:SMALL_GROUP]]},
         GRID,
         errors=errors,
         settings=settings,
         notes=[HOSTILE],
     )
-    write_evaluation(layout)
+    write_evaluation(out_paths)
     options = load_settings(None, {"report_images": SHOWN, "report_thumbnails": 290, "workers": 1})
-    write_report(layout, run, options, Progress(quiet=True))
-    return layout
+    write_report(out_paths, run, options, Progress(quiet=True))
+    return out_paths
 
 
-def write_evaluation(layout: OutPaths) -> None:
+def write_evaluation(out_paths: OutPaths) -> None:
     """Every fifth image of the large group is defective, in turn of two kinds."""
-    folder = Path(layout.run(RUN).evaluation)
+    folder = Path(out_paths.run(RUN).evaluation)
     folder.mkdir()
-    ids = table_of(layout)["image_id"].to_pylist()
+    ids = table_of(out_paths)["image_id"].to_pylist()
     defects = ["good" if n % 5 else ("crack", HOSTILE)[n // 5 % 2] for n in range(len(ids))]
     labels = pa.array([int(defect != "good") for defect in defects], pa.int8())
     columns = {"image_id": ids, "uri": ids, "group": [HOSTILE] * len(ids), "label": labels, "defect": defects}
@@ -121,29 +121,29 @@ def write_evaluation(layout: OutPaths) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), folder / "metrics.parquet")
 
 
-def table_of(layout: OutPaths) -> pa.Table:
+def table_of(out_paths: OutPaths) -> pa.Table:
     """The large group's scores by rank."""
-    run_paths = layout.run(RUN)
+    run_paths = out_paths.run(RUN)
     return ds.dataset(run_paths.parts(run_paths.scores, HOSTILE), format="parquet").to_table().sort_by("rank")
 
 
 @pytest.fixture(scope="module")
-def scores(layout: OutPaths) -> pa.Table:
-    return table_of(layout)
+def scores(out_paths: OutPaths) -> pa.Table:
+    return table_of(out_paths)
 
 
 @pytest.fixture(scope="module", params=["folder", pytest.param("server", marks=pytest.mark.slow)])
-def address(request: pytest.FixtureRequest, layout: OutPaths) -> Iterator[str]:
+def address(request: pytest.FixtureRequest, out_paths: OutPaths) -> Iterator[str]:
     """Where the report is opened."""
     if request.param == "folder":
-        yield Path(layout.run(RUN).report).as_uri()
+        yield Path(out_paths.run(RUN).report).as_uri()
         return
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *arguments: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=layout.run(RUN).report))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=out_paths.run(RUN).report))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -151,13 +151,13 @@ def address(request: pytest.FixtureRequest, layout: OutPaths) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def group_address(layout: OutPaths) -> str:
-    return f"{Path(layout.run(RUN).report).as_uri()}/group-1.html"
+def group_address(out_paths: OutPaths) -> str:
+    return f"{Path(out_paths.run(RUN).report).as_uri()}/group-1.html"
 
 
 @pytest.fixture(scope="module")
-def image_address(layout: OutPaths) -> Callable[[int], str]:
-    return lambda rank: f"{Path(layout.run(RUN).report).as_uri()}/image.html#1/{rank}"
+def image_address(out_paths: OutPaths) -> Callable[[int], str]:
+    return lambda rank: f"{Path(out_paths.run(RUN).report).as_uri()}/image.html#1/{rank}"
 
 
 def open_page(driver: Any, address: str) -> None:
@@ -474,12 +474,12 @@ PAGES = ("index.html", "group-1.html", "image.html#1/1", "image.html#1/150")
 
 
 @pytest.mark.parametrize("width", [360, 768, 1400])
-def test_nothing_overflows(driver: Any, layout: OutPaths, width: int) -> None:
+def test_nothing_overflows(driver: Any, out_paths: OutPaths, width: int) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         for page in PAGES:
-            open_page(driver, f"{Path(layout.run(RUN).report).as_uri()}/{page}")
+            open_page(driver, f"{Path(out_paths.run(RUN).report).as_uri()}/{page}")
             assert driver.execute_script("return document.documentElement.scrollWidth") == width, page
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -509,13 +509,13 @@ CONTRASTS = """
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_contrast_of_all_text_is_enough(driver: Any, layout: OutPaths, scheme: str) -> None:
+def test_contrast_of_all_text_is_enough(driver: Any, out_paths: OutPaths, scheme: str) -> None:
     """WCAG 2.2 AA, 1.4.3: at least 4.5 to 1, from the styles as computed."""
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     try:
         for page in PAGES:
-            open_page(driver, f"{Path(layout.run(RUN).report).as_uri()}/{page}")
+            open_page(driver, f"{Path(out_paths.run(RUN).report).as_uri()}/{page}")
             found = driver.execute_script(CONTRASTS)
             assert len(found) > 30
             assert [entry for entry in found if entry[0] < 4.5] == []
@@ -525,9 +525,9 @@ def test_contrast_of_all_text_is_enough(driver: Any, layout: OutPaths, scheme: s
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_all_controls_have_names_and_can_be_reached(driver: Any, layout: OutPaths) -> None:
+def test_all_controls_have_names_and_can_be_reached(driver: Any, out_paths: OutPaths) -> None:
     for page in PAGES[:3]:
-        open_page(driver, f"{Path(layout.run(RUN).report).as_uri()}/{page}")
+        open_page(driver, f"{Path(out_paths.run(RUN).report).as_uri()}/{page}")
         nodes = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
         roles = {"button", "link", "slider", "checkbox", "searchbox", "spinbutton", "combobox"}
         controls = [node for node in nodes if node.get("role", {}).get("value") in roles]

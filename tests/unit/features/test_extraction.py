@@ -40,9 +40,13 @@ def extractor_and_task(tmp_path):
 
 
 def stored(extractor: Extractor, layer: int) -> tuple[list[str], np.ndarray, np.ndarray]:
-    path = extractor.layout.shard(extractor.meta.features_id, "all", 0)
-    ids = [image.image_id for image in read_meta(extractor.layout.fs, path).extracted]
-    return ids, read_layer(extractor.layout.fs, path, layer, ids), read_class_tokens(extractor.layout.fs, path, ids)
+    path = extractor.out_paths.shard(extractor.meta.features_id, "all", 0)
+    ids = [image.image_id for image in read_meta(extractor.out_paths.fs, path).extracted]
+    return (
+        ids,
+        read_layer(extractor.out_paths.fs, path, layer, ids),
+        read_class_tokens(extractor.out_paths.fs, path, ids),
+    )
 
 
 def test_a_batch_that_runs_out_of_memory_is_halved_and_gives_the_same(extractor_and_task, monkeypatch):
@@ -121,8 +125,8 @@ def test_a_missing_and_a_broken_file_fail_alone_and_all_failing_is_no_crash(extr
         path.write_bytes(b"no image")
     stats = extractor.extract(task)
     assert len(stats.failed) == 7
-    path = extractor.layout.shard(extractor.meta.features_id, "all", 0)
-    assert read_meta(extractor.layout.fs, path).extracted == []
+    path = extractor.out_paths.shard(extractor.meta.features_id, "all", 0)
+    assert read_meta(extractor.out_paths.fs, path).extracted == []
 
 
 def test_pixels_beyond_the_limit_are_refused(extractor_and_task, tmp_path):
@@ -157,14 +161,14 @@ def test_a_shard_is_written_while_the_next_one_is_in_the_model(extractor_and_tas
     second.join()
     assert next_in_model.is_set()
     ids, tokens, _ = stored(extractor, 11)
-    other = extractor.layout.shard(extractor.meta.features_id, "all", 1)
-    np.testing.assert_array_equal(tokens, read_layer(extractor.layout.fs, other, 11, ids))
+    other = extractor.out_paths.shard(extractor.meta.features_id, "all", 1)
+    np.testing.assert_array_equal(tokens, read_layer(extractor.out_paths.fs, other, 11, ids))
 
 
 def test_only_a_broken_shard_is_extracted_again_and_what_fails_then_leaves_it(extractor_and_task, monkeypatch):
     extractor, task = extractor_and_task
     extractor.extract(task)
-    path = Path(extractor.layout.shard(extractor.meta.features_id, "all", 0))
+    path = Path(extractor.out_paths.shard(extractor.meta.features_id, "all", 0))
     whole = path.read_bytes()
     assert extractor.repair(task) == ExtractStats()
     flipped = bytearray(whole)

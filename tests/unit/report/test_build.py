@@ -19,11 +19,13 @@ def again(tmp_path, monkeypatch):
     """Write a run, then its report again with some settings; return the settings it got, run.json and the scores."""
 
     def call(*, changed=None, **given):
-        layout = OutPaths.at(str(tmp_path / "out"))
-        scored_run.write_run(layout, {"a": [f"{n}.png" for n in range(4)]}, grid=(4, 4), **(changed or {}))
+        out_paths = OutPaths.at(str(tmp_path / "out"))
+        scored_run.write_run(out_paths, {"a": [f"{n}.png" for n in range(4)]}, grid=(4, 4), **(changed or {}))
         seen = []
         monkeypatch.setattr(build, "ray_cluster", lambda settings: nullcontext())
-        monkeypatch.setattr(build, "write_report", lambda layout, run, settings, progress: seen.append(settings) or "")
+        monkeypatch.setattr(
+            build, "write_report", lambda out_paths, run, settings, progress: seen.append(settings) or ""
+        )
         build.report_again(load_settings(None, {"out": str(tmp_path / "out"), **given}), Progress(quiet=True))
         (run,) = (tmp_path / "out" / "runs").iterdir()
         return seen[0], json.loads((run / "run.json").read_text()), ds.dataset(run / "scores").to_table()

@@ -140,23 +140,23 @@ def test_a_full_disk_is_named(tmp_path):
 
 
 def test_a_clock_set_back_does_not_change_the_order_of_runs(tmp_path, caplog):
-    layout = OutPaths.at(str(tmp_path))
+    out_paths = OutPaths.at(str(tmp_path))
     now = datetime.now(UTC)
-    assert time_after_all(layout, now) == now
-    write_run(layout, {"cells": ["file:///a.png", "file:///b.png"]})
-    assert time_after_all(layout, SCORED_AT + timedelta(days=1)) == SCORED_AT + timedelta(days=1)
+    assert time_after_all(out_paths, now) == now
+    write_run(out_paths, {"cells": ["file:///a.png", "file:///b.png"]})
+    assert time_after_all(out_paths, SCORED_AT + timedelta(days=1)) == SCORED_AT + timedelta(days=1)
     assert "clock" not in caplog.text
     for earlier in (SCORED_AT, SCORED_AT - timedelta(hours=2)):
-        assert SCORED_AT < time_after_all(layout, earlier) < SCORED_AT + timedelta(seconds=1)
+        assert SCORED_AT < time_after_all(out_paths, earlier) < SCORED_AT + timedelta(seconds=1)
     assert f"run {RUN} was scored at {SCORED_AT}: check this machine's clock" in caplog.text
 
 
 def test_gc_removes_what_killed_commands_were_writing(tmp_path):
-    layout = OutPaths.at(str(tmp_path))
-    run = write_run(layout, {"cells": ["file:///a.png", "file:///b.png"]}, features_id="f" * 16)
+    out_paths = OutPaths.at(str(tmp_path))
+    run = write_run(out_paths, {"cells": ["file:///a.png", "file:///b.png"]}, features_id="f" * 16)
     catalog = {"image_id": pa.array([], pa.string()), "version": pa.array([], pa.string())}
-    write_table(layout.fs, layout.run(run["run_id"]).catalog, pa.table(catalog))
-    folder = Path(layout.run(RUN).scores)
+    write_table(out_paths.fs, out_paths.run(run["run_id"]).catalog, pa.table(catalog))
+    folder = Path(out_paths.run(RUN).scores)
     left = [folder / ".part-00000.parquet.0123abcd.partial", tmp_path / ".musc-ray-write-check-0123abcd"]
     young = folder / ".part-00001.parquet.4567abcd.partial"
     for path in (*left, young):
@@ -168,4 +168,4 @@ def test_gc_removes_what_killed_commands_were_writing(tmp_path):
     result = CliRunner().invoke(app, ["gc", str(tmp_path), "--delete"])
     assert result.exit_code == 0, result.output
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == kept
-    assert json.loads(Path(layout.run(RUN).run_json).read_text()) == run
+    assert json.loads(Path(out_paths.run(RUN).run_json).read_text()) == run
