@@ -10,6 +10,7 @@ from musc_ray.core.ranks import percentiles, ranks
 from musc_ray.core.rscin import weighted_scores
 from musc_ray.sources.images import image_id
 from musc_ray.storage.filesystem import write_json
+from musc_ray.storage.manifest import RunManifest, complete_run
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.schemas import ERRORS, NEIGHBOURS, SCORES
@@ -26,8 +27,8 @@ def write_run(
     shard: int = 64,
     errors: Sequence[Mapping[str, str]] = (),
     **changed: Any,
-) -> dict[str, Any]:
-    """Write the tables and run.json of a run; returns the latter, with what is `changed` in it.
+) -> RunManifest:
+    """Write the tables and manifest of a run; returns the latter, with what is `changed` in it.
 
     Raw scores are the largest patch scores, every image has the next two of its group for neighbours, and scores are
     made of both as they should be.
@@ -43,7 +44,7 @@ def write_run(
     counts = {"images": scored + len(errors), "scored": scored, "failed": len(errors)}
     run = run_record(RUN, scored_at=SCORED_AT.isoformat(), resolved={"grid": list(grid)}, counts=counts, **changed)
     write_json(out_paths.fs, out_paths.run(RUN).run_json, run)
-    return run
+    return complete_run(out_paths, RUN)
 
 
 def _write_group(

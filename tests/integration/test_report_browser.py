@@ -87,7 +87,7 @@ def out_paths(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> Out
     uris = [str(pictures / name) for name in names]
     error = {"uri": f"s3://b/{HOSTILE}", "group": HOSTILE, "stage": "extract", "error": "ImageError"}
     errors = [{**error, "message": HOSTILE}, {**error, "uri": "s3://b/second.png", "message": "truncated"}]
-    settings = {**load_settings(None, {"source": "made"}).model_dump(mode="json"), HOSTILE: HOSTILE}
+    settings = load_settings(None, {"source": "made", "group_by": HOSTILE}).model_dump(mode="json")
     run = write_run(
         out_paths,
         {HOSTILE: uris, "b": [f"{uri}#gone" for uri in uris[:SMALL_GROUP]]},

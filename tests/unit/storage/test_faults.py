@@ -1,7 +1,6 @@
 """What is a fault of the storage and what is not; a wrong clock; what killed commands leave."""
 
 import errno
-import json
 import os
 import re
 import time
@@ -20,7 +19,7 @@ from typer.testing import CliRunner
 from musc_ray.cli.app import app
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.filesystem import atomic_file
-from musc_ray.storage.manifest import time_after_all
+from musc_ray.storage.manifest import complete_run, time_after_all
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.retry import StorageError, is_storage_fault, with_retries
@@ -155,7 +154,7 @@ def test_gc_removes_what_killed_commands_were_writing(tmp_path):
     out_paths = OutPaths.at(str(tmp_path))
     run = write_run(out_paths, {"cells": ["file:///a.png", "file:///b.png"]}, features_id="f" * 16)
     catalog = {"image_id": pa.array([], pa.string()), "version": pa.array([], pa.string())}
-    write_table(out_paths.fs, out_paths.run(run["run_id"]).catalog, pa.table(catalog))
+    write_table(out_paths.fs, out_paths.run(run.run_id).catalog, pa.table(catalog))
     folder = Path(out_paths.run(RUN).scores)
     left = [folder / ".part-00000.parquet.0123abcd.partial", tmp_path / ".musc-ray-write-check-0123abcd"]
     young = folder / ".part-00001.parquet.4567abcd.partial"
@@ -168,4 +167,4 @@ def test_gc_removes_what_killed_commands_were_writing(tmp_path):
     result = CliRunner().invoke(app, ["gc", str(tmp_path), "--delete"])
     assert result.exit_code == 0, result.output
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == kept
-    assert json.loads(Path(out_paths.run(RUN).run_json).read_text()) == run
+    assert complete_run(out_paths, RUN) == run
