@@ -87,7 +87,7 @@ def test_what_is_refused_is_named(tmp_path):
     for name, words in {
         "an alias bomb": "line 2: aliases",
         "keys twice, deeper": "'table' is repeated",
-        "huge": "more than 256 KiB",
+        "huge": "larger than 256 KiB",
         "a Python object": "could not determine a constructor",
     }.items():
         path.write_text(HOSTILE[name])

@@ -81,7 +81,7 @@ def test_a_named_run_is_not_resumed_on_other_hardware(given, shared_ray, tmp_pat
 
     with monkeypatch.context() as patched:
         patched.setattr(hardware.ClusterHardware, "bfloat16", lambda _: True)
-        patched.setattr(pipeline, "score_groups", interrupt)
+        patched.setattr(pipeline, "score_all", interrupt)
         with pytest.raises(InterruptedRunError):
             run_archive(settings, Progress(quiet=True))
     monkeypatch.setattr(hardware.ClusterHardware, "bfloat16", lambda _: False)

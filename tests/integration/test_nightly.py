@@ -166,7 +166,7 @@ def test_nights_in_a_row(plant, monkeypatch):
         raise OSError("the network is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr("musc_ray.pipeline.score_groups", broken)
+        patch.setattr("musc_ray.pipeline.score_all", broken)
         assert plant.invoke("rescore", plant.out, "--set", "workers=1").exit_code == 1
     out_paths = OutPaths.at(str(plant.out))
     assert not Path(out_paths.night_lease).exists()
