@@ -13,7 +13,7 @@ SPREAD := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 demo: $(VENV)/.demo  ## find the defects in real solar cells
 	$(BIN)/musc-ray demo $(ARGS)
 
-test: $(VENV)/.test lint  ## lint, types and the tests that take 6 minutes together; ARGS=tests/unit runs a part
+test: $(VENV)/.test lint  ## lint, types and the tests that take about 6 minutes together; ARGS=tests/unit runs a part
 	$(PYTEST) $(SPREAD) -m 'not slow and not chaos' $(ARGS)
 
 test-slow: $(VENV)/.test  ## what `make test` leaves out: whole jobs on S3 and several nodes, a job killed twenty times

@@ -75,6 +75,7 @@ def test_timm_tokens_equal_a_direct_run(name, tmp_path):
 
 
 @pytest.mark.parametrize(("tag", "quick"), [("openai", True), ("laion2b_s34b_b79k", False)])
+@pytest.mark.slow
 def test_open_clip_tokens_equal_a_direct_run(tag, quick, tmp_path):
     reference = open_clip.create_model("ViT-B-32", force_quick_gelu=quick, force_image_size=(96, 160)).eval()
     native = open_clip.create_model("ViT-B-32", force_quick_gelu=quick)
@@ -100,6 +101,7 @@ def test_open_clip_tokens_equal_a_direct_run(tag, quick, tmp_path):
     assert backbone.info == describe_backbone(name, (96, 160), (2, 11))
 
 
+@pytest.mark.slow
 def test_open_clip_towers_built_on_timm(tmp_path):
     reference = open_clip.create_model("ViT-B-16-SigLIP").eval()
     weights = saved(reference, tmp_path / "weights.safetensors")

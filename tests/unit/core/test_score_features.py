@@ -97,6 +97,7 @@ def test_threads_change_nothing():
 
 @pytest.mark.parametrize("degrees", [(7,), (33,), (1, 9, 17)])
 @pytest.mark.parametrize("grid", [(3, 5), (5, 20), (19, 2)])
+@pytest.mark.slow
 def test_wide_neighbourhoods(degrees, grid):
     features = [tokens_of(4, grid, 24, seed=2)]
     expected = brute_force.patch_maps(features, grid, degrees)
