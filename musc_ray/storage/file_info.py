@@ -24,7 +24,8 @@ def file_time(info: Mapping[str, Any]) -> datetime | None:
     Args:
         info: an entry of `fs.find(..., detail=True)` or `fs.info(...)`.
     """
-    changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("created")
+    names = ("mtime", "LastModified", "last_modified", "created")
+    changed = next((info[name] for name in names if info.get(name) is not None), None)  # 0 is a time: 1970
     if isinstance(changed, int | float):
         return datetime.fromtimestamp(changed, UTC)
     if isinstance(changed, str):
