@@ -45,7 +45,7 @@ def _no_hang() -> Iterator[None]:
         raise AssertionError(f"It hangs: more than {LONGEST_SECONDS} s.")
 
     before = signal.signal(signal.SIGALRM, hangs)
-    left, _ = signal.setitimer(signal.ITIMER_REAL, LONGEST_SECONDS)  # pytest-timeout's, which goes on afterwards
+    left, _ = signal.setitimer(signal.ITIMER_REAL, LONGEST_SECONDS)  # pytest-timeout's, which continues afterwards
     try:
         yield
     finally:

@@ -2,7 +2,7 @@
 
     python -m tests.helpers.golden_run tests/helpers/golden_scores.parquet
 
-computes the runs of VARIANTS with the code at hand and stores their scores. Image ids are hashes of absolute paths and
+computes the runs of VARIANTS with the present code and stores their scores. Image ids are hashes of absolute paths and
 decide the order of summation, so the images lie in a fixed folder, which one process uses at a time.
 """
 

@@ -36,7 +36,7 @@ class TimedMultiplier(BlockMultiplier):
 
 
 class SlowBands(BandReducer):
-    """Needs so many times as long to reduce a band as the last block took."""
+    """Reduces a band in a multiple of the time that the last block took."""
 
     multiplier: TimedMultiplier
 
@@ -46,7 +46,7 @@ class SlowBands(BandReducer):
 
 
 class SlowReducer(ScoringActor):
-    """A worker that needs so many times as long to reduce a band as to multiply a block."""
+    """A worker that reduces a band in a multiple of the time of a block."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

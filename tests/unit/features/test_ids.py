@@ -46,7 +46,7 @@ def made(*numbers, group="all"):
 
 
 def ids(out, images=5, **given):
-    """The ids of features and of a run on so many images."""
+    """The ids of features and of a run on N images."""
     workspace = opened(out, **given)
     return workspace.meta.features_id, context_of(workspace, {"all": made(*range(images))}).run_id
 

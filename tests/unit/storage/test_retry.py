@@ -8,7 +8,7 @@ from musc_ray.storage.retry import FIRST_PAUSE_SECONDS, MAX_ATTEMPTS, StorageErr
 
 
 class Flaky:
-    """Fails so many times, then answers."""
+    """Fails N times, then answers."""
 
     def __init__(self, failures: int, error: Exception) -> None:
         self.failures, self.error, self.calls = failures, error, 0
