@@ -157,8 +157,7 @@ def _reuse(context: RunContext, complete: RunManifest) -> RunResult:
             f"Run {complete.run_id} is complete with contamination {complete.settings.contamination}: another "
             f"one needs --overwrite, since it is a share of the window, whose scores are not kept."
         )
-    scored = [name for name in context.groups if name not in complete.failed_groups]
-    complete = apply_rule(context.run_paths, complete, scored, rule)
+    complete = apply_rule(context.run_paths, complete, complete.scored(context.groups), rule)
     publish_complete(context.out_paths, context.settings.lake, context.run_id)
     return read_result(context, complete, computed=False)
 

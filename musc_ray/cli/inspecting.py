@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from musc_ray.cli.options import AsJson, Uses, with_settings
+from musc_ray.cli.options import EARLIER_RUNS, AsJson, Uses, with_settings
 from musc_ray.cli.running import NIGHT, SCORING
 from musc_ray.settings.model import Settings
 
@@ -57,9 +57,7 @@ def settings(as_json: AsJson = False) -> None:
         print_settings()
 
 
-def status(
-    out: Annotated[str, typer.Argument(help="The OUT of earlier runs.", metavar="OUT")], as_json: AsJson = False
-) -> None:
+def status(out: Annotated[str, typer.Argument(help=EARLIER_RUNS, metavar="OUT")], as_json: AsJson = False) -> None:
     """Show the progress of the runs in OUT, also while one is running.
 
     Keys of --json, of each item of the list: run_id, started_at, complete, images, groups, shards_done, shards,

@@ -108,7 +108,7 @@ def _read_scores(run_paths: RunPaths, run: RunManifest) -> dict[tuple[str, str],
     catalog = read_table(run_paths.fs, run_paths.catalog, ["group"])
     columns = ["image_id", "uri", "score", "score_raw"]
     scores = {}
-    names = sorted(set(catalog["group"].to_pylist()) - set(run.failed_groups))
+    names = run.scored(sorted(set(catalog["group"].to_pylist())))
     for name, paths in run_paths.parts_of(run_paths.scores, names).items():
         for path in paths:
             scores[name, path] = table = read_table(run_paths.fs, path, columns)

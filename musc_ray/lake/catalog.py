@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.errors import MuscRayError, SettingsError, reason_of
 from musc_ray.storage.retry import Backoff, retry
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def open_catalog(catalog: str, warehouse: str | None = None) -> "Catalog":
             f"There is no Iceberg catalog '{catalog}' ({error}): give a URI, or describe it in .pyiceberg.yaml."
         ) from error
     except Exception as error:  # drivers of databases and services raise errors of many libraries
-        raise MuscRayError(f"The Iceberg catalog '{catalog}' cannot be opened: {one_line(error)}") from error
+        raise MuscRayError(f"The Iceberg catalog '{catalog}' cannot be opened: {reason_of(error)}.") from error
 
 
 def retry_creation(make: Callable[[], Made]) -> Made:
@@ -96,8 +96,3 @@ def open_table(catalog: "Catalog", name: str) -> "Table":
         return catalog.load_table(name)
     except (NoSuchTableError, NoSuchNamespaceError) as error:
         raise MuscRayError(f"The Iceberg catalog '{catalog.name}' has no table {name}.") from error
-
-
-def one_line(error: Exception) -> str:
-    """Format a library's error as the end of a sentence."""
-    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".") + "."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.errors import MuscRayError, SettingsError, reason_of
 from musc_ray.settings.lake import Lake
 from musc_ray.storage.filesystem import is_local
 from musc_ray.storage.manifest import RunManifest, complete_run, complete_runs
@@ -80,7 +80,6 @@ def publish_runs(out_paths: OutPaths, lake: Lake, runs: Iterable[RunManifest]) -
         MuscRayError: publishing a run failed.
     """
     catalog = _open(out_paths, lake)
-    from musc_ray.lake.catalog import one_line
     from musc_ray.lake.run_tables import LakeRun, publish_run
 
     published = []
@@ -97,7 +96,7 @@ def publish_runs(out_paths: OutPaths, lake: Lake, runs: Iterable[RunManifest]) -
         except Exception as error:  # drivers of catalogs and stores raise errors of many libraries
             logger.debug("Publishing failed:", exc_info=True)
             raise MuscRayError(
-                f"Run {run.run_id} is complete but not in the table {lake.table}: {one_line(error)} "
+                f"Run {run.run_id} is complete but not in the table {lake.table}: {reason_of(error)}. "
                 f"`musc-ray publish {out_paths.uri(out_paths.root)}` tries again."
             ) from error
     return published

@@ -76,8 +76,7 @@ def _with_rule(run_paths: RunPaths, run: RunManifest, rule: ThresholdRule) -> Ru
             "the window are not kept: give a threshold."
         )
     started = StartedManifest.read(run_paths)
-    groups = [name for name in (started.groups if started else ()) if name not in run.failed_groups]
-    return apply_rule(run_paths, run, groups, rule)
+    return apply_rule(run_paths, run, run.scored(started.groups if started else ()), rule)
 
 
 def write_report(
@@ -104,7 +103,7 @@ def write_report(
     started = StartedManifest.read(run_paths)
     if started is None:
         raise MuscRayError(f"Run {run_id} lacks its started.json: run it again with --overwrite.")
-    names = sorted(name for name in started.groups if name not in run.failed_groups)
+    names = sorted(run.scored(started.groups))
     remove_tree(out_paths.fs, folder)
     known = ReportLabels.read(run_paths, labels or {})
     tasks = run.counts.scored // CHUNK_ROWS + len(names)

@@ -90,7 +90,7 @@ def _check_options(options: HeatmapsOptions, to: str | None) -> None:
 def _groups(out_paths: OutPaths, run: RunManifest, only: str | None) -> list[str]:
     """Return the groups that the run scored, or the requested one alone."""
     started = StartedManifest.read(out_paths.run(run.run_id))
-    names = [name for name in (started.groups if started else ()) if name not in run.failed_groups]
+    names = run.scored(started.groups if started else ())
     if only is None:
         return names
     if only not in names:

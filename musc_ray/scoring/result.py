@@ -37,8 +37,7 @@ def read_result(context: RunContext, run: RunManifest, computed: bool) -> RunRes
     run_paths = context.run_paths
     columns = ["image_id", "uri", "group", "score_raw", "score", "rank", "percentile"]
     worst, thresholds = [], []
-    scored = [name for name in context.groups if name not in run.failed_groups]
-    for name, paths in run_paths.parts_of(run_paths.scores, scored).items():
+    for name, paths in run_paths.parts_of(run_paths.scores, run.scored(context.groups)).items():
         table = read_scores(run_paths.fs, paths, columns)
         worst += table.filter(pc.less_equal(table["rank"], MAX_WORST_IMAGES)).to_pylist()
         threshold = (run.thresholds or {}).get(name)

@@ -16,7 +16,7 @@ from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import BrokenShardError, read_meta
 
 AT_WORK_MINUTES = 15
-"""A run whose progress was written within this time goes on."""
+"""A run that wrote progress within this time counts as running."""
 
 
 @dataclass(frozen=True)

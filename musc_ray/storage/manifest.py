@@ -1,8 +1,9 @@
 """What a run writes about itself: `started.json` before its work, `run.json` (the manifest) when it is complete."""
 
 import logging
+from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -92,14 +93,49 @@ class DefectCount(_Record):
     patches: int
 
 
-def _known_settings(value: object) -> object:
-    """Drop settings that this version does not know."""
-    if isinstance(value, dict):
-        return {name: given for name, given in value.items() if name in Settings.model_fields}
-    return value
+class _Manifest(_Record):
+    """What both files of a run say: who it is, its features, and its settings."""
+
+    schema_version: int = 0
+    run_id: str
+    features_id: str
+    settings: Settings
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _drop_unknown(cls, value: object) -> object:
+        """Drop settings that this version does not know."""
+        if isinstance(value, dict):
+            return {name: given for name, given in value.items() if name in Settings.model_fields}
+        return value
+
+    @classmethod
+    def _read(cls, run_paths: RunPaths, path: str) -> Self | None:
+        """Read a manifest; None where the file is missing.
+
+        Raises:
+            MuscRayError: it is broken, or of a later version of musc_ray.
+        """
+        content = read_json(run_paths.fs, path)
+        if content is None:
+            return None
+        version = content.get("schema_version", 0)
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise MuscRayError(
+                f"{run_paths.uri(path)} has schema version {version}, this musc_ray reads up to {SCHEMA_VERSION}: "
+                f"install the version that wrote it, or a later one."
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise MuscRayError(
+                f"{run_paths.uri(path)} is not a manifest ({where}: {first['msg']}): delete the run and score it again."
+            ) from None
 
 
-class RunManifest(_Record):
+class RunManifest(_Manifest):
     """The content of run.json.
 
     Attributes:
@@ -116,11 +152,7 @@ class RunManifest(_Record):
         night: by group; None in a run on a whole archive.
     """
 
-    schema_version: int = 0
-    run_id: str
-    features_id: str
     scored_at: datetime
-    settings: Settings
     resolved: Resolved
     counts: Counts
     failed_groups: dict[str, str] = Field(default_factory=dict)
@@ -134,8 +166,6 @@ class RunManifest(_Record):
     thresholds: dict[str, float] | None = Field(default_factory=dict)
     night: dict[str, GroupNight] | None = None
 
-    _settings = field_validator("settings", mode="before")(_known_settings)
-
     @classmethod
     def read(cls, run_paths: RunPaths) -> Self | None:
         """Read the manifest of a run; None where the run is not complete.
@@ -143,7 +173,11 @@ class RunManifest(_Record):
         Raises:
             MuscRayError: it is broken, or of a later version of musc_ray.
         """
-        return _parse(cls, run_paths, run_paths.run_json)
+        return cls._read(run_paths, run_paths.run_json)
+
+    def scored(self, groups: Iterable[str]) -> list[str]:
+        """Return those of some groups that have scores, in their order."""
+        return [name for name in groups if name not in self.failed_groups]
 
     def write(self, run_paths: RunPaths) -> None:
         """Write run.json, without what does not apply to the run; from then on the run is complete."""
@@ -163,24 +197,18 @@ class StartedGroup(_Record):
     shards: tuple[int, ...] = ()
 
 
-class StartedManifest(_Record):
-    """The content of started.json: what a run is going to do, by which `status` measures how far it is.
+class StartedManifest(_Manifest):
+    """The content of started.json: what a run will do, by which `status` measures its progress.
 
     Attributes:
         identity: the id that images, settings and arithmetic give the run, whatever its name; None in runs of schema
             version 0.
     """
 
-    schema_version: int = 0
-    run_id: str
     identity: str | None = None
     started_at: datetime
-    features_id: str
     layers: tuple[int, ...]
     groups: dict[str, StartedGroup]
-    settings: Settings
-
-    _settings = field_validator("settings", mode="before")(_known_settings)
 
     @classmethod
     def read(cls, run_paths: RunPaths) -> Self | None:
@@ -189,34 +217,11 @@ class StartedManifest(_Record):
         Raises:
             MuscRayError: it is broken, or of a later version of musc_ray.
         """
-        return _parse(cls, run_paths, run_paths.started_json)
+        return cls._read(run_paths, run_paths.started_json)
 
     def write(self, run_paths: RunPaths) -> None:
         """Write started.json."""
         write_json(run_paths.fs, run_paths.started_json, self.model_dump(mode="json"))
-
-
-Manifest = TypeVar("Manifest", bound=_Record)
-
-
-def _parse(kind: type[Manifest], run_paths: RunPaths, path: str) -> Manifest | None:
-    content = read_json(run_paths.fs, path)
-    if content is None:
-        return None
-    version = content.get("schema_version", 0)
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise MuscRayError(
-            f"{run_paths.uri(path)} has schema version {version}, this musc_ray reads up to {SCHEMA_VERSION}: install "
-            f"the version that wrote it, or a later one."
-        )
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise MuscRayError(
-            f"{run_paths.uri(path)} is not a manifest ({where}: {first['msg']}): delete the run and score it again."
-        ) from None
 
 
 def complete_run(out_paths: OutPaths, run_id: str | None) -> RunManifest:

@@ -137,12 +137,12 @@ class RunPaths:
 
     @property
     def started_json(self) -> str:
-        """What a run is going to do; written first, so that `status` can measure how far it is."""
+        """What a run will do (`StartedManifest`); written first, so that `status` can measure its progress."""
         return f"{self.folder}/started.json"
 
     @property
     def progress_json(self) -> str:
-        """How far the run's stages are; written now and then during the run."""
+        """Progress of the run's stages; written now and then during the run."""
         return f"{self.folder}/progress.json"
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from musc_ray.errors import MuscRayError
+from musc_ray.errors import MuscRayError, reason_of
 from musc_ray.storage import s3
 
 MAX_ATTEMPTS = 6
@@ -42,8 +42,7 @@ def as_storage_error(error: BaseException) -> StorageError:
     """Return a storage fault as one sentence."""
     if isinstance(error, StorageError):
         return error
-    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return StorageError(f"The storage failed ({reason}): repair it, and the same command resumes the job.")
+    return StorageError(f"The storage failed ({reason_of(error)}): repair it, and the same command resumes the job.")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from musc_ray.errors import MuscRayError
+from musc_ray.errors import MuscRayError, reason_of
 from musc_ray.storage.filesystem import atomic_file, is_local
 from musc_ray.storage.requests import in_turn
 
@@ -223,15 +223,11 @@ def _named(path: str) -> Iterator[None]:
     except pa.ArrowMemoryError:
         raise
     except (pa.ArrowException, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise BrokenShardError(path, _reason(error)) from error
+        raise BrokenShardError(path, reason_of(error)) from error
     except OSError as error:
         if type(error) is OSError and error.errno is None:  # Arrow's own, of what it read
-            raise BrokenShardError(path, _reason(error)) from error
+            raise BrokenShardError(path, reason_of(error)) from error
         raise
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 @contextmanager
