@@ -15,8 +15,6 @@ from musc_ray.backbones.names import ALIASES, resolve_backbone
 from musc_ray.backbones.weights import WeightsFile, fetch_weights, load_state_dict
 from musc_ray.errors import MuscRayError, SettingsError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TIMM_MODELS = {
     "vit_small_patch14_dinov2": ((70, 98), True),
     "vit_small_patch14_reg4_dinov2": ((56, 56), True),
@@ -27,6 +25,15 @@ TIMM_MODELS = {
     "vit_medium_patch16_gap_256": ((64, 64), False),
 }
 IMAGES = torch.randint(0, 256, (2, 300, 300, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
 
 
 def saved(model: torch.nn.Module, path) -> WeightsFile:
