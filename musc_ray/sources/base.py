@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import fsspec
 
-from musc_ray.sources.images import ListedImage
+from musc_ray.sources.images import Entry
 from musc_ray.storage.file_info import file_time, file_version
 
 
@@ -27,12 +27,12 @@ class Source(ABC):
         """Return whether a SOURCE is of this kind, from its text alone; all earlier kinds of the registry declined."""
 
     @abstractmethod
-    def images(self) -> Iterator[ListedImage]:
-        """List all images.
+    def entries(self) -> Iterator[Entry]:
+        """List everything: images, what is skipped, and what cannot be read.
 
         Raises:
             FileNotFoundError: there is nothing at this SOURCE.
-            MuscRayError: it cannot be listed.
+            MuscRayError: it cannot be listed, or not to its end.
         """
 
     def walked(self) -> str | None:
@@ -62,7 +62,7 @@ class ListedFile(NamedTuple):
     Attributes:
         fs, path: where it is.
         relative: its path below the source.
-        version, modified: as in `ListedImage`.
+        version, modified, same_as: as in `ListedImage`.
     """
 
     fs: fsspec.AbstractFileSystem
@@ -70,6 +70,7 @@ class ListedFile(NamedTuple):
     relative: str
     version: str
     modified: datetime | None
+    same_as: str | None = None
 
     @classmethod
     def of(cls, fs: fsspec.AbstractFileSystem, path: str, base: str, info: Mapping[str, Any]) -> "ListedFile":
@@ -91,11 +92,11 @@ class Container(ABC):
         """Return whether a file is of this kind, from its path alone."""
 
     @abstractmethod
-    def images(self, file: ListedFile) -> Iterator[ListedImage]:
-        """List the images of a file; none if it holds none.
+    def entries(self, file: ListedFile) -> Iterator[Entry]:
+        """List everything in a file.
 
         Raises:
-            MuscRayError: the file is broken.
+            MuscRayError: the file is broken, or ends early.
         """
 
     @abstractmethod

@@ -1,14 +1,10 @@
-"""One image of an archive: as a source lists it, and as the catalog holds it with its id."""
+"""What a source lists: images, what is not an image, and what cannot be read; and an image as the catalog holds it."""
 
 import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
-IMAGE_SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
 DEFAULT_GROUP = "all"
 """The group of images whose source names none."""
 
@@ -22,6 +18,7 @@ class ListedImage(NamedTuple):
         group: the group that its source gives it.
         version: changes when the file does; empty where the source does not say.
         modified: when the file was last changed, in UTC; None where the source does not say.
+        same_as: URI of another name of the same object (hard link, symbolic link), listed before; None for most.
     """
 
     uri: str
@@ -29,6 +26,55 @@ class ListedImage(NamedTuple):
     group: str
     version: str
     modified: datetime | None = None
+    same_as: str | None = None
+
+
+class Skipped(NamedTuple):
+    """Something below a source that is plainly not an image of the archive; a row of the table `skipped`.
+
+    Attributes:
+        uri: where it is.
+        reason: one of SKIP_REASONS.
+        message: one sentence for people.
+    """
+
+    uri: str
+    reason: str
+    message: str
+
+
+class Unreadable(NamedTuple):
+    """Something below a source that could be an image but cannot be listed as one; a row of the table `errors`.
+
+    Attributes:
+        uri: where it is; of a table's row that names no URI `<table>#row=<n>`, n as for images in tables, from 0.
+        relative: its path below the source; groups are named from it.
+        group: the group that its source gives it.
+        error: kind of the error, such as `FileNotFoundError`.
+        message: one sentence for people.
+    """
+
+    uri: str
+    relative: str
+    group: str
+    error: str
+    message: str
+
+
+Entry = ListedImage | Skipped | Unreadable
+"""Everything that a source lists is one of these: nothing disappears."""
+
+SKIP_REASONS = {
+    "hidden": "a hidden file, or one in a hidden folder",
+    "system": "a file of an operating system, NAS or tool (thumbnails, resource forks, markers)",
+    "text": "a text file",
+    "other": "a file of another kind (table, model, video, ...)",
+    "empty": "an empty file without the name of an image",
+    "mask": "a mask of a dataset's layout",
+    "second_name": "another name of an image that is listed already",
+    "special": "not a file (device, socket, pipe)",
+}
+"""Reasons in the table `skipped`, and what they mean."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -51,8 +97,3 @@ class CatalogImage:
 def image_id(uri: str) -> str:
     """Return the stable id of an image: 32 hexadecimal digits of its URI's SHA-256."""
     return hashlib.sha256(uri.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-
-
-def is_image_name(path: str) -> bool:
-    """Return whether a file is an image by the suffix of its name."""
-    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
