@@ -11,7 +11,7 @@ from typing import Any
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.evaluate.run_metrics import image_aurocs
 from musc_ray.features.context import RunContext, open_context
-from musc_ray.features.errors_table import check_errors, write_errors
+from musc_ray.features.errors_table import check_errors, group_errors, write_errors
 from musc_ray.features.missing import extract_missing
 from musc_ray.lake.publish import check_lake, publish_complete
 from musc_ray.planning.pending import check_pending
@@ -25,7 +25,7 @@ from musc_ray.scoring.run_manifest import check_resumable, run_manifest, started
 from musc_ray.scoring.scored_groups import scorable_groups, score_all
 from musc_ray.scoring.thresholds import ThresholdRule, apply_rule
 from musc_ray.settings.model import Settings
-from musc_ray.sources.catalog import to_table
+from musc_ray.sources.catalog import skipped_table, to_table
 from musc_ray.storage.feature_shards import forget_features
 from musc_ray.storage.filesystem import remove_tree, write_json
 from musc_ray.storage.garbage import check_kept
@@ -75,8 +75,12 @@ def score_archive(
     with ray_cluster(ClusterOptions.of(settings)), progress.watched(RunMetrics(context.run_id)):
         errors = extract_missing(context, progress, stages)
         write_errors(context, errors)
+        check_errors(context, errors)
         scored_at = time_after_all(context.out_paths, datetime.now(UTC))
         scored = score_all(context, errors, scored_at, progress, stages)
+        if scored.failed:
+            errors += group_errors(context, scored.failed, errors)
+            write_errors(context, errors)
         metrics = image_aurocs(run_paths, [group.group for group in scored.groups], labels or {})
         run = run_manifest(context, scored, scored_at, stages, len(errors), metrics)
         started = time.monotonic()
@@ -100,7 +104,7 @@ def extract_archive(settings: Settings, progress: Progress) -> dict[str, Any]:
     context, stages = _list_images(settings, progress)
     with ray_cluster(ClusterOptions.of(settings)), progress.watched(RunMetrics(context.run_id)):
         errors = extract_missing(context, progress, stages)
-    check_errors(context, errors, "A run lists them all")
+    check_errors(context, errors, "A run lists them all.")
     return {**stages["extract"], "failed": len(errors)}
 
 
@@ -139,6 +143,7 @@ def _begin(context: RunContext, progress: Progress) -> None:
         remove_tree(fs, run_paths.folder)
     check_resumable(context)
     write_table(fs, run_paths.catalog, to_table({name: group.listed for name, group in context.groups.items()}))
+    write_table(fs, f"{run_paths.skipped}/part-00000.parquet", skipped_table(context.catalog.skipped))
     started_manifest(context).write(run_paths)
     done = {name: group.done for name, group in context.groups.items()}
     check_kept(context.out_paths, context.meta.features_id, done)

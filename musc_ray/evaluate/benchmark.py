@@ -18,6 +18,7 @@ from musc_ray.pipeline import run_archive
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.result import RunResult
 from musc_ray.settings.model import Settings
+from musc_ray.sources.images import ListedImage
 from musc_ray.sources.registry import list_source, open_source
 from musc_ray.storage.filesystem import absolute, open_filesystem, write_text
 from musc_ray.storage.paths import OutPaths
@@ -52,7 +53,8 @@ def evaluate_dataset(settings: Settings, progress: Progress) -> tuple[RunResult,
     """
     if settings.source is None or settings.out is None:
         raise SettingsError("The protocol needs a dataset and an out: `musc-ray benchmark SOURCE OUT`.")
-    uris = sorted(listed.uri for listed in list_source(open_source(settings.source)))
+    entries = list_source(open_source(settings.source))
+    uris = sorted(entry.uri for entry in entries if isinstance(entry, ListedImage))
     name = recognize(uris) if settings.labels == "auto" else settings.labels
     if name not in LAYOUTS:
         raise SettingsError(

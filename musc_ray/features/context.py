@@ -8,7 +8,7 @@ from musc_ray.features.ids import run_id, run_values
 from musc_ray.features.sharding import GroupShards, assign_shards
 from musc_ray.features.workspace import Workspace, open_out
 from musc_ray.settings.model import Settings
-from musc_ray.sources.catalog import list_images
+from musc_ray.sources.catalog import Catalog, list_images
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.feature_shards import existing_shards, forget_features
 from musc_ray.storage.paths import RunPaths
@@ -24,7 +24,7 @@ class RunContext(Workspace):
         groups: the shards of each group.
         earlier: ids of the images that a night's new ones are scored against, by group; None in a run on a whole
             archive, whose images all get scores.
-        source_snapshot: of the Iceberg table that the images come from; None for other sources.
+        catalog: all that the source lists, the images of `groups` among them.
         waiting: number of new images by group that a night leaves for a later one.
     """
 
@@ -32,7 +32,7 @@ class RunContext(Workspace):
     identity: str
     groups: dict[str, GroupShards]
     earlier: Mapping[str, frozenset[str]] | None = None
-    source_snapshot: int | None = None
+    catalog: Catalog = field(default_factory=Catalog)
     waiting: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -56,8 +56,8 @@ def open_context(settings: Settings) -> RunContext:
     if settings.source is None or settings.out is None:
         raise SettingsError("A run needs a source and an out: give both, as in `musc-ray run SOURCE OUT`.")
     workspace = open_out(settings, settings.out)
-    listed, snapshot = list_images(settings.source, settings.group_by)
-    return replace(context_of(workspace, listed), source_snapshot=snapshot)
+    catalog = list_images(settings.source, settings.group_by)
+    return replace(context_of(workspace, catalog.groups), catalog=catalog)
 
 
 def context_of(

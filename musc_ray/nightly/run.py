@@ -67,11 +67,11 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
             workspace = open_out(settings, out)
             settings, out_paths, meta = workspace.settings, workspace.out_paths, workspace.meta
             after = None if settings.since else seen_snapshot(out_paths, meta.features_id, source, settings.group_by)
-            listed, snapshot = list_images(source, settings.group_by, after)
+            catalog = list_images(source, settings.group_by, after)
             known = known_images(out_paths, meta.features_id)
-            night = select_night(settings, out_paths, meta.features_id, listed, known, datetime.now(UTC).date())
+            night = select_night(settings, out_paths, meta.features_id, catalog.groups, known, datetime.now(UTC).date())
             context = context_of(workspace, night.images, night.earlier)
-            context = replace(context, source_snapshot=snapshot, waiting=night.waiting)
+            context = replace(context, catalog=catalog, waiting=night.waiting)
             stage.advance(context.images)
         for group, images in night.waiting.items():
             logger.warning("Group '%s' has %d image: it waits for more of its kind.", group, images)

@@ -12,6 +12,7 @@ from musc_ray.report.originals import read_original
 from musc_ray.runtime.cluster import WorkerResources, take_share
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.storage.filesystem import open_filesystem, write_bytes
+from musc_ray.storage.listing import exists
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.retry import PERMANENT
 
@@ -103,7 +104,7 @@ class HeatmapWriter:
         uri = image["uri"].as_py()
         fs, folder = open_filesystem(task.folder)
         path = f"{folder}/{heatmap_name(uri, image['image_id'].as_py(), self.options.extension)}"
-        if not self.options.overwrite and fs.exists(path):
+        if not self.options.overwrite and exists(fs, path):
             return HeatmapCounts(skipped=1)
         try:
             original = read_original(uri, self.limits)

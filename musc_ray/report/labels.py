@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from musc_ray.report.contents import NO_LABEL
+from musc_ray.storage.listing import exists
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import RunPaths
 
@@ -43,7 +44,7 @@ class ReportLabels:
         """Read the tables of a run's evaluation, where they exist."""
         folder = run_paths.evaluation
         labels, metrics = (
-            read_table(run_paths.fs, path, columns) if run_paths.fs.exists(path) else None
+            read_table(run_paths.fs, path, columns) if exists(run_paths.fs, path) else None
             for path, columns in (
                 (f"{folder}/labels.parquet", ["image_id", "label", "defect"]),
                 (f"{folder}/metrics.parquet", None),

@@ -7,6 +7,7 @@ import torch
 from musc_ray.core.pixel_map import image_scores
 from musc_ray.scoring.ring import RingShard
 from musc_ray.storage.arrays import read_array
+from musc_ray.storage.listing import exists
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import RunPaths
 from musc_ray.storage.schemas import MAPS
@@ -38,7 +39,7 @@ def write_patch_maps(run_paths: RunPaths, group: str, shard: RingShard, meta: Fe
 def _band(run_paths: RunPaths, group: str, layer: int, shard: int) -> np.ndarray:
     """Read a band (A, L) float32; the newer one if images were scored again without repeated defects."""
     again = run_paths.rescored_band(group, layer, shard)
-    return read_array(run_paths.fs, again if run_paths.fs.exists(again) else run_paths.band(group, layer, shard))
+    return read_array(run_paths.fs, again if exists(run_paths.fs, again) else run_paths.band(group, layer, shard))
 
 
 def list_rows(array: np.ndarray) -> pa.Array:

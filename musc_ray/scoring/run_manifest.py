@@ -88,7 +88,7 @@ def run_manifest(
         counts=_counts(context, scored, failed_images),
         failed_groups=scored.failed,
         metrics=dict(metrics),
-        notes=run_notes(scored.failed, stages, night or {}),
+        notes=(*context.catalog.notes, *run_notes(scored.failed, stages, night or {})),
         stages={
             name: {figure: value for figure, value in stage.items() if figure != "defects"}
             for name, stage in stages.items()
@@ -98,7 +98,7 @@ def run_manifest(
             "python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},
         },
-        source_snapshot=context.source_snapshot,
+        source_snapshot=context.catalog.snapshot,
         repeated_defects=None if repeated is None else _defect_counts(repeated),
         waiting=dict(context.waiting),
         thresholds={name: threshold for name, threshold in thresholds.items() if threshold is not None},
@@ -124,11 +124,16 @@ def _resolved(context: RunContext, images: int) -> Resolved:
 
 
 def _counts(context: RunContext, scored: ScoredGroups, failed_images: int) -> Counts:
-    """Count images, groups and shards."""
+    """Count what was listed and what became of it, groups and shards."""
+    catalog, waiting = context.catalog, sum(context.waiting.values())
     return Counts(
         images=context.images,
         scored=sum(group.published for group in scored.groups),
         failed=failed_images,
+        listed=catalog.listed,
+        skipped=len(catalog.skipped),
+        known=max(0, catalog.images - context.images - waiting),
+        waiting=waiting,
         groups=len(context.groups),
         failed_groups=len(scored.failed),
         shards=sum(len(group.ring) for group in scored.groups),

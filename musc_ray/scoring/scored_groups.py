@@ -6,7 +6,7 @@ from datetime import datetime
 
 from musc_ray.errors import MuscRayError
 from musc_ray.features.context import RunContext
-from musc_ray.features.errors_table import error_rows, write_errors
+from musc_ray.features.errors_table import check_errors, error_rows, write_errors
 from musc_ray.features.repair import MAX_REPAIRS, add_figures, repair_features
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.driver import Stages, score_groups
@@ -101,6 +101,7 @@ def score_all(
         if repaired.failed:
             errors += error_rows(repaired.failed)
             write_errors(context, errors)
+            check_errors(context, errors)
             groups, failed = scorable_groups(context, errors)
         for name in broken:
             del failures[name]

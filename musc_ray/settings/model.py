@@ -25,11 +25,11 @@ from musc_ray.settings.types import (
     Days,
     Device,
     Flag,
-    Fraction,
     Interval,
     Layers,
     Natural,
     OptionalCount,
+    OptionalFraction,
     OptionalScore,
     OptionalShare,
     OptionalText,
@@ -113,8 +113,9 @@ class Settings(BaseModel):
     keep_features: Annotated[Flag, affects("output")] = Field(
         default=True, description="Keep the features after scoring: later runs share them."
     )
-    max_error_fraction: Annotated[Fraction, affects("source")] = Field(
-        default=0.05, description="Share of broken images above which a run fails."
+    max_error_fraction: Annotated[OptionalFraction, affects("source")] = Field(
+        default=None,
+        description="Share of unreadable images above which a run fails; default: 0.05, but 10 images if under 200.",
     )
     max_pixels: Annotated[Count, affects("source", "report", "evaluate")] = Field(
         default=MAX_PIXELS, description="Larger images are errors and are not decoded."

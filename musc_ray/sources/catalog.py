@@ -1,39 +1,53 @@
-"""The catalog of an archive: its images by group, with their ids and the versions of their files."""
+"""The catalog of an archive: its images by group with their ids and versions, what was skipped, what is unreadable."""
 
-import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.sources.base import Source
-from musc_ray.sources.images import IMAGE_SUFFIXES, CatalogImage, image_id
+from musc_ray.sources.grouping import group_pattern, grouping_notes
+from musc_ray.sources.images import CatalogImage, ListedImage, Skipped, Unreadable, image_id
+from musc_ray.sources.names import IMAGE_SUFFIXES
 from musc_ray.sources.registry import list_source, open_source
-from musc_ray.storage.schemas import CATALOG
+from musc_ray.storage.schemas import CATALOG, SKIPPED
+
+MAX_EXAMPLES = 3
+"""Files that an error names."""
 
 
-def list_images(
-    source: str, group_by: str | None, after: int | None = None
-) -> tuple[dict[str, list[CatalogImage]], int | None]:
-    """List the images of a source, and which snapshot of it they are, if its kind has snapshots.
+@dataclass(frozen=True)
+class Catalog:
+    """All that a source lists.
 
-    Args:
-        source, group_by: see `catalog_images`.
-        after: a snapshot of the source whose images are not needed.
-
-    Raises:
-        MuscRayError, SettingsError: see `catalog_images`.
+    Attributes:
+        groups: the images by group, each group in the order of the hashed ids.
+        skipped: what is not an image of the archive.
+        unreadable: what could be one but is not listed as one, such as a broken link or a row without a URI.
+        snapshot: of the source, if its kind has snapshots.
+        notes: what the user should know of how the images are grouped.
     """
-    opened = open_source(source)
-    snapshot = opened.snapshot()
-    if snapshot is None:
-        return _catalog(opened, group_by), None
-    if snapshot == after:
-        return {}, snapshot
-    return _catalog(opened.between(snapshot, after), group_by, may_be_empty=after is not None), snapshot
+
+    groups: dict[str, list[CatalogImage]] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
+    snapshot: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> int:
+        """Number of images in groups."""
+        return sum(map(len, self.groups.values()))
+
+    @property
+    def listed(self) -> int:
+        """Number of entries: images, skipped and unreadable ones."""
+        return self.images + len(self.skipped) + len(self.unreadable)
 
 
-def catalog_images(source: str, group_by: str | None = None) -> dict[str, list[CatalogImage]]:
-    """List the images of a source by group, each group in the order of the hashed ids.
+def list_images(source: str, group_by: str | None = None, after: int | None = None) -> Catalog:
+    """List everything in a source, the images by group.
 
     Args:
         source: folder, URI prefix, glob, image file, tar shards, a Parquet table of image bytes, or a Parquet, CSV
@@ -41,44 +55,111 @@ def catalog_images(source: str, group_by: str | None = None) -> dict[str, list[C
         group_by: path template with `{group}` (`{group}/**`), or a regular expression with a group named `group`,
             matched against the path below the source; None puts all images into one group, or takes the table's
             `group` column.
+        after: a snapshot of the source whose images are not needed.
 
     Raises:
-        MuscRayError: no such source, or no images in it.
+        MuscRayError: no such source, no images in it, or it cannot be listed to its end.
         SettingsError: group_by is neither, or matches none of the images.
     """
-    return _catalog(open_source(source), group_by)
+    opened = open_source(source)
+    snapshot = opened.snapshot()
+    if snapshot is None:
+        return _catalog(opened, group_by)
+    if snapshot == after:
+        return Catalog(snapshot=snapshot)
+    found = _catalog(opened.between(snapshot, after), group_by, may_be_empty=after is not None)
+    return replace(found, snapshot=snapshot)
 
 
-def _catalog(source: Source, group_by: str | None, may_be_empty: bool = False) -> dict[str, list[CatalogImage]]:
-    """Give all listed images their group and id: the one place that each of them passes."""
-    group_of = _group_pattern(group_by) if group_by else None
+def catalog_images(source: str, group_by: str | None = None) -> dict[str, list[CatalogImage]]:
+    """List the images of a source by group; see `list_images`."""
+    return list_images(source, group_by).groups
+
+
+def _catalog(source: Source, group_by: str | None, may_be_empty: bool = False) -> Catalog:
+    """Give every entry its place: the one way into an archive."""
+    group_of = None if group_by is None else group_pattern(group_by)
     groups: dict[str, dict[str, CatalogImage]] = {}
-    ungrouped = 0
-    for listed in list_source(source):
-        group = listed.group
+    skipped: list[Skipped] = []
+    unreadable: list[Unreadable] = []
+    folders: set[str] = set()
+    for entry in list_source(source):
+        if isinstance(entry, Skipped):
+            skipped.append(entry._replace(uri=storable(entry.uri), message=storable(entry.message)))
+            continue
+        group = entry.group
         if group_of is not None:
-            match = group_of.match(listed.relative)
+            match = group_of.match(entry.relative)
             if match is None:
-                ungrouped += 1
+                unreadable.append(_ungrouped(entry, group_by))
                 continue
             group = match["group"]
-        uri, group = _storable(listed.uri), _storable(group)
-        image = CatalogImage(image_id(listed.uri), uri, group, listed.version, listed.modified)
-        groups.setdefault(group, {})[image.image_id] = image  # a URI listed twice is one image
-    if not groups and not may_be_empty:
-        if ungrouped:
-            raise SettingsError(f"group_by {group_by!r} fits none of the {ungrouped} images below {source.text}.")
-        suffixes = "/".join(sorted(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES))
-        raise MuscRayError(f"No images found in {source.text}: give a folder or URI with {suffixes} files.")
-    return {group: [images[key] for key in sorted(images)] for group, images in sorted(groups.items())}
+        if isinstance(entry, Unreadable):
+            unreadable.append(_storable_error(entry, group))
+            continue
+        if group_of is None:
+            folders.add(entry.relative.partition("/")[0] if "/" in entry.relative else "")
+        again = _add(entry, storable(group), groups)
+        if again is not None:
+            skipped.append(again)
+    found = Catalog(
+        {group: [images[key] for key in sorted(images)] for group, images in sorted(groups.items())},
+        skipped,
+        unreadable,
+        notes=grouping_notes(folders, groups) if group_of is None else (),
+    )
+    if not found.groups and not may_be_empty:
+        raise _nothing(source.text, group_by, found)
+    return found
 
 
-def _storable(name: str) -> str:
+def _add(entry: ListedImage, group: str, groups: dict[str, dict[str, CatalogImage]]) -> Skipped | None:
+    """Add an image to its group; return it as skipped where the group has it by another name already."""
+    images = groups.setdefault(group, {})
+    key = image_id(entry.uri)
+    if key in images or (entry.same_as is not None and image_id(entry.same_as) in images):
+        first = entry.uri if entry.same_as is None else entry.same_as
+        return Skipped(storable(entry.uri), "second_name", storable(f"{first} is the same image of group '{group}'."))
+    images[key] = CatalogImage(key, storable(entry.uri), group, entry.version, entry.modified)
+    return None
+
+
+def _ungrouped(entry: ListedImage | Unreadable, group_by: str | None) -> Unreadable:
+    message = f"group_by {group_by!r} does not fit its path {entry.relative!r}."
+    return Unreadable(storable(entry.uri), storable(entry.relative), "", "GroupByError", storable(message))
+
+
+def _storable_error(entry: Unreadable, group: str) -> Unreadable:
+    return Unreadable(*(storable(text) for text in entry._replace(group=group)))
+
+
+def _nothing(source: str, group_by: str | None, found: Catalog) -> MuscRayError:
+    """Return the error of a source without images that can be grouped."""
+    ungrouped = [entry for entry in found.unreadable if entry.error == "GroupByError"]
+    if ungrouped:
+        paths = ", ".join(repr(entry.relative) for entry in ungrouped[:MAX_EXAMPLES])
+        return SettingsError(
+            f"group_by {group_by!r} fits none of the {len(ungrouped)} images below {source}, such as {paths}."
+        )
+    suffixes = "/".join(sorted(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES))
+    others: list[Skipped | Unreadable] = [*found.unreadable, *found.skipped]
+    first = "".join(f"\n  {entry.uri}: {entry.message}" for entry in others[:MAX_EXAMPLES])
+    seen = f" {len(others):,} other entries were found, the first:{first}" if others else ""
+    return MuscRayError(f"No images found in {source}: give a folder or URI with {suffixes} files.{seen}")
+
+
+def storable(name: str) -> str:
     r"""Return a name as text that a table can hold: bytes that are not UTF-8 are spelled out, as \udcff.
 
     No file has that name, so that the image becomes a row of the errors table, which shows it.
     """
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def skipped_table(skipped: Sequence[Skipped]) -> pa.Table:
+    """Return the table of what a source listed and is not an image of the archive."""
+    columns = list(zip(*skipped, strict=True)) or [(), (), ()]
+    return pa.table([list(column) for column in columns], schema=SKIPPED)
 
 
 def to_table(shards: dict[str, dict[int, list[CatalogImage]]]) -> pa.Table:
@@ -99,26 +180,3 @@ def to_table(shards: dict[str, dict[int, list[CatalogImage]]]) -> pa.Table:
         for shard, images in group_shards.items()
     ]
     return pa.concat_tables(parts) if parts else CATALOG.empty_table()
-
-
-def _group_pattern(group_by: str) -> re.Pattern[str]:
-    """Compile a path template or a regular expression.
-
-    Raises:
-        SettingsError: it is neither, or names no group.
-    """
-    if "{group}" in group_by:
-        tokens = re.split(r"(\{group\}|\*\*|\*|\?)", group_by)
-        meaning = {"{group}": r"(?P<group>[^/]+)", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
-        if tokens.count("{group}") == 1:
-            return re.compile("".join(meaning.get(token, re.escape(token)) for token in tokens) + r"\Z", re.DOTALL)
-    try:
-        pattern = re.compile(group_by, re.DOTALL)
-    except re.error as error:
-        raise SettingsError(f"group_by {group_by!r} is not a valid regular expression: {error}.") from error
-    if "group" not in pattern.groupindex:
-        raise SettingsError(
-            f"group_by {group_by!r} names no group: use a path template such as '{{group}}/**' or a regular expression "
-            f"with (?P<group>...)."
-        )
-    return pattern

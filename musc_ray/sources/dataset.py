@@ -18,11 +18,11 @@ import pyarrow.fs as pafs
 
 from musc_ray.errors import MuscRayError
 from musc_ray.sources.base import ListedFile, Source
-from musc_ray.sources.files import find_files
-from musc_ray.sources.images import ListedImage
+from musc_ray.sources.images import Entry, ListedImage
 from musc_ray.sources.parquet_images import image_column, stored_image
 from musc_ray.sources.row_filter import arrow_condition
 from musc_ray.sources.rows import COLUMNS, Row, columns_to_read, named_image
+from musc_ray.sources.walk import walk_files
 from musc_ray.storage.filesystem import open_filesystem
 
 FILTER = "?filter="
@@ -51,7 +51,7 @@ class DatasetSource(Source):
         """Return the folder or glob before the filter; see `Source.walked`."""
         return self.folder
 
-    def images(self) -> Iterator[ListedImage]:
+    def entries(self) -> Iterator[Entry]:
         """List the images of the rows that the filter keeps, a row group in memory at a time.
 
         Raises:
@@ -68,15 +68,14 @@ class DatasetSource(Source):
 
 def _tables(fs: fsspec.AbstractFileSystem, path: str) -> tuple[str, dict[str, ListedFile]]:
     """Return the folder that partitions are named below, and its Parquet files by path, the newest first."""
-    base, found = find_files(fs, path)
-    base = base.rstrip("/")
     files = [
-        ListedFile.of(fs, name, base, info)
-        for name, info in found.items()
-        if name.endswith(".parquet") and not HIDDEN.search(name, len(base))
+        found
+        for found in walk_files(fs, path)
+        if isinstance(found, ListedFile) and found.path.endswith(".parquet") and not HIDDEN.search(f"/{found.relative}")
     ]
     if not files:
         raise MuscRayError(f"There are no Parquet files in {path}: a filter is for a table or a folder of tables.")
+    base = files[0].path[: len(files[0].path) - len(files[0].relative)].rstrip("/")
     files.sort(key=lambda file: file.modified or UNKNOWN, reverse=True)
     return base, {file.path: file for file in files}
 

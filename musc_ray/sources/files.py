@@ -1,18 +1,22 @@
-"""Folders, prefixes, globs and single files: images by their names, and the images in the containers among them."""
+"""Folders, prefixes, globs and single files: images by name or content, and what containers among them hold."""
 
-import re
 from collections.abc import Iterator
-from pathlib import PurePosixPath
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
-import fsspec
-
+from musc_ray.errors import reason_of
 from musc_ray.sources.base import ListedFile, Source
 from musc_ray.sources.containers import container_kind
-from musc_ray.sources.images import DEFAULT_GROUP, ListedImage, is_image_name
+from musc_ray.sources.images import DEFAULT_GROUP, Entry, ListedImage, Unreadable
+from musc_ray.sources.judged import judged_by_head, judged_by_name
+from musc_ray.sources.mask_folders import without_masks
+from musc_ray.sources.names import is_image_name
+from musc_ray.sources.sniff import read_head
+from musc_ray.sources.walk import walk_files
 from musc_ray.storage.filesystem import open_filesystem
+from musc_ray.storage.retry import StorageError
 
-GLOB_SIGNS = re.compile(r"[*?\[]")
+SNIFFERS = 16
+"""Files of unknown names whose first bytes are read at the same time."""
 
 
 class FilesSource(Source):
@@ -27,34 +31,40 @@ class FilesSource(Source):
         """Return the SOURCE itself; see `Source.walked`."""
         return self.text
 
-    def images(self) -> Iterator[ListedImage]:
-        """List the images among the files, and those in containers."""
-        fs, path = open_filesystem(self.text)
-        base, found = find_files(fs, path)
-        for name, info in found.items():
-            if is_image_name(name):
-                file = ListedFile.of(fs, name, base, info)
-                yield ListedImage(file.uri, file.relative, DEFAULT_GROUP, file.version, file.modified)
-            elif (container := container_kind(name)) is not None:
-                yield from container.images(ListedFile.of(fs, name, base, info))
+    def entries(self) -> Iterator[Entry]:
+        """List everything: the files, and what lies in containers; masks of known layouts are skipped."""
+        return without_masks(self._with_masks())
+
+    def _with_masks(self) -> Iterator[Entry]:
+        unnamed = []
+        for found in walk_files(*open_filesystem(self.text)):
+            if not isinstance(found, ListedFile):
+                yield found
+            elif is_image_name(found.path):
+                yield image_of(found)
+            elif (container := container_kind(found.path)) is not None:
+                yield from container.entries(found)
+            else:
+                verdict = judged_by_name(found.uri, found.relative)
+                if verdict is None:
+                    unnamed.append(found)
+                else:
+                    yield verdict
+        with ThreadPoolExecutor(SNIFFERS) as readers:
+            yield from readers.map(_judged_by_content, unnamed)
 
 
-def find_files(fs: fsspec.AbstractFileSystem, path: str) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Find the files of a folder, prefix, glob or single file.
+def image_of(file: ListedFile) -> ListedImage:
+    """Return a file as an image."""
+    return ListedImage(file.uri, file.relative, DEFAULT_GROUP, file.version, file.modified, file.same_as)
 
-    Returns:
-        The folder that relative paths start from, and the files by path with what the filesystem says of them.
 
-    Raises:
-        FileNotFoundError: there is nothing.
-    """
-    if fs.isfile(path):
-        return str(PurePosixPath(path).parent), {path: fs.info(path)}
-    if not fs.exists(path) and GLOB_SIGNS.search(path):
-        found = fs.glob(path, detail=True)
-        files = {name: info for name, info in found.items() if info.get("type") != "directory"}
-        return re.split(r"[^/]*[*?\[]", path, maxsplit=1)[0], files
-    found = fs.find(path, detail=True)
-    if not found and not fs.exists(path):
-        raise FileNotFoundError(path)
-    return path, found
+def _judged_by_content(file: ListedFile) -> Entry:
+    try:
+        head = read_head(file.fs, file.path)
+    except StorageError:
+        raise
+    except OSError as error:
+        message = f"The file cannot be read: {reason_of(error)}."
+        return Unreadable(file.uri, file.relative, DEFAULT_GROUP, type(error).__name__, message)
+    return judged_by_head(file.uri, file.relative, head) or image_of(file)

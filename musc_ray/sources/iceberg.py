@@ -7,7 +7,7 @@ from urllib.parse import unquote
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.lake.catalog import open_catalog, open_table
 from musc_ray.sources.base import Source
-from musc_ray.sources.images import ListedImage
+from musc_ray.sources.images import Entry, ListedImage
 from musc_ray.sources.row_filter import filter_errors, filter_sentence
 from musc_ray.sources.rows import COLUMNS, Row, check_secrets, row_group
 
@@ -62,7 +62,7 @@ class IcebergSource(Source):
             text += f"{'&' if '?' in text else '?'}snapshot={snapshot}"
         return IcebergSource(text if after is None else f"{text}&after={after}")
 
-    def images(self) -> Iterator[ListedImage]:
+    def entries(self) -> Iterator[Entry]:
         """List the images of the rows; files and row groups that the filter excludes are not read.
 
         Raises:

@@ -3,8 +3,8 @@
 import posixpath
 from pathlib import PurePosixPath
 
-from musc_ray.sources.files import GLOB_SIGNS
 from musc_ray.sources.registry import open_source
+from musc_ray.sources.walk import GLOB_SIGNS
 
 SAME_STORES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "local": "file"}
 """Protocols that are another name of the same store."""

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from musc_ray.errors import ImageError, MuscRayError, reason_of
 from musc_ray.sources.base import Container, ListedFile
-from musc_ray.sources.images import ListedImage
+from musc_ray.sources.images import Entry, ListedImage
 from musc_ray.sources.limits import too_large
 from musc_ray.sources.rows import Row, row_group
 from musc_ray.storage.filesystem import open_filesystem
@@ -37,7 +37,7 @@ class ParquetImages(Container):
         """Return whether a path ends with .parquet."""
         return PurePosixPath(path).suffix.lower() == ".parquet"
 
-    def images(self, file: ListedFile) -> Iterator[ListedImage]:
+    def entries(self, file: ListedFile) -> Iterator[Entry]:
         """List all rows; none where no column holds images."""
         with file.fs.open(file.path, "rb") as opened:
             parquet = open_parquet(opened, file.path)

@@ -9,6 +9,7 @@ from musc_ray.settings.limits import ImageLimits
 from musc_ray.sources.containers import split_uri
 from musc_ray.sources.limits import read_at_most
 from musc_ray.storage.filesystem import open_filesystem
+from musc_ray.storage.listing import exists
 from musc_ray.storage.requests import in_turn
 from musc_ray.storage.retry import StorageError, with_retries
 
@@ -50,16 +51,11 @@ def _read(uri: str, max_bytes: int) -> bytes:
             with _image_errors():
                 return in_container.read(max_bytes)
         except FileNotFoundError:
-            if not _exists(uri):  # a plain file may have such a name, too
+            if not exists(*open_filesystem(uri)):  # a plain file may have such a name, too
                 raise
     with _image_errors():
         fs, path = open_filesystem(uri)
         return read_at_most(fs, path, max_bytes)
-
-
-def _exists(uri: str) -> bool:
-    fs, path = open_filesystem(uri)
-    return bool(fs.exists(path))
 
 
 @contextmanager

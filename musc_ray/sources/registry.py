@@ -7,7 +7,7 @@ from musc_ray.sources.base import Source
 from musc_ray.sources.dataset import DatasetSource
 from musc_ray.sources.files import FilesSource
 from musc_ray.sources.iceberg import IcebergSource
-from musc_ray.sources.images import ListedImage
+from musc_ray.sources.images import Entry
 from musc_ray.sources.table import TableSource
 
 SOURCES: tuple[type[Source], ...] = (IcebergSource, DatasetSource, TableSource, FilesSource)
@@ -19,14 +19,14 @@ def open_source(text: str) -> Source:
     return next(kind(text) for kind in SOURCES if kind.recognises(text))
 
 
-def list_source(source: Source) -> Iterator[ListedImage]:
-    """List all images of a source; whatever fails becomes one sentence.
+def list_source(source: Source) -> Iterator[Entry]:
+    """List everything in a source; whatever fails becomes one sentence.
 
     Raises:
-        MuscRayError: there is no such source, or it cannot be listed.
+        MuscRayError: there is no such source, or it cannot be listed, or not to its end.
     """
     try:
-        yield from source.images()
+        yield from source.entries()
     except FileNotFoundError as error:
         raise MuscRayError(
             f"There is nothing at {source.text}: give an existing folder, URI, glob or table."

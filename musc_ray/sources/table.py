@@ -8,10 +8,11 @@ import fsspec
 
 from musc_ray.sources.base import Source
 from musc_ray.sources.files import FilesSource
-from musc_ray.sources.images import ListedImage
+from musc_ray.sources.images import Entry
 from musc_ray.sources.parquet_images import image_column, open_parquet, read_rows
 from musc_ray.sources.rows import Row, columns_to_read, named_image
 from musc_ray.storage.filesystem import open_filesystem
+from musc_ray.storage.listing import is_file
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -24,11 +25,11 @@ class TableSource(Source):
         """Return whether a SOURCE ends as a table's name does."""
         return PurePosixPath(text).suffix.lower() in SUFFIXES
 
-    def images(self) -> Iterator[ListedImage]:
+    def entries(self) -> Iterator[Entry]:
         """List the images that the rows name; of a folder, glob or table of images with such a name, its images."""
         fs, path = open_filesystem(self.text)
-        if not fs.isfile(path):
-            yield from FilesSource(self.text).images()
+        if not is_file(fs, path):
+            yield from FilesSource(self.text).entries()
         elif path.lower().endswith(".csv"):
             for row in _csv_rows(fs, path):
                 yield named_image(fs, path, row)
@@ -36,14 +37,14 @@ class TableSource(Source):
             yield from _parquet_images(fs, path, self.text)
 
 
-def _parquet_images(fs: fsspec.AbstractFileSystem, path: str, source: str) -> Iterator[ListedImage]:
+def _parquet_images(fs: fsspec.AbstractFileSystem, path: str, source: str) -> Iterator[Entry]:
     with fs.open(path, "rb") as file:
         parquet = open_parquet(file, path)
         if image_column(parquet.schema_arrow) is None:
             for row in read_rows(parquet, columns_to_read(parquet.schema_arrow.names, path)):
                 yield named_image(fs, path, row)
             return
-    yield from FilesSource(source).images()
+    yield from FilesSource(source).entries()
 
 
 def _csv_rows(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Row]:

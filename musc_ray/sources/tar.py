@@ -1,17 +1,21 @@
 """Tar shards (WebDataset and any other uncompressed tar): members that are images, `<container>.tar#<member>`."""
 
+import posixpath
 import re
 import tarfile
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import PurePosixPath
+from typing import IO, NamedTuple
 
 import fsspec
 
 from musc_ray.errors import MuscRayError, reason_of
 from musc_ray.sources.base import Container, ListedFile
-from musc_ray.sources.images import DEFAULT_GROUP, ListedImage, is_image_name
+from musc_ray.sources.images import DEFAULT_GROUP, Entry, ListedImage, Skipped, Unreadable
+from musc_ray.sources.judged import judged_by_head, judged_by_name
 from musc_ray.sources.limits import too_large
+from musc_ray.sources.names import is_image_name, skipped_part, suffix_of
+from musc_ray.sources.sniff import HEAD_BYTES
 from musc_ray.storage.filesystem import open_filesystem
 
 IN_TAR = re.compile(r"(.+\.tar)#(.+)", re.DOTALL | re.IGNORECASE)
@@ -19,8 +23,33 @@ IN_TAR = re.compile(r"(.+\.tar)#(.+)", re.DOTALL | re.IGNORECASE)
 MAX_CACHED_TARS = 64
 """Tars whose members a process keeps in mind: shards are random samples, so reads jump between them."""
 
-Span = tuple[int, int]
-"""Offset and size in bytes."""
+MAX_LINKS = 40
+"""Links to links that are followed, as in Linux."""
+
+
+class Span(NamedTuple):
+    """Where a member's content lies in its tar, in bytes."""
+
+    offset: int
+    size: int
+
+
+class Members(NamedTuple):
+    """The members of a tar that are not folders.
+
+    Attributes:
+        files: the content of each name, links resolved; of several members of one name the last counts.
+        links: names of links, and the name of the file that each leads to.
+        replaced: names of members that a later one of the same name replaces, once each time.
+        broken: names of links that lead nowhere.
+        special: names of devices and pipes.
+    """
+
+    files: dict[str, Span]
+    links: dict[str, str]
+    replaced: list[str]
+    broken: list[str]
+    special: list[str]
 
 
 class TarShard(Container):
@@ -28,19 +57,21 @@ class TarShard(Container):
 
     def recognises(self, path: str) -> bool:
         """Return whether a path ends with .tar."""
-        return PurePosixPath(path).suffix.lower() == ".tar"
+        return suffix_of(path) == ".tar"
 
-    def images(self, file: ListedFile) -> Iterator[ListedImage]:
-        """List the members that are images by their names."""
-        for member, (offset, size) in tar_members(file.fs, file.path).items():
-            if is_image_name(member):
-                yield ListedImage(
-                    f"{file.uri}#{member}",
-                    f"{file.relative}/{member}",
-                    DEFAULT_GROUP,
-                    f"{file.version}-{offset}-{size}",
-                    file.modified,
-                )
+    def entries(self, file: ListedFile) -> Iterator[Entry]:
+        """List the members, as `FilesSource` lists files; those of unknown names by their content."""
+        members = tar_members(file.fs, file.path)
+        for name, span in sorted(members.files.items(), key=lambda item: item[0] in members.links):
+            yield _judged(file, name, span, members.links.get(name))
+        for name in members.replaced:
+            yield Skipped(f"{file.uri}#{name}", "second_name", "A later member of the tar has the same name.")
+        for name in members.special:
+            yield Skipped(f"{file.uri}#{name}", "special", "It is a device or pipe.")
+        for name in members.broken:
+            uri, relative = f"{file.uri}#{name}", f"{file.relative}/{name}"
+            message = "The link leads to nothing in its tar."
+            yield Unreadable(uri, relative, DEFAULT_GROUP, "FileNotFoundError", message)
 
     def split(self, uri: str) -> tuple[str, str] | None:
         """Return the tar's URI and the member's name."""
@@ -50,36 +81,126 @@ class TarShard(Container):
     def read(self, container: str, name: str, max_bytes: int) -> bytes:
         """Read a member; see `Container.read`."""
         fs, path = open_filesystem(container)
-        span = _cached_members(container).get(name)
+        span = _cached_members(container).files.get(name)
         if span is None:
             raise FileNotFoundError(f"{container} has no member {name}.")
-        offset, size = span
-        if size > max_bytes:
-            raise too_large("The member", size, max_bytes)
-        return bytes(fs.cat_file(path, start=offset, end=offset + size))
+        if span.size > max_bytes:
+            raise too_large("The member", span.size, max_bytes)
+        return _read(fs, path, span)
 
 
-def tar_members(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Span]:
-    """Find where the files of an uncompressed tar begin and how long they are, by member name.
+def _read(fs: fsspec.AbstractFileSystem, path: str, span: Span) -> bytes:
+    return bytes(fs.cat_file(path, start=span.offset, end=span.offset + span.size)) if span.size else b""
+
+
+def _judged(file: ListedFile, name: str, span: Span, first_name: str | None) -> Entry:
+    """Return what a member is."""
+    uri, relative = f"{file.uri}#{name}", f"{file.relative}/{name}"
+    skipped = skipped_part(posixpath.normpath(name))
+    if skipped is not None:
+        return Skipped(uri, *skipped)
+    verdict = None
+    if not is_image_name(name):
+        verdict = judged_by_name(uri, relative)
+        if verdict is None:
+            head = _read(file.fs, file.path, span._replace(size=min(span.size, HEAD_BYTES)))
+            verdict = judged_by_head(uri, relative, head)
+    if verdict is not None:
+        return verdict
+    same_as = None if first_name is None else f"{file.uri}#{first_name}"
+    version = f"{file.version}-{span.offset}-{span.size}"
+    return ListedImage(uri, relative, DEFAULT_GROUP, version, file.modified, same_as)
+
+
+def tar_members(fs: fsspec.AbstractFileSystem, path: str) -> Members:
+    """Find all members of an uncompressed tar, also behind the end of a first one where several were concatenated.
 
     Raises:
-        MuscRayError: not a tar file.
+        MuscRayError: not a tar file, or one that breaks or ends before its end: it is not listed in part.
     """
-    found: dict[str, Span] = {}
-    last = -1
+    found = Members({}, {}, [], [], [])
+    targets: dict[str, str] = {}
     try:
-        with fs.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in archive:
-                if member.offset <= last or member.size < 0:  # Pythons before August 2025 would loop for ever
-                    raise ValueError("a header points back to an earlier member")
-                last = member.offset
-                if member.isfile():
-                    found[member.name] = (member.offset_data, member.size)
+        with fs.open(path, "rb") as file:
+            start: int | None = 0
+            while start is not None:
+                start = _read_tar(file, start, found, targets)
     except (tarfile.TarError, ValueError, EOFError, OverflowError, RecursionError) as error:
-        raise MuscRayError(f"{path} is not a readable tar file ({reason_of(error)}).") from error
+        raise MuscRayError(
+            f"{path} is not a readable tar file ({reason_of(error)}): repair or remove it; it is not listed in part."
+        ) from error
+    for name in targets:
+        target = _target(name, targets, found.files)
+        if target is None:
+            found.broken.append(name)
+        else:
+            found.links[name] = target
+            found.files[name] = found.files[target]
     return found
 
 
+def _read_tar(file: IO[bytes], start: int, found: Members, targets: dict[str, str]) -> int | None:
+    """Add the members of the tar that begins at `start`; return where the next one begins, None at the end.
+
+    Raises:
+        ValueError, tarfile.TarError: it is broken, or cut.
+    """
+    file.seek(start)
+    last = start - 1
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        for member in archive:
+            if member.offset <= last or member.size < 0:  # Pythons before August 2025 would loop for ever
+                raise ValueError("a header points back to an earlier member")
+            last = member.offset
+            _add(member, found, targets)
+        end = archive.offset
+    return _next_tar(file, end)
+
+
+def _add(member: tarfile.TarInfo, found: Members, targets: dict[str, str]) -> None:
+    """Add one member that is not a folder."""
+    name = member.name
+    if member.isdir():
+        return
+    if name in found.files or name in targets:
+        found.replaced.append(name)
+        found.files.pop(name, None)
+        targets.pop(name, None)
+    if member.isfile():
+        found.files[name] = Span(member.offset_data, member.size)
+    elif member.issym():
+        targets[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+    elif member.islnk():
+        targets[name] = member.linkname
+    else:
+        found.special.append(name)
+
+
+def _target(name: str, targets: dict[str, str], files: dict[str, Span]) -> str | None:
+    """Return the file that a link leads to; None if it leads to none, or in a ring."""
+    for _ in range(MAX_LINKS):
+        name = targets.get(name, name)
+        if name in files and name not in targets:
+            return name
+    return None
+
+
+def _next_tar(file: IO[bytes], end: int) -> int | None:
+    """Return where another tar begins behind the blocks of zeros that end one; None at the end of the file.
+
+    Raises:
+        ValueError: there is something else behind the last member, or nothing at all: the tar is broken or cut.
+    """
+    file.seek(end)
+    block, zeros = file.read(tarfile.BLOCKSIZE), 0
+    while block and not block.strip(b"\0"):
+        zeros += 1
+        block = file.read(tarfile.BLOCKSIZE)
+    if not zeros:
+        raise ValueError("it ends without its end mark" if not block else f"its header at byte {end:,} is broken")
+    return end + zeros * tarfile.BLOCKSIZE if block else None
+
+
 @lru_cache(maxsize=MAX_CACHED_TARS)
-def _cached_members(container: str) -> dict[str, Span]:
+def _cached_members(container: str) -> Members:
     return tar_members(*open_filesystem(container))

@@ -9,6 +9,7 @@ from pathlib import Path
 import fsspec
 
 from musc_ray.storage.filesystem import PARTIAL, atomic_file, is_local, write_bytes
+from musc_ray.storage.listing import exists
 
 REFUSALS = ("PreconditionFailed", "ConditionalRequestConflict")
 """Error codes of an S3 store whose condition was not met."""
@@ -43,7 +44,7 @@ def create(fs: fsspec.AbstractFileSystem, path: str, content: bytes) -> bool:
         fs.pipe_file(path, content, mode="create")
     except OSError as error:
         fs.invalidate_cache()
-        if _is_refusal(error) or fs.exists(path):
+        if _is_refusal(error) or exists(fs, path):
             return False
         raise
     return True

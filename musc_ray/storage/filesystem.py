@@ -14,6 +14,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from musc_ray.errors import MuscRayError
+from musc_ray.storage.listing import exists
 from musc_ray.storage.retry import with_retries
 from musc_ray.storage.s3 import wait_for_s3
 
@@ -149,7 +150,11 @@ def check_writable(fs: fsspec.AbstractFileSystem, folder: str) -> None:
 
 
 def remove_tree(fs: fsspec.AbstractFileSystem, folder: str) -> None:
-    """Delete a folder and all below it; nothing happens when it is not there."""
-    if fs.exists(folder):
+    """Delete a folder and all below it; nothing happens when it is missing.
+
+    Raises:
+        OSError, StorageError: the filesystem cannot tell, or cannot delete it.
+    """
+    if exists(fs, folder):
         fs.rm(folder, recursive=True)
         fs.invalidate_cache(folder)

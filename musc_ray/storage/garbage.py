@@ -10,6 +10,7 @@ from musc_ray.errors import MuscRayError
 from musc_ray.storage.file_info import file_time
 from musc_ray.storage.filesystem import PARTIAL, WRITE_CHECK, is_local, read_json, remove_tree
 from musc_ray.storage.lease import check_free, lease
+from musc_ray.storage.listing import Info, describe, exists, files_below, list_folder, names_in
 from musc_ray.storage.manifest import RunManifest, StartedManifest
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths
@@ -47,7 +48,7 @@ def collect_garbage(out: str, older_than_days: int, delete: bool, now: datetime 
     """
     out_paths, now = OutPaths.at(out), now or datetime.now(UTC)
     out_paths.fs.invalidate_cache()
-    if not out_paths.fs.exists(out_paths.runs):
+    if not exists(out_paths.fs, out_paths.runs):
         raise MuscRayError(f"There is no run in {out}: give the OUT of earlier runs.")
     with _leases(out_paths) if delete else nullcontext():
         runs = _runs(out_paths)
@@ -107,21 +108,19 @@ def _leases(out_paths: OutPaths) -> Iterator[None]:
 
 def _unfinished_files(out_paths: OutPaths, now: datetime) -> Iterator[str]:
     """Files that a killed command was writing, or with which it tried whether it can write, and not just now."""
-    found = (
-        out_paths.fs.find(out_paths.root) if is_local(out_paths.fs) else out_paths.fs.ls(out_paths.root, detail=False)
-    )
-    for path in sorted(found):
-        name = PurePosixPath(path).name
+    list_files = files_below if is_local(out_paths.fs) else list_folder  # stores write partial files elsewhere
+    for info in list_files(out_paths.fs, out_paths.root):
+        name, written = PurePosixPath(info["name"]).name, file_time(info)
         unfinished = name.startswith(WRITE_CHECK) or (name.startswith(".") and name.endswith(PARTIAL))
-        if unfinished and now - out_paths.fs.modified(path) > timedelta(minutes=AT_WORK_MINUTES):
-            yield path
+        if unfinished and written is not None and now - written > timedelta(minutes=AT_WORK_MINUTES):
+            yield str(info["name"])
 
 
 def _runs(out_paths: OutPaths) -> dict[str, tuple[bool, datetime]]:
     """Of every run: whether it is complete, and when something was last written of how far it is."""
     found = {}
     for run_id in out_paths.run_ids():
-        complete = out_paths.fs.exists(out_paths.run(run_id).run_json)
+        complete = exists(out_paths.fs, out_paths.run(run_id).run_json)
         progress = read_json(out_paths.fs, out_paths.run(run_id).progress_json) or {}
         started = StartedManifest.read(out_paths.run(run_id))
         updated_at = progress.get("updated_at")
@@ -133,7 +132,7 @@ def _runs(out_paths: OutPaths) -> dict[str, tuple[bool, datetime]]:
 
 def _leftovers(out_paths: OutPaths, complete: list[str]) -> Iterator[Garbage]:
     for run_id in complete:
-        if out_paths.fs.exists(out_paths.run(run_id).work):
+        if exists(out_paths.fs, out_paths.run(run_id).work):
             yield _garbage(out_paths, out_paths.run(run_id).work, "intermediate results of a complete run")
 
 
@@ -148,14 +147,13 @@ def _features(out_paths: OutPaths, needed: list[str], oldest: datetime) -> Itera
         table = read_table(out_paths.fs, paths.catalog, ["image_id", "version"])
         pairs = zip(table["image_id"].to_pylist(), table["version"].to_pylist(), strict=True)
         images.setdefault(run.features_id, set()).update(pairs)
-    root = f"{out_paths.root}/features"
-    for folder in sorted(out_paths.fs.ls(root, detail=False)) if out_paths.fs.exists(root) else []:
+    for folder in names_in(out_paths.fs, f"{out_paths.root}/features"):
         features_id = PurePosixPath(folder).name
         if features_id not in images:
             if _is_old(out_paths, folder, oldest):
                 yield _garbage(out_paths, folder, "features of no run")
             continue
-        for group in sorted(out_paths.fs.ls(folder, detail=False)):
+        for group in names_in(out_paths.fs, folder):
             for path in out_paths.written_shards(group).values():
                 try:
                     held = {(image.image_id, image.version) for image in read_meta(out_paths.fs, path).images}
@@ -168,9 +166,18 @@ def _features(out_paths: OutPaths, needed: list[str], oldest: datetime) -> Itera
 
 def _is_old(out_paths: OutPaths, path: str, oldest: datetime) -> bool:
     """Whether a file, or all below a folder, was written before a time."""
-    times = (file_time(info) for info in out_paths.fs.find(path, detail=True).values())
+    times = (file_time(info) for info in _files(out_paths, path))
     return all(time is None or time < oldest for time in times)
 
 
 def _garbage(out_paths: OutPaths, path: str, why: str) -> Garbage:
-    return Garbage(path, why, int(out_paths.fs.du(path)))
+    return Garbage(path, why, sum(int(info.get("size") or 0) for info in _files(out_paths, path)))
+
+
+def _files(out_paths: OutPaths, path: str) -> Iterator[Info]:
+    """List a file, or all files below a folder."""
+    found = describe(out_paths.fs, path)
+    if found is not None and found["type"] == "file":
+        yield found
+    else:
+        yield from files_below(out_paths.fs, path)

@@ -59,11 +59,26 @@ class Resolved(_Record):
 
 
 class Counts(_Record):
-    """Numbers of images (listed, scored, unreadable), groups and shards."""
+    """Numbers of what a run met: `listed` is the sum of scored, failed, skipped, known and waiting.
+
+    Attributes:
+        images: images of the run's groups, readable or not.
+        scored: images with scores; of a night that rescores its window, those of the window too.
+        failed: rows of the errors table.
+        listed: all that the source listed; 0 in runs older than this count.
+        skipped: rows of the table `skipped`.
+        known: images that a night leaves out, since earlier runs scored them.
+        waiting: new images that a night leaves for a later one.
+        groups, failed_groups, shards: of the run.
+    """
 
     images: int
     scored: int
     failed: int
+    listed: int = 0
+    skipped: int = 0
+    known: int = 0
+    waiting: int = 0
     groups: int = 0
     failed_groups: int = 0
     shards: int = 0

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import fsspec
 
 from musc_ray.storage.filesystem import is_local, open_filesystem
+from musc_ray.storage.listing import names_in
 
 NUMBERED = re.compile(r"/shard-(\d+)\.\w+\Z")
 
@@ -57,18 +58,12 @@ class OutPaths:
 
     def written_shards(self, folder: str) -> dict[int, str]:
         """List the files `shard-<n>.*` of a folder by number; empty where the folder is missing."""
-        if not self.fs.exists(folder):
-            return {}
-        self.fs.invalidate_cache(folder)
-        found = ((NUMBERED.search(path), path) for path in sorted(self.fs.ls(folder, detail=False)))
+        found = ((NUMBERED.search(path), path) for path in names_in(self.fs, folder))
         return {int(match[1]): path for match, path in found if match}
 
     def table_files(self, folder: str) -> list[str]:
         """List the Parquet files of a folder, sorted; empty where the folder is missing."""
-        if not self.fs.exists(folder):
-            return []
-        self.fs.invalidate_cache(folder)
-        return sorted(path for path in self.fs.ls(folder, detail=False) if path.endswith(".parquet"))
+        return [path for path in names_in(self.fs, folder) if path.endswith(".parquet")]
 
     def features(self, features_id: str, group: str) -> str:
         """Folder of a group's feature shards."""
@@ -100,9 +95,7 @@ class OutPaths:
 
     def run_ids(self) -> list[str]:
         """List the runs that have a folder, complete or not, sorted."""
-        if not self.fs.exists(self.runs):
-            return []
-        return sorted(PurePosixPath(folder).name for folder in self.fs.ls(self.runs, detail=False))
+        return [PurePosixPath(folder).name for folder in names_in(self.fs, self.runs)]
 
     def run(self, run_id: str) -> "RunPaths":
         """Return the paths of a run."""
@@ -170,6 +163,16 @@ class RunPaths:
         """Folder of the errors table."""
         return f"{self.folder}/errors"
 
+    @property
+    def skipped(self) -> str:
+        """Folder of the table of what lay under SOURCE and was not taken for an image."""
+        return f"{self.folder}/skipped"
+
+    @property
+    def failed_json(self) -> str:
+        """Why the last attempt of a run that is not complete failed; removed when it begins again."""
+        return f"{self.folder}/failed.json"
+
     def part(self, table: str, group: str, shard: int) -> str:
         """Return the file of one shard's images in the folder of a table, such as `self.scores`."""
         return f"{table}/{part_prefix(group)}{shard:05d}.parquet"
@@ -190,13 +193,10 @@ class RunPaths:
 
     def all_parts(self, table: str) -> list[str]:
         """List the files of a table, sorted; runs of schema version 0 have a folder a group."""
-        if not self.fs.exists(table):
-            return []
-        self.fs.invalidate_cache(table)
-        found = self.fs.ls(table, detail=False)
+        found = names_in(self.fs, table)
         old = [path for path in found if PurePosixPath(path).name.startswith(OLD_GROUP)]
         flat = [path for path in found if path.endswith(".parquet") and path not in old]
-        return sorted(flat) + [path for folder in sorted(old) for path in self.out.table_files(folder)]
+        return flat + [path for folder in old for path in self.out.table_files(folder)]
 
     @property
     def work(self) -> str:

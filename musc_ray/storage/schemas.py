@@ -52,6 +52,8 @@ ERRORS = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("uri", "group", "stage", "error", "message")]
 )
 
+SKIPPED = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("uri", "reason", "message")])
+
 DEFECTS = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),

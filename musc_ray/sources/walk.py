@@ -1,0 +1,183 @@
+"""Walk a folder, prefix or glob: every file once, links followed, and every error of a folder raised with its place."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import fsspec
+from fsspec.utils import glob_translate
+
+from musc_ray.errors import MuscRayError, reason_of
+from musc_ray.sources.base import ListedFile
+from musc_ray.sources.images import DEFAULT_GROUP, Skipped, Unreadable
+from musc_ray.sources.names import skipped_part
+from musc_ray.storage.filesystem import is_local
+from musc_ray.storage.listing import Info, describe, flat_listing, list_folder, lists_flat
+from musc_ray.storage.retry import StorageError
+
+GLOB_SIGNS = re.compile(r"[*?\[]")
+
+Found = ListedFile | Skipped | Unreadable
+FileNumber = tuple[int, int]
+"""Device and inode: what all names of a local file or folder share."""
+
+
+def walk_files(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Found]:
+    """List the files of a folder, prefix, glob or single file; what is hidden or of a system is skipped.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        MuscRayError: a folder cannot be listed; it is named.
+    """
+    found = describe(fs, path)
+    if found is not None and found["type"] == "directory":
+        yield from _Walk(fs, path).files()
+    elif found is not None:
+        yield ListedFile.of(fs, path, str(PurePosixPath(path).parent), found)
+    elif GLOB_SIGNS.search(path):
+        yield from _glob(fs, path)
+    else:
+        raise FileNotFoundError(path)
+
+
+def _glob(fs: fsspec.AbstractFileSystem, pattern: str) -> Iterator[Found]:
+    """List the files whose paths match a glob; nothing is said of others."""
+    base = re.split(r"[^/]*[*?\[]", pattern, maxsplit=1)[0].rstrip("/")
+    depth = None if "**" in pattern else pattern.count("/") - base.count("/")
+    wanted = re.compile(glob_translate(pattern))
+    if describe(fs, base or "/") is None:
+        raise FileNotFoundError(pattern)
+    for found in _Walk(fs, base or "/", depth).files():
+        path = found.path if isinstance(found, ListedFile) else str(fs._strip_protocol(found.uri))
+        if wanted.match(path):
+            yield found
+
+
+@dataclass
+class _Walk:
+    """One walk below a folder.
+
+    Attributes:
+        fs, root: where.
+        depth: levels of folders that are listed, the root included; None for all.
+        folders: local folders walked so far, against rings of links.
+        names: first URI of each local file with several names.
+        links: symbolic links and their level, followed last, so that a file is listed by its own name.
+        real_root: the local root without symbolic links.
+    """
+
+    fs: fsspec.AbstractFileSystem
+    root: str
+    depth: int | None = None
+    folders: set[FileNumber] = field(default_factory=set)
+    names: dict[FileNumber, str] = field(default_factory=dict)
+    links: list[tuple[str, int]] = field(default_factory=list)
+    real_root: str = ""
+
+    def files(self) -> Iterator[Found]:
+        """List all files."""
+        if lists_flat(self.fs) and self.depth is None:
+            for info in self._listed(self.root, flat_listing):
+                yield self._judged(info, linked=False)
+            return
+        if is_local(self.fs):
+            self.real_root = os.path.realpath(self.root)
+            self.folders.update(_number(str(above)) for above in PurePosixPath(self.real_root).parents)
+        yield from self._below(self.root, level=1, linked=False)
+        while self.links:
+            yield from self._follow(*self.links.pop(0))
+
+    def _below(self, folder: str, level: int, linked: bool) -> Iterator[Found]:
+        """List the files below a folder of some level; `linked` if a symbolic link leads there."""
+        pending = [(folder, level)]
+        while pending:
+            path, level = pending.pop()
+            skipped = self._skipped_part(path)
+            if skipped is None and is_local(self.fs):
+                self.folders.add(_number(path))
+            try:
+                infos = self._listed(path, list_folder)
+            except MuscRayError as error:
+                if skipped is None:
+                    raise
+                yield skipped._replace(message=f"{skipped.message} {error}")
+                continue
+            for info in infos:
+                name = str(info["name"]).rstrip("/")
+                if info.get("islink"):
+                    self.links.append((name, level))
+                elif info["type"] != "directory":
+                    yield self._judged(info, linked)
+                elif self._enters(level):
+                    pending.append((name, level + 1))
+
+    def _enters(self, level: int) -> bool:
+        return self.depth is None or level < self.depth
+
+    def _follow(self, path: str, level: int) -> Iterator[Found]:
+        """List what a symbolic link leads to."""
+        skipped = self._skipped_part(path)
+        if skipped is not None:
+            yield skipped
+            return
+        try:
+            found = describe(self.fs, path)
+            reason = "it leads nowhere"
+        except OSError as error:  # a ring of links, a name that is too long, no permission
+            found, reason = None, reason_of(error)
+        if found is None:
+            message = f"The symbolic link cannot be followed: {reason}."
+            yield Unreadable(self._uri(path), self._relative(path), DEFAULT_GROUP, "FileNotFoundError", message)
+        elif found["type"] != "directory":
+            yield self._judged(found, linked=True)
+        elif _number(path) in self.folders:
+            yield Skipped(self._uri(path), "second_name", "The link leads to a folder that is listed already.")
+        elif self._enters(level):
+            yield from self._below(path, level + 1, linked=True)
+
+    def _judged(self, info: Info, linked: bool) -> Found:
+        """Return a file; or that it is skipped because of its path, or is not a file."""
+        path = str(info["name"])
+        skipped = self._skipped_part(path)
+        if skipped is not None:
+            return skipped
+        if info["type"] != "file":
+            return Skipped(self._uri(path), "special", "It is a device, socket or pipe.")
+        file = ListedFile.of(self.fs, path, self.root, info)
+        if is_local(self.fs) and (linked or info.get("nlink", 1) > 1):
+            return file._replace(same_as=self._first_name(file, linked))
+        return file
+
+    def _first_name(self, file: ListedFile, linked: bool) -> str | None:
+        """Return the URI by which a local file with several names is listed before; None where this is the first."""
+        real = os.path.realpath(file.path)
+        if linked and real.startswith(f"{self.real_root.rstrip('/')}/"):
+            return self._uri(self.root + real[len(self.real_root) :])
+        first = self.names.setdefault(_number(file.path), file.uri)
+        return None if first == file.uri else first
+
+    def _skipped_part(self, path: str) -> Skipped | None:
+        found = skipped_part(self._relative(path))
+        return None if found is None else Skipped(self._uri(path), *found)
+
+    def _relative(self, path: str) -> str:
+        return path[len(self.root) :].lstrip("/")
+
+    def _uri(self, path: str) -> str:
+        return str(self.fs.unstrip_protocol(path))
+
+    def _listed(self, folder: str, how: Callable[[fsspec.AbstractFileSystem, str], list[Info]]) -> list[Info]:
+        """List a folder; an error names it."""
+        try:
+            return how(self.fs, folder)
+        except (OSError, StorageError) as error:
+            raise MuscRayError(
+                f"Cannot list {self._uri(folder)}: {reason_of(error)}; an archive that is seen in part is not scored."
+            ) from error
+
+
+def _number(path: str) -> FileNumber:
+    found = Path(path).stat()
+    return (found.st_dev, found.st_ino)
