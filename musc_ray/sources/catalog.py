@@ -98,7 +98,7 @@ def _catalog(source: Source, group_by: str | None, may_be_empty: bool = False) -
             unreadable.append(_storable_error(entry, group))
             continue
         if group_of is None:
-            folders.add(entry.relative.partition("/")[0] if "/" in entry.relative else "")
+            folders.add(entry.relative.rpartition("/")[0].partition("/")[0])
         again = _add(entry, storable(group), groups)
         if again is not None:
             skipped.append(again)

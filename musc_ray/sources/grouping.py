@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection
 
 from musc_ray.errors import SettingsError
+from musc_ray.sources.containers import container_kind
 from musc_ray.sources.images import DEFAULT_GROUP
 
 DATE = re.compile(r"(?:[a-z_]+=)?\d{4}[-_.]?\d\d(?:[-_.]?\d\d)?", re.I)
@@ -46,7 +47,9 @@ def grouping_notes(folders: Collection[str], groups: Collection[str]) -> tuple[s
         groups: names of the groups.
     """
     products = sorted(
-        name for name in folders if name and name.lower() not in PARTS_OF_ONE and not DATE.fullmatch(name)
+        name
+        for name in folders
+        if name and name.lower() not in PARTS_OF_ONE and not DATE.fullmatch(name) and container_kind(name) is None
     )
     if set(groups) != {DEFAULT_GROUP} or len(products) < 2:
         return ()
