@@ -3,12 +3,14 @@
 Every stage resumes what an earlier, interrupted run of the same settings on the same images has done.
 """
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.errors import MuscRayError, SettingsError, reason_of
 from musc_ray.evaluate.run_metrics import image_aurocs
 from musc_ray.features.context import RunContext, open_context
 from musc_ray.features.errors_table import check_errors, group_errors, write_errors
@@ -24,13 +26,18 @@ from musc_ray.scoring.result import RunResult, read_result
 from musc_ray.scoring.run_manifest import check_resumable, run_manifest, started_manifest
 from musc_ray.scoring.scored_groups import scorable_groups, score_all
 from musc_ray.scoring.thresholds import ThresholdRule, apply_rule
+from musc_ray.settings.credentials import redacted
 from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import skipped_table, to_table
 from musc_ray.storage.feature_shards import forget_features
 from musc_ray.storage.filesystem import remove_tree, write_json
 from musc_ray.storage.garbage import check_kept
-from musc_ray.storage.manifest import RunManifest, time_after_all
+from musc_ray.storage.manifest import Failure, RunManifest, time_after_all
 from musc_ray.storage.parquet import write_table
+from musc_ray.storage.paths import RunPaths
+from musc_ray.storage.retry import StorageError
+
+logger = logging.getLogger(__name__)
 
 
 def run_archive(
@@ -72,7 +79,11 @@ def score_archive(
         return _reuse(context, complete)
     _check_before_work(context)
     _begin(context, progress)
-    with ray_cluster(ClusterOptions.of(settings)), progress.watched(RunMetrics(context.run_id)):
+    with (
+        _recorded_failure(run_paths),
+        ray_cluster(ClusterOptions.of(settings)),
+        progress.watched(RunMetrics(context.run_id)),
+    ):
         errors = extract_missing(context, progress, stages)
         write_errors(context, errors)
         check_errors(context, errors)
@@ -142,12 +153,27 @@ def _begin(context: RunContext, progress: Progress) -> None:
     if context.settings.overwrite:
         remove_tree(fs, run_paths.folder)
     check_resumable(context)
+    remove_tree(fs, run_paths.failed_json)
     write_table(fs, run_paths.catalog, to_table({name: group.listed for name, group in context.groups.items()}))
     write_table(fs, f"{run_paths.skipped}/part-00000.parquet", skipped_table(context.catalog.skipped))
     started_manifest(context).write(run_paths)
     done = {name: group.done for name, group in context.groups.items()}
     check_kept(context.out_paths, context.meta.features_id, done)
     progress.record(lambda stages: write_json(fs, run_paths.progress_json, stages))
+
+
+@contextmanager
+def _recorded_failure(run_paths: RunPaths) -> Iterator[None]:
+    """Write down why a run fails, so that `status` can say it."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) if isinstance(error, MuscRayError) else f"{type(error).__name__}: {reason_of(error)}"
+        try:
+            Failure(failed_at=datetime.now(UTC), message=redacted(reason)).write(run_paths)
+        except (OSError, StorageError) as unwritten:
+            logger.warning("The failure of the run cannot be written: %s.", reason_of(unwritten))
+        raise
 
 
 def _reuse(context: RunContext, complete: RunManifest) -> RunResult:

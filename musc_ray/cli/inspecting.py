@@ -19,22 +19,29 @@ def plan(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Estimate the cost of `musc-ray run` with these options, from a few images and seconds of measuring.
+    """List SOURCE and what would be skipped, and estimate the cost of `musc-ray run` with these options.
+
+    The estimate comes from a few images and seconds of measuring.
 
     All options of `run` are taken; those that change no cost have no effect here.
 
     Keys of --json: images, groups, references, shards, tiles, pairs, workers, rates_source, operations, bytes, seconds
-    and bound (each by stage), worker_memory_bytes, fits (whether references fit into max_pending_gb).
+    and bound (each by stage), worker_memory_bytes, fits (whether references fit into max_pending_gb); listed, errors,
+    skipped (by reason), error_examples, skipped_examples, notes.
 
     Example: `musc-ray plan photos/ --references 256 --gpu h100 --workers 8`
     """
-    from musc_ray.cli.output import print_json
+    from musc_ray.cli.output import print_json, stdout_console
+    from musc_ray.cli.output_ledger import ledger_document, print_catalog
     from musc_ray.cli.output_plan import plan_document, print_plan
-    from musc_ray.planning.plan import plan_archive
+    from musc_ray.planning.plan import list_archive, plan_archive
 
-    found = plan_archive(settings, gpu)
+    catalog = list_archive(settings)
+    if not as_json:
+        print_catalog(catalog, stdout_console())
+    found = plan_archive(settings, catalog, gpu)
     if as_json:
-        print_json(plan_document(found, settings.max_pending_gb))
+        print_json(plan_document(found, settings.max_pending_gb) | ledger_document(catalog))
     else:
         print_plan(found, settings.max_pending_gb)
 
@@ -61,7 +68,7 @@ def status(out: Annotated[str, typer.Argument(help=EARLIER_RUNS, metavar="OUT")]
     """Show the progress of the runs in OUT, also while one is running.
 
     Keys of --json, of each item of the list: run_id, started_at, complete, images, groups, shards_done, shards,
-    bands_done, bands, scored, failed, updated_at, stages.
+    bands_done, bands, scored, failed, skipped, listed, updated_at, stages, failure (why the last attempt failed).
 
     Example: `musc-ray status results/`
     """

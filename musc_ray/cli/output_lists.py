@@ -25,13 +25,19 @@ def print_status(found: "Sequence[RunStatus]") -> None:
             "images": f"{run.images:,}",
             "shards": f"{run.shards_done:,}/{run.shards:,}",
             "bands": f"{run.bands_done:,}/{run.bands:,}",
-            "state": "complete" if run.complete else "unfinished",
+            "state": "complete" if run.complete else "unfinished" if run.failure is None else "failed",
         }
         for run in found
     ]
     print_rows(rows, console, numbers=("images", "shards", "bands"))
+    for run in found:
+        if run.complete and (run.failed or run.skipped):
+            line = f"Run {run.run_id}: {run.scored:,} images scored, {run.failed:,} failed, {run.skipped:,} skipped"
+            console.print(escape(f"{line} of {run.listed:,} listed."), soft_wrap=True)
     unfinished = [run for run in found if not run.complete]
     for run in unfinished:
+        if run.failure is not None:
+            console.print(escape(f"Run {run.run_id} failed: {run.failure}"), soft_wrap=True)
         if run.updated_at is not None:
             console.print(escape(f"Run {run.run_id} at {run.updated_at}:"), soft_wrap=True)
             for line in run.stages:

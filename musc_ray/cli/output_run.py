@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from musc_ray.cli.output import plural, stdout_console
+from musc_ray.cli.output import stdout_console
+from musc_ray.cli.output_ledger import print_ledger
 from musc_ray.errors import MuscRayError
 
 if TYPE_CHECKING:
@@ -80,11 +81,7 @@ def _print_result(result: "RunResult", console: Console) -> None:
     for name, value in run.metrics.items():
         console.print(f"{escape(name)}: [bold]{value:.4f}[/bold]")
     _print_thresholds(result.thresholds, console)
-    counts = run.counts
-    seconds = sum(stage["seconds"] for stage in run.stages.values())
-    console.print(
-        f"{counts.scored:,} images scored, {counts.failed:,} failed, {plural(counts.groups, 'group')}, {seconds:.1f} s"
-    )
+    print_ledger(run, console)
     for note in run.notes:
         console.print(f"Note: {escape(note)}", soft_wrap=True)
     console.print(f"Scores: {escape(result.scores_path)}", soft_wrap=True)

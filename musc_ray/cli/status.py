@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.arrays import finished_bands
 from musc_ray.storage.filesystem import read_json
-from musc_ray.storage.manifest import RunManifest, StartedManifest
+from musc_ray.storage.manifest import Failure, RunManifest, StartedManifest
 from musc_ray.storage.paths import OutPaths, RunPaths
 
 
@@ -24,9 +24,13 @@ class RunStatus:
     bands: int
     scored: int
     failed: int
+    skipped: int
+    listed: int
     updated_at: str | None
     stages: list[str]
     """The state of each stage in a line, as of `updated_at`; empty before the first."""
+    failure: str | None = None
+    """Why the last attempt of a run that is not complete failed."""
 
 
 def read_status(out: str) -> list[RunStatus]:
@@ -48,6 +52,7 @@ def _run_status(run_paths: RunPaths) -> RunStatus | None:
         return None
     run = RunManifest.read(run_paths)
     progress = read_json(run_paths.fs, run_paths.progress_json) or {"updated_at": None, "stages": []}
+    failure = None if run is not None else Failure.read(run_paths)
     groups = started.groups
     shards = {(name, shard) for name, group in groups.items() for shard in group.shards}
     bands = len(shards) * len(started.layers)
@@ -72,6 +77,9 @@ def _run_status(run_paths: RunPaths) -> RunStatus | None:
         bands=bands,
         scored=run.counts.scored if run else 0,
         failed=run.counts.failed if run else 0,
+        skipped=run.counts.skipped if run else 0,
+        listed=run.counts.listed if run else 0,
         updated_at=progress["updated_at"],
         stages=[f"{stage['name']}: {stage['summary']}" for stage in progress["stages"]],
+        failure=None if failure is None else failure.message,
     )

@@ -10,29 +10,38 @@ from musc_ray.planning.cost import Job, Plan, plan_job
 from musc_ray.runtime.hardware import LocalHardware, usable_cpus
 from musc_ray.scoring.tile_driver import block_side
 from musc_ray.settings.model import Settings
-from musc_ray.sources.catalog import catalog_images
+from musc_ray.sources.catalog import Catalog, list_images
 from musc_ray.sources.images import CatalogImage
 
 SAMPLE_IMAGES = 8
 
 
-def plan_archive(settings: Settings, gpu: str | None = None) -> Plan:
-    """Estimate the cost of a run with these settings; some images are read, nothing is written.
-
-    Args:
-        settings: with source.
-        gpu: GPU type of the workers; None plans workers like this machine, which is measured.
+def list_archive(settings: Settings) -> Catalog:
+    """List the source of a job to be planned; its files are not read, but for those of unknown names.
 
     Raises:
-        SettingsError: no source, or an unknown GPU type.
+        SettingsError: no source.
         MuscRayError: the source cannot be listed.
     """
     if settings.source is None:
         raise SettingsError("A plan needs a source: give one, as in `musc-ray plan SOURCE`.")
+    return list_images(settings.source, settings.group_by)
+
+
+def plan_archive(settings: Settings, catalog: Catalog, gpu: str | None = None) -> Plan:
+    """Estimate the cost of a run with these settings; some images are read, nothing is written.
+
+    Args:
+        settings: of the run.
+        catalog: what its source lists.
+        gpu: GPU type of the workers; None plans workers like this machine, which is measured.
+
+    Raises:
+        SettingsError: an unknown GPU type.
+    """
     info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers)
-    listed = catalog_images(settings.source, settings.group_by)
-    sizes = [len(images) for images in listed.values()]
-    sample = _sample(list(listed.values()))
+    sizes = [len(images) for images in catalog.groups.values()]
+    sample = _sample(list(catalog.groups.values()))
     if gpu is not None:
         on_gpu = resolve_arithmetic("cuda", settings.precision, settings.model_precision, LocalHardware())
         job = _job(settings, info, sizes, on_gpu, settings.workers or 1)

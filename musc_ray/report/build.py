@@ -268,6 +268,7 @@ def _run_report(run: RunManifest, settings: Settings) -> RunReport:
         stage_seconds={name: stage["seconds"] for name, stage in run.stages.items()},
         versions=run.versions,
         error_total=run.counts.failed,
+        skipped=run.skipped,
         notes=run.notes,
         metrics=run.metrics,
     )

@@ -80,6 +80,7 @@ class RunReport:
         metrics: image AUROC by name; empty without labels.
         stage_seconds: in the order the stages ran.
         error_total: rows of the errors table.
+        skipped: number of rows of the table `skipped` by reason.
         notes: fallbacks and warnings that the reader must see.
     """
 
@@ -93,5 +94,6 @@ class RunReport:
     stage_seconds: Mapping[str, float]
     versions: Mapping[str, str]
     error_total: int
+    skipped: Mapping[str, int]
     notes: Sequence[str]
     metrics: Mapping[str, float]

@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 0: without the field; the tables lay in folders `group=<group>`. Such runs are still read.
 """
 
-OPTIONAL = ("source_snapshot", "repeated_defects", "waiting", "thresholds", "night")
+OPTIONAL = ("skipped", "source_snapshot", "repeated_defects", "waiting", "thresholds", "night")
 """Fields of run.json that only some runs have."""
 
 logger = logging.getLogger(__name__)
@@ -158,6 +158,7 @@ class RunManifest(_Manifest):
         failed_groups: why they have no scores, by group.
         metrics: by name, where labels were known; never used for scoring.
         notes: what a reader of the result must not miss.
+        skipped: number of rows of the table `skipped` by reason.
         stages: figures of each stage, `seconds` among them.
         versions: of the packages that made the result.
         source_snapshot: of the Iceberg table that the images come from.
@@ -175,6 +176,7 @@ class RunManifest(_Manifest):
     notes: tuple[str, ...] = ()
     stages: dict[str, dict[str, Any]] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
+    skipped: dict[str, int] = Field(default_factory=dict)
     source_snapshot: int | None = None
     repeated_defects: dict[str, tuple[DefectCount, ...]] | None = None
     waiting: dict[str, int] = Field(default_factory=dict)
@@ -237,6 +239,23 @@ class StartedManifest(_Manifest):
     def write(self, run_paths: RunPaths) -> None:
         """Write started.json."""
         write_json(run_paths.fs, run_paths.started_json, self.model_dump(mode="json"))
+
+
+class Failure(_Record):
+    """The content of failed.json: why the last attempt of a run that is not complete failed."""
+
+    failed_at: datetime
+    message: str
+
+    @classmethod
+    def read(cls, run_paths: RunPaths) -> Self | None:
+        """Read failed.json of a run; None where it is missing."""
+        content = read_json(run_paths.fs, run_paths.failed_json)
+        return None if content is None else cls.model_validate(content)
+
+    def write(self, run_paths: RunPaths) -> None:
+        """Write failed.json."""
+        write_json(run_paths.fs, run_paths.failed_json, self.model_dump(mode="json"))
 
 
 def complete_run(out_paths: OutPaths, run_id: str | None) -> RunManifest:
