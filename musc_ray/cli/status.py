@@ -24,11 +24,11 @@ class RunStatus:
     bands: int
     scored: int
     failed: int
-    skipped: int
-    listed: int
     updated_at: str | None
     stages: list[str]
     """The state of each stage in a line, as of `updated_at`; empty before the first."""
+    skipped: int = 0
+    listed: int = 0
     failure: str | None = None
     """Why the last attempt of a run that is not complete failed."""
 

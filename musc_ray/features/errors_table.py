@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from musc_ray.errors import MuscRayError
 from musc_ray.features.context import RunContext
+from musc_ray.settings.limits import MAX_ERROR_FRACTION
 from musc_ray.sources.images import Unreadable
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.schemas import ERRORS
@@ -16,10 +17,8 @@ ErrorRow = dict[str, str]
 MAX_EXAMPLES = 5
 """Files that the error of a failed run names."""
 
-DEFAULT_FRACTION = 0.05
 SMALL_ARCHIVE, SMALL_ARCHIVE_ERRORS = 200, 10
-"""Below this number of images as many errors pass, where `max_error_fraction` is not given: one typing mistake in a
-folder of 30 images is more than 5 %."""
+"""Below this number of images as many errors pass at the default fraction: two bad files of 30 are more than 5 %."""
 
 
 def listing_errors(unreadable: Sequence[Unreadable]) -> list[ErrorRow]:
@@ -76,8 +75,8 @@ def check_errors(context: RunContext, errors: Sequence[ErrorRow], where: str | N
     """
     fraction = context.settings.max_error_fraction
     images = sum(group.images for group in context.groups.values()) + len(context.catalog.unreadable)
-    allowed = images * (DEFAULT_FRACTION if fraction is None else fraction)
-    if fraction is None and images < SMALL_ARCHIVE:
+    allowed = images * fraction
+    if fraction == MAX_ERROR_FRACTION and images < SMALL_ARCHIVE:
         allowed = max(allowed, SMALL_ARCHIVE_ERRORS)
     if len(errors) <= allowed:
         return
@@ -85,6 +84,6 @@ def check_errors(context: RunContext, errors: Sequence[ErrorRow], where: str | N
     where = where or f"All are listed in {context.run_paths.uri(context.run_paths.errors)}."
     raise MuscRayError(
         f"{len(errors):,} of {images:,} images cannot be read, more than max_error_fraction "
-        f"{DEFAULT_FRACTION if fraction is None else fraction:g} allows: repair or remove them, or raise it with "
+        f"{fraction:g} allows: repair or remove them, or raise it with "
         f"--max-error-fraction. {where} The first are:{first}"
     )

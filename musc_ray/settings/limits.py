@@ -1,9 +1,12 @@
-"""What one image may cost: stated in the settings, checked before memory is taken for it."""
+"""What one image may cost, and how many may fail: stated in the settings."""
 
 from dataclasses import dataclass
 
 MAX_PIXELS = 100_000_000
 MAX_IMAGE_MB = 1024
+
+MAX_ERROR_FRACTION = 0.05
+"""Default of `max_error_fraction`; at it, small archives may have a few errors more, see `features/errors_table.py`."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from musc_ray.settings.checks import (
     check_weights,
 )
 from musc_ray.settings.lake import OptionalLake
-from musc_ray.settings.limits import MAX_IMAGE_MB, MAX_PIXELS, ImageLimits
+from musc_ray.settings.limits import MAX_ERROR_FRACTION, MAX_IMAGE_MB, MAX_PIXELS, ImageLimits
 from musc_ray.settings.messages import shown
 from musc_ray.settings.types import (
     Aggregation,
@@ -25,11 +25,11 @@ from musc_ray.settings.types import (
     Days,
     Device,
     Flag,
+    Fraction,
     Interval,
     Layers,
     Natural,
     OptionalCount,
-    OptionalFraction,
     OptionalScore,
     OptionalShare,
     OptionalText,
@@ -113,9 +113,9 @@ class Settings(BaseModel):
     keep_features: Annotated[Flag, affects("output")] = Field(
         default=True, description="Keep the features after scoring: later runs share them."
     )
-    max_error_fraction: Annotated[OptionalFraction, affects("source")] = Field(
-        default=None,
-        description="Share of unreadable images above which a run fails; default: 0.05, but 10 images if under 200.",
+    max_error_fraction: Annotated[Fraction, affects("source")] = Field(
+        default=MAX_ERROR_FRACTION,
+        description="Share of unreadable images above which a run fails; at 0.05, 10 of fewer than 200 images pass.",
     )
     max_pixels: Annotated[Count, affects("source", "report", "evaluate")] = Field(
         default=MAX_PIXELS, description="Larger images are errors and are not decoded."

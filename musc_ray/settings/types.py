@@ -66,7 +66,7 @@ Flag = Annotated[bool, BeforeValidator(_flag_from_text), expects("true or false"
 Natural = Annotated[_Natural, expects("a whole number of at least 0")]
 Count = Annotated[_Positive, expects("a whole number of at least 1")]
 OptionalCount = Annotated[_Positive | None, expects("a whole number of at least 1")]
-OptionalFraction = Annotated[_Fraction | None, expects("a number from 0 to 1")]
+Fraction = Annotated[_Fraction, expects("a number from 0 to 1")]
 OptionalScore = Annotated[
     Annotated[float, BeforeValidator(_real_from_text), Field(ge=0, allow_inf_nan=False)] | None,
     expects("a number of at least 0"),

@@ -1,6 +1,5 @@
 """The bytes of one image from its URI alone: a plain file, or an image in a container."""
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,10 +10,7 @@ from musc_ray.sources.limits import read_at_most
 from musc_ray.storage.filesystem import open_filesystem
 from musc_ray.storage.listing import exists
 from musc_ray.storage.requests import in_turn
-from musc_ray.storage.retry import StorageError, with_retries
-
-IMPOSSIBLE_NAMES = (errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
-"""Errors that another attempt does not change: symbolic links in a ring, names that no file can have."""
+from musc_ray.storage.retry import IMPOSSIBLE_NAMES, StorageError, with_retries
 
 REFUSALS = range(400, 500)
 STORAGE_REFUSALS = (401, 403, 407, 408, 425, 429)

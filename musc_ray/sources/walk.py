@@ -15,7 +15,7 @@ from musc_ray.sources.images import DEFAULT_GROUP, Skipped, Unreadable
 from musc_ray.sources.names import skipped_part
 from musc_ray.storage.filesystem import is_local
 from musc_ray.storage.listing import Info, describe, flat_listing, list_folder, lists_flat
-from musc_ray.storage.retry import StorageError
+from musc_ray.storage.retry import IMPOSSIBLE_NAMES, StorageError
 
 GLOB_SIGNS = re.compile(r"[*?\[]")
 
@@ -104,14 +104,15 @@ class _Walk:
                     raise
                 yield skipped._replace(message=f"{skipped.message} {error}")
                 continue
+            if self._enters(level):
+                inside = [str(info["name"]).rstrip("/") for info in infos if info["type"] == "directory"]
+                pending += [(name, level + 1) for name in reversed(inside)]  # the last is the next
             for info in infos:
                 name = str(info["name"]).rstrip("/")
                 if info.get("islink"):
                     self.links.append((name, level))
                 elif info["type"] != "directory":
                     yield self._judged(info, linked)
-                elif self._enters(level):
-                    pending.append((name, level + 1))
 
     def _enters(self, level: int) -> bool:
         return self.depth is None or level < self.depth
@@ -124,11 +125,13 @@ class _Walk:
             return
         try:
             found = describe(self.fs, path)
-            reason = "it leads nowhere"
-        except OSError as error:  # a ring of links, a name that is too long, no permission
+            reason = "there is nothing at its end"
+        except (OSError, StorageError) as error:
+            if not isinstance(error, OSError) or error.errno not in IMPOSSIBLE_NAMES:  # it may be a folder of images
+                raise _incomplete(self._uri(path), error) from error
             found, reason = None, reason_of(error)
         if found is None:
-            message = f"The symbolic link cannot be followed: {reason}."
+            message = f"The symbolic link leads nowhere: {reason}."
             yield Unreadable(self._uri(path), self._relative(path), DEFAULT_GROUP, "FileNotFoundError", message)
         elif found["type"] != "directory":
             yield self._judged(found, linked=True)
@@ -173,9 +176,11 @@ class _Walk:
         try:
             return how(self.fs, folder)
         except (OSError, StorageError) as error:
-            raise MuscRayError(
-                f"Cannot list {self._uri(folder)}: {reason_of(error)}; an archive that is seen in part is not scored."
-            ) from error
+            raise _incomplete(self._uri(folder), error) from error
+
+
+def _incomplete(place: str, error: Exception) -> MuscRayError:
+    return MuscRayError(f"Cannot list {place}: {reason_of(error)}; an archive that is seen in part is not scored.")
 
 
 def _number(path: str) -> FileNumber:

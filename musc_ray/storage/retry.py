@@ -4,6 +4,7 @@ s3fs itself repeats failed requests for about half a minute (see `s3`). These re
 count as broken because the network, the disk or the credentials were.
 """
 
+import errno
 import random
 import time
 from collections.abc import Callable
@@ -18,6 +19,9 @@ FIRST_PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 8.0
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 """Errors that another attempt does not change."""
+
+IMPOSSIBLE_NAMES = (errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
+"""Numbers of errors that another attempt does not change, either: symbolic links in a ring, names no file can have."""
 
 Result = TypeVar("Result")
 
@@ -118,6 +122,6 @@ def with_retries(
 
 
 def _is_transient(error: Exception) -> bool:
-    if isinstance(error, (StorageError, *PERMANENT)):
+    if isinstance(error, (StorageError, *PERMANENT)) or getattr(error, "errno", None) in IMPOSSIBLE_NAMES:
         return False
     return isinstance(error, OSError) or is_storage_fault(error)

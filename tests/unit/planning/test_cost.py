@@ -17,7 +17,7 @@ from musc_ray.core.references import reference_window, section_pairs
 from musc_ray.errors import SettingsError
 from musc_ray.planning.calibration import assumed_rates
 from musc_ray.planning.cost import Job, Rates, forward_operations, pending_bytes, plan_job
-from musc_ray.planning.plan import plan_archive
+from musc_ray.planning.plan import list_archive, plan_archive
 from musc_ray.scoring.ring import GroupImages, tiles_of
 from musc_ray.settings.loading import load_settings
 from tests.helpers.pictures import write_pictures
@@ -134,7 +134,8 @@ def test_workers_are_planned_on_the_cpus_that_this_process_may_use(monkeypatch, 
     monkeypatch.setattr("musc_ray.planning.plan.measured_rates", lambda *given: measured.append(given) or RATES)
     write_pictures(tmp_path, 3)
     given = {"source": str(tmp_path), "backbone": "dinov2-vit-s-14", "image_size": 56, "device": "cpu"}
-    plan = plan_archive(load_settings(None, {**given, "threads": threads}))
+    settings = load_settings(None, {**given, "threads": threads})
+    plan = plan_archive(settings, list_archive(settings))
     assert plan.job.workers == workers
     assert [(workload.workers, workload.threads) for _, workload, _ in measured] == [(workers, threads)]
 
