@@ -110,3 +110,23 @@ def test_parameters_are_counted_without_self(source, count, tmp_path):
     (tmp_path / "module.py").write_text(source)
     ((_, function, is_method),) = functions(tmp_path / "module.py")
     assert parameters(function, is_method) == count
+
+
+SWALLOWING = {"exists", "lexists", "isdir", "isfile", "glob", "find", "walk", "du", "ls", "expand_path"}
+"""Methods of fsspec's filesystems that answer "not there" to errors; `ls` is called in one place, too."""
+
+ITSELF = "musc_ray/storage/listing.py"
+
+
+def test_filesystems_are_looked_at_in_one_module():
+    """`fs.exists` and its like hide errors: only storage/listing.py, which raises them, looks at filesystems."""
+    found = []
+    for path in modules():
+        if name_of(path) in (ITSELF, "musc_ray/evaluate/labels.py") or not name_of(path).startswith("musc_ray/"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in SWALLOWING:
+                owner = ast.unparse(node.func.value)
+                if owner == "fs" or owner.endswith(".fs"):
+                    found.append(f"{name_of(path)}:{node.lineno} {owner}.{node.func.attr}")
+    assert not found, f"Use storage/listing.py: {found}"
