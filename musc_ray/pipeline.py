@@ -13,7 +13,7 @@ from typing import Any
 from musc_ray.errors import MuscRayError, SettingsError, reason_of
 from musc_ray.evaluate.run_metrics import image_aurocs
 from musc_ray.features.context import RunContext, open_context
-from musc_ray.features.errors_table import check_errors, group_errors, write_errors
+from musc_ray.features.errors_table import check_errors, group_errors, listing_errors, write_errors
 from musc_ray.features.missing import extract_missing
 from musc_ray.lake.publish import check_lake, publish_complete
 from musc_ray.planning.pending import check_pending
@@ -79,28 +79,33 @@ def score_archive(
         return _reuse(context, complete)
     _check_before_work(context)
     _begin(context, progress)
-    with (
-        _recorded_failure(run_paths),
-        ray_cluster(ClusterOptions.of(settings)),
-        progress.watched(RunMetrics(context.run_id)),
-    ):
-        errors = extract_missing(context, progress, stages)
-        write_errors(context, errors)
-        check_errors(context, errors)
-        scored_at = time_after_all(context.out_paths, datetime.now(UTC))
-        scored = score_all(context, errors, scored_at, progress, stages)
-        if scored.failed:
-            errors += group_errors(context, scored.failed, errors)
-            write_errors(context, errors)
-        metrics = image_aurocs(run_paths, [group.group for group in scored.groups], labels or {})
-        run = run_manifest(context, scored, scored_at, stages, len(errors), metrics)
-        started = time.monotonic()
-        write_report(context.out_paths, run, settings, progress, labels)
-        run = run.model_copy(update={"stages": {**run.stages, "report": {"seconds": time.monotonic() - started}}})
+    with _recorded_failure(run_paths):
+        run = _compute(context, stages, progress, labels or {})
     run.write(run_paths)
     _clean_up(context)
     publish_complete(context.out_paths, settings.lake, context.run_id)
     return read_result(context, run, computed=True)
+
+
+def _compute(context: RunContext, stages: Stages, progress: Progress, labels: Mapping[str, int]) -> RunManifest:
+    """Extract, score and write the report; return the manifest, which is not written yet."""
+    settings, run_paths = context.settings, context.run_paths
+    errors = listing_errors(context.catalog.unreadable)
+    write_errors(context, errors)
+    check_errors(context, errors)
+    with ray_cluster(ClusterOptions.of(settings)), progress.watched(RunMetrics(context.run_id)):
+        errors += extract_missing(context, progress, stages)
+        write_errors(context, errors)
+        check_errors(context, errors)
+        scored_at = time_after_all(context.out_paths, datetime.now(UTC))
+        scored = score_all(context, errors, scored_at, progress, stages)
+        errors += group_errors(context, scored.failed, errors)
+        write_errors(context, errors)
+        metrics = image_aurocs(run_paths, [group.group for group in scored.groups], labels)
+        run = run_manifest(context, scored, scored_at, stages, len(errors), metrics)
+        started = time.monotonic()
+        write_report(context.out_paths, run, settings, progress, labels)
+    return run.model_copy(update={"stages": {**run.stages, "report": {"seconds": time.monotonic() - started}}})
 
 
 def extract_archive(settings: Settings, progress: Progress) -> dict[str, Any]:
@@ -113,8 +118,10 @@ def extract_archive(settings: Settings, progress: Progress) -> dict[str, Any]:
         MuscRayError: as `run_archive`.
     """
     context, stages = _list_images(settings, progress)
+    errors = listing_errors(context.catalog.unreadable)
+    check_errors(context, errors, "A run lists them all.")
     with ray_cluster(ClusterOptions.of(settings)), progress.watched(RunMetrics(context.run_id)):
-        errors = extract_missing(context, progress, stages)
+        errors += extract_missing(context, progress, stages)
     check_errors(context, errors, "A run lists them all.")
     return {**stages["extract"], "failed": len(errors)}
 

@@ -9,7 +9,7 @@ from musc_ray.backbones.names import BackboneName, resolve_backbone
 from musc_ray.backbones.open_clip_vit import OpenClipVit
 from musc_ray.backbones.timm_vit import TimmVit
 from musc_ray.backbones.weights import WeightsFile, load_state_dict
-from musc_ray.errors import MuscRayError
+from musc_ray.errors import MuscRayError, reason_of
 
 
 def describe_backbone(
@@ -53,9 +53,7 @@ def load_backbone(
     resolved = resolve_backbone(name)
     model = _build(resolved, meta=False)
     info = _info(resolved, model, image_size, layers)
-    state = model.adapt(load_state_dict(weights.path))
-    _check_fit(state, model.module.state_dict(), weights, info.name)
-    model.module.load_state_dict(state, strict=True)
+    model.module.load_state_dict(_fitting_state(model, weights, info.name), strict=True)
     model.resize(info.image_size)
     return Backbone(model, info, weights.sha256, device, precision)
 
@@ -90,6 +88,30 @@ def _info(
     )
 
 
+def _fitting_state(model: OpenClipVit | TimmVit, weights: WeightsFile, name: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a weights file under a model's names.
+
+    Raises:
+        MuscRayError: they do not fit the model; names both.
+    """
+    state = load_state_dict(weights.path)
+    own = model.module.state_dict()
+    try:
+        adapted = model.adapt(state)
+    except Exception as error:  # the libraries' adapters assume weights that fit, and raise what comes
+        has = {True: "has", False: "has no"}
+        in_file, in_model = "reg_token" in state or "register_tokens" in state, "reg_token" in own
+        problem = f"the file {has[in_file]} register tokens, the model {has[in_model]} register tokens"
+        problem = reason_of(error) if in_file == in_model else problem
+        raise _misfit(weights, name, problem) from error
+    _check_fit(adapted, own, weights, name)
+    return adapted
+
+
+def _misfit(weights: WeightsFile, name: str, problem: str) -> MuscRayError:
+    return MuscRayError(f"{weights.path} does not fit {name}: {problem}; give weights of this model.")
+
+
 def _check_fit(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor], weights: WeightsFile, name: str) -> None:
     """Check that a weights file has exactly a model's tensors.
 
@@ -105,4 +127,4 @@ def _check_fit(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor], wei
             problem = f"'{key}' is {tuple(state[key].shape)}, the model needs {tuple(own[key].shape)}"
         else:
             continue
-        raise MuscRayError(f"{weights.path} does not fit {name}: {problem}; give weights of this model.")
+        raise _misfit(weights, name, problem)

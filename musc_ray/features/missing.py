@@ -3,7 +3,7 @@
 from typing import Any
 
 from musc_ray.features.context import RunContext
-from musc_ray.features.errors_table import error_rows, listing_errors
+from musc_ray.features.errors_table import error_rows
 from musc_ray.features.extraction import ExtractStats, ShardTask, extract
 from musc_ray.runtime.progress import Progress
 
@@ -17,7 +17,7 @@ def extract_missing(context: RunContext, progress: Progress, stages: dict[str, d
         stages: figures of the stage are added here.
 
     Returns:
-        Rows of the errors table: what could not be listed, and images that failed now or in an earlier run.
+        Rows of the errors table, for images that failed now or in an earlier run.
     """
     tasks = [
         ShardTask(name, shard, images)
@@ -34,4 +34,4 @@ def extract_missing(context: RunContext, progress: Progress, stages: dict[str, d
             stage.advance(shard.images)
     figures = {name: value for name, value in vars(stats).items() if name != "failed"}
     stages["extract"] = {"seconds": stage.seconds, **figures, "already_done": context.images - missing}
-    return listing_errors(context.catalog.unreadable) + error_rows(stats.failed)
+    return error_rows(stats.failed)

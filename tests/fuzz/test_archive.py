@@ -103,7 +103,11 @@ def scored(good, options, musc_ray, tmp_path_factory) -> tuple[Path, dict[str, d
     assert result.exit_code == 0, result.output
     rows = only(out, "clean")
     files = [path for path in good.rglob("*") if path.is_file()]
-    assert len(rows) == len(files) > 30
+    skipped = {
+        row["uri"].rpartition("/")[2]: row["reason"] for row in pq.read_table(out / "runs/clean/skipped").to_pylist()
+    }
+    assert skipped == {"...png": "hidden", "link.png": "second_name"}
+    assert len(rows) + len(skipped) == len(files) > 30
     return out, rows
 
 

@@ -219,3 +219,35 @@ def test_weights_that_may_not_be_read_are_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", refuse)  # root may read everything, so chmod would not show it
     with pytest.raises(MuscRayError, match="Permission denied; check --weights"):
         fetch_weights(DINOV2, str(path))
+
+
+@pytest.mark.parametrize(
+    ("model", "of_file", "said"),
+    [
+        (
+            "timm:vit_small_patch14_reg4_dinov2.lvd142m",
+            "vit_small_patch14_dinov2",
+            "the file has no register tokens, the model has register tokens",
+        ),
+        (
+            "timm:vit_small_patch14_dinov2.lvd142m",
+            "vit_small_patch14_reg4_dinov2",
+            "the file has register tokens, the model has no register tokens",
+        ),
+        ("timm:vit_small_patch14_dinov2.lvd142m", "vit_tiny_patch16_224", "does not fit"),
+        ("timm:vit_small_patch16_dinov3.lvd1689m", "vit_small_patch14_dinov2", "does not fit"),
+        ("open_clip:ViT-B-32/openai", "vit_tiny_patch16_224", "does not fit"),
+    ],
+)
+def test_weights_of_another_model_are_named_with_the_model(tmp_path, model, of_file, said):
+    """It was: shape '[1, 37, 37, -1]' is invalid for input of size 525312."""
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model(of_file, num_classes=0).state_dict(), path)
+    weights = fetch_weights(resolve_backbone(model), str(path))
+    with pytest.raises(MuscRayError) as error:
+        load_backbone(model, image_size=None, layers=None, weights=weights)
+    text = str(error.value)
+    assert said in text
+    assert str(path) in text
+    assert resolve_backbone(model).canonical in text
+    assert "\n" not in text
