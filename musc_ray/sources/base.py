@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import fsspec
 
+from musc_ray.settings.columns import USUAL, ColumnNames
 from musc_ray.sources.images import Entry
 from musc_ray.storage.file_info import file_time, file_version
 
@@ -16,10 +17,12 @@ class Source(ABC):
 
     Attributes:
         text: the SOURCE as the user gave it.
+        columns: names of the columns of its tables.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, columns: ColumnNames = USUAL) -> None:
         self.text = text
+        self.columns = columns
 
     @classmethod
     @abstractmethod
@@ -92,8 +95,12 @@ class Container(ABC):
         """Return whether a file is of this kind, from its path alone."""
 
     @abstractmethod
-    def entries(self, file: ListedFile) -> Iterator[Entry]:
+    def entries(self, file: ListedFile, columns: ColumnNames) -> Iterator[Entry]:
         """List everything in a file.
+
+        Args:
+            file: of this kind.
+            columns: names of its columns, if it is a table.
 
         Raises:
             MuscRayError: the file is broken, or ends early.

@@ -46,7 +46,9 @@ class Catalog:
         return self.images + len(self.skipped) + len(self.unreadable)
 
 
-def list_images(source: str, group_by: str | None = None, after: int | None = None) -> Catalog:
+def list_images(
+    source: str, group_by: str | None = None, after: int | None = None, column: str | None = None
+) -> Catalog:
     """List everything in a source, the images by group.
 
     Args:
@@ -56,12 +58,13 @@ def list_images(source: str, group_by: str | None = None, after: int | None = No
             matched against the path below the source; None puts all images into one group, or takes the table's
             `group` column.
         after: a snapshot of the source whose images are not needed.
+        column: names of the columns of tables, see the setting `column`.
 
     Raises:
         MuscRayError: no such source, no images in it, or it cannot be listed to its end.
         SettingsError: group_by is neither, or matches none of the images.
     """
-    opened = open_source(source)
+    opened = open_source(source, column, grouped=group_by is None)
     snapshot = opened.snapshot()
     if snapshot is None:
         return _catalog(opened, group_by)
@@ -71,9 +74,11 @@ def list_images(source: str, group_by: str | None = None, after: int | None = No
     return replace(found, snapshot=snapshot)
 
 
-def catalog_images(source: str, group_by: str | None = None) -> dict[str, list[CatalogImage]]:
+def catalog_images(
+    source: str, group_by: str | None = None, column: str | None = None
+) -> dict[str, list[CatalogImage]]:
     """List the images of a source by group; see `list_images`."""
-    return list_images(source, group_by).groups
+    return list_images(source, group_by, column=column).groups
 
 
 def _catalog(source: Source, group_by: str | None, may_be_empty: bool = False) -> Catalog:

@@ -4,8 +4,8 @@ Hive partitions (`day=2026-11-24/`) are columns. Files whose partition, and row 
 rows are not read; of the others only the needed columns are.
 """
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import accumulate
 from urllib.parse import unquote
@@ -17,17 +17,19 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
 from musc_ray.errors import MuscRayError
+from musc_ray.settings.columns import USUAL, ColumnNames
 from musc_ray.sources.base import ListedFile, Source
-from musc_ray.sources.images import Entry, ListedImage
-from musc_ray.sources.parquet_images import image_column, stored_image
-from musc_ray.sources.row_filter import arrow_condition
-from musc_ray.sources.rows import COLUMNS, Row, columns_to_read, named_image
+from musc_ray.sources.columns import find_columns, kinds_of, no_columns
+from musc_ray.sources.images import Entry, ListedImage, Skipped, Unreadable
+from musc_ray.sources.names import is_image_name
+from musc_ray.sources.parquet_images import HIDDEN, stored_images, uri_of_images
+from musc_ray.sources.partitions import partition_schema, partition_values, table_folder
+from musc_ray.sources.row_filter import arrow_condition, in_utc
+from musc_ray.sources.rows import RowTable, named_image, rows_of
 from musc_ray.sources.walk import walk_files
 from musc_ray.storage.filesystem import open_filesystem
 
 FILTER = "?filter="
-HIDDEN = re.compile(r"/[._]")
-"""Below a dataset: logs and leftovers of those who write it."""
 UNKNOWN = datetime.min.replace(tzinfo=UTC)
 
 ROW_NUMBER = "#row"
@@ -35,10 +37,10 @@ ROW_NUMBER = "#row"
 
 
 class DatasetSource(Source):
-    """The rows of a Parquet file, folder or glob that a filter keeps: URIs, relative ones to the folder, or images."""
+    """The rows of a Parquet file, folder or glob that a filter keeps: URIs, or images."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, columns: ColumnNames = USUAL) -> None:
+        super().__init__(text, columns)
         self.folder, _, row_filter = text.partition(FILTER)
         self.row_filter = unquote(row_filter) or "true"
 
@@ -52,66 +54,103 @@ class DatasetSource(Source):
         return self.folder
 
     def entries(self) -> Iterator[Entry]:
-        """List the images of the rows that the filter keeps, a row group in memory at a time.
+        """List the images of the rows that the filter keeps, a row group in memory at a time; then all other files.
 
         Raises:
             SettingsError: the filter does not fit, or the extra `lake` is not installed.
             MuscRayError: there are no Parquet files, or one is not a readable table.
         """
         fs, path = open_filesystem(self.folder)
-        base, files = _tables(fs, path)
+        files = _Files.below(fs, path)
         try:
-            yield from _kept_images(fs, files, base, self.row_filter)
+            for entry in _kept_images(fs, files, self.row_filter, self.columns):
+                if isinstance(entry, ListedImage):
+                    files.images.pop(entry.uri, None)
+                yield entry
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise MuscRayError(f"The Parquet files in {base} cannot be read as one table: {error}") from error
+            raise MuscRayError(f"The Parquet files in {path} cannot be read as one table: {error}") from error
+        yield from files.others
+        for uri in files.images:
+            yield Skipped(uri, "other", "A filter keeps rows of Parquet tables, and none of them names this file.")
 
 
-def _tables(fs: fsspec.AbstractFileSystem, path: str) -> tuple[str, dict[str, ListedFile]]:
-    """Return the folder that partitions are named below, and its Parquet files by path, the newest first."""
-    files = [
-        found
-        for found in walk_files(fs, path)
-        if isinstance(found, ListedFile) and found.path.endswith(".parquet") and not HIDDEN.search(f"/{found.relative}")
-    ]
-    if not files:
-        raise MuscRayError(f"There are no Parquet files in {path}: a filter is for a table or a folder of tables.")
-    base = files[0].path[: len(files[0].path) - len(files[0].relative)].rstrip("/")
-    files.sort(key=lambda file: file.modified or UNKNOWN, reverse=True)
-    return base, {file.path: file for file in files}
+@dataclass(frozen=True)
+class _Files:
+    """What lies in a folder of tables.
 
+    Attributes:
+        base: the folder that partitions are named below.
+        tables: Parquet files by path, the newest first.
+        images: URIs of image files, which rows may name.
+        others: all else.
+    """
 
-def _kept_images(
-    fs: fsspec.AbstractFileSystem, files: Mapping[str, ListedFile], base: str, row_filter: str
-) -> Iterator[ListedImage]:
-    """List the images of the rows that a filter keeps; it may name the columns of the newest file."""
-    dataset = ds.FileSystemDatasetFactory(
-        pafs.PyFileSystem(pafs.FSSpecHandler(fs)),
-        list(files),
-        ds.ParquetFileFormat(),
-        ds.FileSystemFactoryOptions(base, partitioning=ds.HivePartitioning.discover()),
-    ).finish()
-    wanted, names = arrow_condition(row_filter, dataset.schema, base)
-    for fragment in sorted(dataset.get_fragments(filter=wanted), key=lambda fragment: str(fragment.path)):
-        holds_images = image_column(fragment.physical_schema) is not None
-        for number, row in _kept_rows(fragment, dataset.schema, wanted, names):
-            if holds_images:
-                yield stored_image(files[fragment.path], number, row)
+    base: str
+    tables: dict[str, ListedFile]
+    images: dict[str, None] = field(default_factory=dict)
+    others: list[Skipped | Unreadable] = field(default_factory=list)
+
+    @classmethod
+    def below(cls, fs: fsspec.AbstractFileSystem, path: str) -> "_Files":
+        """Find the files."""
+        tables: list[ListedFile] = []
+        images: dict[str, None] = {}
+        others: list[Skipped | Unreadable] = []
+        for found in walk_files(fs, path):
+            if not isinstance(found, ListedFile):
+                others.append(found)
+            elif HIDDEN.search(found.relative):
+                others.append(Skipped(found.uri, "hidden", "It is in a folder of logs or leftovers."))
+            elif found.path.endswith(".parquet"):
+                tables.append(found)
+            elif is_image_name(found.path):
+                images[found.uri] = None
             else:
-                columns_to_read(row, fragment.path)
-                yield named_image(fs, f"{base}/", row)
+                others.append(Skipped(found.uri, "other", "A filter keeps rows of Parquet tables; this file is none."))
+        if not tables:
+            raise MuscRayError(f"There are no Parquet files in {path}: a filter is for a table or a folder of tables.")
+        base = tables[0].path[: len(tables[0].path) - len(tables[0].relative)].rstrip("/")
+        tables.sort(key=lambda file: file.modified or UNKNOWN, reverse=True)
+        return cls(base, {file.path: file for file in tables}, images, others)
+
+
+def _kept_images(fs: fsspec.AbstractFileSystem, files: _Files, row_filter: str, wanted: ColumnNames) -> Iterator[Entry]:
+    """List the images of the rows that a filter keeps; it may name the columns of the newest file."""
+    partitions = {path: partition_values(file.relative) for path, file in files.tables.items()}
+    storage, parquet = pafs.PyFileSystem(pafs.FSSpecHandler(fs)), ds.ParquetFileFormat()
+    newest = parquet.inspect(next(iter(files.tables)), storage)
+    hive = ds.HivePartitioning(partition_schema(partitions.values(), newest))
+    options = ds.FileSystemFactoryOptions(files.base, partitioning=hive)
+    factory = ds.FileSystemDatasetFactory(storage, list(files.tables), parquet, options)
+    dataset = factory.finish(in_utc(factory.inspect()))
+    condition, names = arrow_condition(row_filter, dataset.schema, files.base)
+    for fragment in sorted(dataset.get_fragments(filter=condition), key=lambda fragment: str(fragment.path)):
+        file, schema = files.tables[fragment.path], fragment.physical_schema
+        kinds = kinds_of(schema, partitions[file.path])
+        columns = find_columns(kinds, wanted, file.path)
+        needed = names.union(columns.of_rows if columns else ())
+        for kept, numbers in _kept_rows(fragment, dataset.schema, condition, needed):
+            if columns is None:
+                raise MuscRayError(no_columns(kinds, wanted, file.path))
+            rows = rows_of(kept, columns, partitions[file.path], numbers)
+            if columns.image is not None:
+                yield from stored_images(file, rows, uri_of_images(file, columns.image, schema))
+            else:
+                table = RowTable.beside(fs, file.path, table_folder(file.path, file.relative))
+                yield from (named_image(table, row) for row in rows)
 
 
 def _kept_rows(
-    fragment: ds.ParquetFileFragment, schema: pa.Schema, wanted: pc.Expression, names: set[str]
-) -> Iterator[tuple[int, Row]]:
+    fragment: ds.ParquetFileFragment, schema: pa.Schema, condition: pc.Expression, needed: Collection[str]
+) -> Iterator[tuple[pa.Table, list[int]]]:
     """Read the rows of one file that a filter keeps, with their numbers; columns that the newest file lacks, too."""
-    schema = pa.unify_schemas([schema, fragment.physical_schema], promote_options="permissive")
-    columns = [name for name in schema.names if name in names or name in COLUMNS]
+    schema = pa.unify_schemas([schema, in_utc(fragment.physical_schema)], promote_options="permissive")
+    columns = [name for name in schema.names if name in needed]
     starts = [0, *accumulate(group.num_rows for group in fragment.row_groups)]
-    for part in fragment.split_by_row_group(wanted, schema):
+    for part in fragment.split_by_row_group(condition, schema):
         (group,) = part.row_groups
         table = part.to_table(schema=schema, columns=columns)
         numbers = pa.array(range(starts[group.id], starts[group.id + 1]))
-        kept = table.append_column(ROW_NUMBER, numbers).filter(wanted)
-        rows = kept.select([name for name in columns if name in COLUMNS]).to_pylist()
-        yield from zip(kept[ROW_NUMBER].to_pylist(), rows, strict=True)
+        kept = table.append_column(ROW_NUMBER, numbers).filter(condition)
+        if kept.num_rows:
+            yield kept, kept[ROW_NUMBER].to_pylist()

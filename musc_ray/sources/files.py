@@ -43,7 +43,7 @@ class FilesSource(Source):
             elif is_image_name(found.path):
                 yield image_of(found)
             elif (container := container_kind(found.path)) is not None:
-                yield from container.entries(found)
+                yield from container.entries(found, self.columns)
             else:
                 verdict = judged_by_name(found.uri, found.relative)
                 if verdict is None:

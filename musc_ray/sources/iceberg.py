@@ -4,15 +4,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
+import pyarrow as pa
+
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.lake.catalog import open_catalog, open_table
+from musc_ray.settings.columns import ColumnNames
 from musc_ray.sources.base import Source
-from musc_ray.sources.images import Entry, ListedImage
-from musc_ray.sources.row_filter import filter_errors, filter_sentence
-from musc_ray.sources.rows import COLUMNS, Row, check_secrets, row_group
+from musc_ray.sources.columns import IMAGE_COLUMNS, Columns, kinds_of, need_columns
+from musc_ray.sources.images import Entry
+from musc_ray.sources.row_filter import filter_errors, filter_sentence, parse_condition
+from musc_ray.sources.rows import RowTable, named_image, rows_of
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyiceberg.table import Table
 
 SCHEME = "iceberg://"
@@ -60,36 +63,58 @@ class IcebergSource(Source):
         text = self.text
         if parse_source(text).snapshot is None:
             text += f"{'&' if '?' in text else '?'}snapshot={snapshot}"
-        return IcebergSource(text if after is None else f"{text}&after={after}")
+        return IcebergSource(text if after is None else f"{text}&after={after}", self.columns)
 
     def entries(self) -> Iterator[Entry]:
         """List the images of the rows; files and row groups that the filter excludes are not read.
 
         Raises:
             SettingsError: no such catalog or snapshot, or a filter that does not fit the table.
-            MuscRayError: no such table, one without a column `uri`, or URIs that are relative or carry credentials.
+            MuscRayError: no such table, one without a column of URIs, or URIs that carry credentials.
         """
         wanted = parse_source(self.text)
         table = _open(wanted)
-        names = table.schema().column_names
-        if "uri" not in names:
-            raise MuscRayError(f"The Iceberg table {wanted.table} has no column 'uri': name the column of paths 'uri'.")
+        columns = _columns(table, self.columns, wanted.table)
         if wanted.snapshot is not None and table.snapshot_by_id(wanted.snapshot) is None:
             raise SettingsError(
                 f"The Iceberg table {wanted.table} has no snapshot {wanted.snapshot}: it may have expired; take one of "
                 f"the table's history."
             )
-        for batch in _scan(table, wanted, tuple(name for name in COLUMNS if name in names)):
-            for row in batch.to_pylist():
-                yield self._image(row)
+        rows = RowTable(self.text, _whole)
+        first = 0
+        for batch in _scan(table, wanted, tuple(columns.of_rows)):
+            for row in rows_of(batch, columns, {}, range(first, first + batch.num_rows)):
+                yield named_image(rows, row)
+            first += batch.num_rows
 
-    def _image(self, row: Row) -> ListedImage:
-        given = str(row["uri"])
-        check_secrets(self.text, given)
-        if "://" not in given and not given.startswith("/"):
-            raise MuscRayError(f"The table of {self.text} has the uri {given!r}: store whole URIs, or absolute paths.")
-        uri = given if "://" in given else f"file://{given}"  # as fsspec has it: nothing is encoded
-        return ListedImage(uri, given, row_group(row), str(row.get("version") or ""))
+
+def _columns(table: "Table", wanted: ColumnNames, name: str) -> Columns:
+    """Find the columns of URIs, groups and versions.
+
+    Raises:
+        MuscRayError: none holds URIs; rows of Iceberg tables have no place that images could be read from.
+    """
+    if wanted.image is not None:
+        raise MuscRayError("Setting 'column' names image bytes, but Iceberg tables are read for URIs: give uri=NAME.")
+    kinds = kinds_of(table.schema().as_arrow())
+    if wanted.named is None:
+        kinds = {column: kind for column, kind in kinds.items() if column.casefold() not in IMAGE_COLUMNS}
+    return need_columns(kinds, wanted._replace(data=None, uri=wanted.named), name)
+
+
+def _whole(given: str) -> str:
+    """Return the URI of an image.
+
+    Raises:
+        MuscRayError: it is relative.
+    """
+    if "://" in given:
+        return given
+    if given.startswith("file:/"):  # as Java writes it
+        return f"file://{given.removeprefix('file:')}"
+    if given.startswith("/"):
+        return f"file://{given}"  # as fsspec has it: nothing is encoded
+    raise MuscRayError(f"{given!r} is relative to nothing: store whole URIs, or absolute paths.")
 
 
 def parse_source(source: str) -> TableRows:
@@ -123,15 +148,16 @@ def _scan(table: "Table", wanted: TableRows, columns: tuple[str, ...]) -> "Itera
     """Read some columns of the rows; only what was appended since `after` where nothing else happened since."""
     row_filter = wanted.row_filter or "true"
     try:
+        condition = parse_condition(row_filter, table.schema())
         if wanted.after is not None and _only_appended(table, wanted.after, wanted.snapshot):
             appended = table.incremental_append_scan(
                 from_snapshot_id_exclusive=wanted.after,
                 to_snapshot_id_inclusive=wanted.snapshot,
-                row_filter=row_filter,
+                row_filter=condition,
                 selected_fields=columns,
             )
             return iter(appended.to_arrow_batch_reader())
-        whole = table.scan(row_filter=row_filter, selected_fields=columns, snapshot_id=wanted.snapshot)
+        whole = table.scan(row_filter=condition, selected_fields=columns, snapshot_id=wanted.snapshot)
         return iter(whole.to_arrow_batch_reader())
     except filter_errors() as error:
         raise SettingsError(filter_sentence(row_filter, wanted.table, error)) from error

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from musc_ray.errors import MuscRayError, reason_of
+from musc_ray.errors import MuscRayError, SettingsError, reason_of
+from musc_ray.settings.columns import parse_columns
 from musc_ray.sources.base import Source
 from musc_ray.sources.dataset import DatasetSource
 from musc_ray.sources.files import FilesSource
@@ -14,9 +15,22 @@ SOURCES: tuple[type[Source], ...] = (IcebergSource, DatasetSource, TableSource, 
 """In the order of recognition; the last kind recognises everything."""
 
 
-def open_source(text: str) -> Source:
-    """Return a SOURCE as the first kind that recognises it; nothing is read."""
-    return next(kind(text) for kind in SOURCES if kind.recognises(text))
+def open_source(text: str, column: str | None = None, grouped: bool = True) -> Source:
+    """Return a SOURCE as the first kind that recognises it; nothing is read.
+
+    Args:
+        text: the SOURCE.
+        column: names of the columns of its tables, see `parse_columns`.
+        grouped: False if no column of groups is read.
+
+    Raises:
+        SettingsError: `column` is not such names.
+    """
+    try:
+        columns = parse_columns(column)._replace(grouped=grouped)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    return next(kind(text, columns) for kind in SOURCES if kind.recognises(text))
 
 
 def list_source(source: Source) -> Iterator[Entry]:

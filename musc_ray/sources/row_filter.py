@@ -1,5 +1,10 @@
-"""Row filters of sources (`?filter=...`), in pyiceberg's language for Iceberg and Parquet tables alike."""
+"""Row filters of sources (`?filter=...`), in pyiceberg's language for Iceberg and Parquet tables alike.
 
+Times may have a zone. In a column of times with zones, whichever these are, a time without zone is in UTC, and a day
+is its first moment.
+"""
+
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +18,7 @@ def arrow_condition(row_filter: str, schema: pa.Schema, where: str) -> tuple[pc.
 
     Args:
         row_filter: for example `day >= '2026-11-24' and line = 3`; `true` keeps all rows.
-        schema: the columns that it may name.
+        schema: the columns that it may name, see `in_utc`.
         where: the table, for the error.
 
     Returns:
@@ -23,18 +28,76 @@ def arrow_condition(row_filter: str, schema: pa.Schema, where: str) -> tuple[pc.
         SettingsError: the filter does not fit the schema, or the extra `lake` is not installed.
     """
     try:
-        from pyiceberg.expressions import parser
         from pyiceberg.expressions.visitors import bind, extract_field_ids
         from pyiceberg.io.pyarrow import expression_to_pyarrow
     except ImportError as error:
         raise SettingsError("A source with a filter needs the extra 'lake': pip install 'musc-ray[lake]'.") from error
     columns = _comparable(schema)
     try:
-        bound = bind(columns, parser.parse(row_filter), case_sensitive=True)
+        bound = bind(columns, parse_condition(row_filter, columns), case_sensitive=True)
     except filter_errors() as error:
         raise SettingsError(filter_sentence(row_filter, where, error)) from error
     names = {columns.find_column_name(number) or "" for number in extract_field_ids(bound)}
     return expression_to_pyarrow(bound, columns), names
+
+
+def parse_condition(row_filter: str, columns: Any) -> Any:
+    """Parse a filter, with its times written as pyiceberg compares them.
+
+    Args:
+        row_filter: see `arrow_condition`.
+        columns: pyiceberg's schema of the table.
+
+    Raises:
+        as in `filter_errors`.
+    """
+    from pyiceberg.expressions import parser
+
+    return _with_times(parser.parse(row_filter), columns)
+
+
+def in_utc(schema: pa.Schema) -> pa.Schema:
+    """Return a schema with the same times in UTC where columns have other zones, which filters do not know."""
+    fields = [
+        field.with_type(pa.timestamp(field.type.unit, "UTC"))
+        if pa.types.is_timestamp(field.type) and field.type.tz is not None
+        else field
+        for field in schema
+    ]
+    return pa.schema(fields, schema.metadata)
+
+
+def _with_times(condition: Any, columns: Any) -> Any:
+    """Return a condition whose texts for columns of times are written in full."""
+    from pyiceberg import expressions as ex
+    from pyiceberg.types import TimestampType, TimestamptzType
+
+    if isinstance(condition, ex.Not):
+        return ex.Not(_with_times(condition.child, columns))
+    if isinstance(condition, ex.And | ex.Or):
+        return type(condition)(_with_times(condition.left, columns), _with_times(condition.right, columns))
+    if not isinstance(condition, ex.LiteralPredicate | ex.SetPredicate):
+        return condition
+    if not isinstance(condition.term, ex.Reference):
+        return condition
+    kind = columns.find_field(condition.term.name).field_type
+    if not isinstance(kind, TimestampType | TimestamptzType):
+        return condition
+    zoned = isinstance(kind, TimestamptzType)
+    if isinstance(condition, ex.SetPredicate):
+        return type(condition)(condition.term, {_time(literal.value, zoned) for literal in condition.literals})
+    return type(condition)(condition.term, _time(condition.literal.value, zoned))
+
+
+def _time(given: Any, zoned: bool) -> Any:
+    """Return the text of a time as pyiceberg reads it; what is none stays for its error."""
+    try:
+        time = datetime.fromisoformat(given)
+    except (TypeError, ValueError):
+        return given
+    if zoned and time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
+    return time.isoformat()
 
 
 def filter_errors() -> tuple[type[Exception], ...]:

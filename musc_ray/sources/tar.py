@@ -10,6 +10,7 @@ from typing import IO, NamedTuple
 import fsspec
 
 from musc_ray.errors import MuscRayError, reason_of
+from musc_ray.settings.columns import ColumnNames
 from musc_ray.sources.base import Container, ListedFile
 from musc_ray.sources.images import DEFAULT_GROUP, Entry, ListedImage, Skipped, Unreadable
 from musc_ray.sources.judged import judged_by_head, judged_by_name
@@ -59,7 +60,7 @@ class TarShard(Container):
         """Return whether a path ends with .tar."""
         return suffix_of(path) == ".tar"
 
-    def entries(self, file: ListedFile) -> Iterator[Entry]:
+    def entries(self, file: ListedFile, columns: ColumnNames) -> Iterator[Entry]:
         """List the members, as `FilesSource` lists files; those of unknown names by their content."""
         members = tar_members(file.fs, file.path)
         for name, span in sorted(members.files.items(), key=lambda item: item[0] in members.links):

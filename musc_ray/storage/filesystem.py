@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import posixpath
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ from musc_ray.storage.s3 import wait_for_s3
 
 PARTIAL = ".partial"
 """How the name of a local file ends while it is written."""
+
+WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 WRITE_CHECK = ".musc-ray-write-check-"
 """How the name of a file begins with which a command tries whether it can write."""
@@ -62,11 +66,41 @@ def absolute(uri: str) -> str:
 
 
 def uri_beside(fs: fsspec.AbstractFileSystem, table: str, given: str) -> str:
-    """The URI of a file that a table names: a URI as it is, a relative path beside the table."""
+    r"""The URI of a file that a table names: a URI as it is, a relative path beside the table.
+
+    `./a.png` and `a.png` are one file; `..` leads out of the table's folder, but not out of its bucket; folders of a
+    relative path may be separated by `\\`, as Windows does.
+
+    Raises:
+        MuscRayError: a path that means nothing here.
+    """
     if "://" in given:
         return given
-    location = given if given.startswith("/") and is_local(fs) else f"{table.rpartition('/')[0]}/{given}"
-    return str(fs.unstrip_protocol(location))
+    if given.startswith("file:/"):  # as Java writes it
+        return f"file://{given.removeprefix('file:')}"
+    if WINDOWS_PATH.match(given):
+        raise MuscRayError(f"{given!r} is a path of Windows: write it relative to the table, or as a URI.")
+    if given.startswith("/"):
+        if fs.root_marker != "/":
+            raise MuscRayError(f"{given!r} begins with / in a table that is not on a disk: write a whole URI.")
+        return str(fs.unstrip_protocol(given))
+    return str(fs.unstrip_protocol(_joined(table.rpartition("/")[0], given, fs.root_marker == "/")))
+
+
+def _joined(folder: str, given: str, on_disk: bool) -> str:
+    steps = given.replace("\\", "/").split("/")
+    if ".." in steps and ".." in folder.split("/"):
+        folder = posixpath.normpath(folder)
+    parts = folder.split("/")
+    root = 3 if "://" in folder else 1  # of http://host/folder, of bucket/folder, of /folder
+    for step in steps:
+        if step == "..":
+            if len(parts) <= root:
+                raise MuscRayError(f"{given!r} leads out of the table's bucket or disk: correct it.")
+            parts.pop()
+        elif step != "." and not (on_disk and not step):  # a//b is a name in a bucket
+            parts.append(step)
+    return "/".join(parts)
 
 
 @contextmanager

@@ -141,7 +141,7 @@ def test_every_row_of_a_table_with_many_row_groups_is_found_with_one_addition_a_
 
     fsspec.filesystem("memory").pipe_file("/many.parquet", b"")
     monkeypatch.setattr(parquet_images.pq, "read_metadata", lambda file: Footer())
-    read = lambda container, group, max_bytes: pa.chunked_array(  # noqa: E731
+    read = lambda container, group, max_bytes, column: pa.chunked_array(  # noqa: E731
         [pa.array([f"{group}-{row}".encode() for row in range(group % 3)], pa.binary())]
     )
     monkeypatch.setattr(parquet_images, "_images_of", read)
