@@ -82,7 +82,7 @@ def rescore(
     finish_night(*rescore_new(night_settings(settings), Progress(quiet=quiet)))
 
 
-@with_settings(Uses((*SCORING, "evaluate", "benchmark"), but=("group_by", *NIGHT)))
+@with_settings(Uses((*SCORING, "evaluate", "benchmark"), but=("group_by", "column", *NIGHT)))
 def benchmark(settings: Settings, quiet: Quiet = False) -> None:
     """Score and evaluate the dataset in SOURCE by the paper's protocol: test images only, each category a group.
 
@@ -103,7 +103,7 @@ def benchmark(settings: Settings, quiet: Quiet = False) -> None:
 @with_settings(
     Uses(
         SCORING,
-        but=("source", "backbone", "weights", "group_by", *NIGHT),
+        but=("source", "backbone", "weights", "group_by", "column", *NIGHT),
         arguments={"out": "Folder of all that the demo writes."},
     )
 )

@@ -68,7 +68,7 @@ def evaluate_dataset(settings: Settings, progress: Progress) -> tuple[RunResult,
         pooled = {uri: replace(label, group=category[uri]) for uri, label in labels.by_uri.items()}
         labels = Labels(pooled, labels.origin, labels.mask_level)
     source = _write_source(settings.out, images, groups)
-    result = run_archive(settings.model_copy(update={"source": source, "group_by": None}), progress)
+    result = run_archive(settings.model_copy(update={"source": source, "group_by": None, "column": None}), progress)
     chosen = settings.model_copy(update={"run_id": result.run.run_id})
     return result, evaluate_run(chosen, progress, labels)
 

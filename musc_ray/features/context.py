@@ -56,7 +56,7 @@ def open_context(settings: Settings) -> RunContext:
     if settings.source is None or settings.out is None:
         raise SettingsError("A run needs a source and an out: give both, as in `musc-ray run SOURCE OUT`.")
     workspace = open_out(settings, settings.out)
-    catalog = list_images(settings.source, settings.group_by)
+    catalog = list_images(settings.source, settings.group_by, column=settings.column)
     return replace(context_of(workspace, catalog.groups), catalog=catalog)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from musc_ray.settings.model import Settings
 from musc_ray.storage.manifest import complete_runs
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths
@@ -42,14 +43,16 @@ def known_images(out_paths: OutPaths, features_id: str) -> dict[str, dict[str, K
     return known
 
 
-def seen_snapshot(out_paths: OutPaths, features_id: str, source: str, group_by: str | None) -> int | None:
+def seen_snapshot(out_paths: OutPaths, features_id: str, given: Settings) -> int | None:
     """Return the latest snapshot of an Iceberg source whose images are all known; None if no run saw a whole snapshot.
 
     Runs in which groups failed or waited, or that began at a day (`since`), leave images out and do not count.
     """
     for run in reversed(complete_runs(out_paths)):
         settings, snapshot = run.settings, run.source_snapshot
-        same = (run.features_id, settings.source, settings.group_by) == (features_id, source, group_by)
+        same = run.features_id == features_id and all(
+            getattr(settings, name) == getattr(given, name) for name in ("source", "group_by", "column")
+        )
         if same and snapshot is not None and not (run.failed_groups or run.waiting or settings.since):
             return int(snapshot)
     return None

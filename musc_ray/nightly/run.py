@@ -66,8 +66,8 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
         with progress.stage("catalog", total=None, unit="images") as stage:
             workspace = open_out(settings, out)
             settings, out_paths, meta = workspace.settings, workspace.out_paths, workspace.meta
-            after = None if settings.since else seen_snapshot(out_paths, meta.features_id, source, settings.group_by)
-            catalog = list_images(source, settings.group_by, after)
+            after = None if settings.since else seen_snapshot(out_paths, meta.features_id, settings)
+            catalog = list_images(source, settings.group_by, after, settings.column)
             known = known_images(out_paths, meta.features_id)
             night = select_night(settings, out_paths, meta.features_id, catalog.groups, known, datetime.now(UTC).date())
             context = context_of(workspace, night.images, night.earlier)

@@ -25,7 +25,7 @@ def list_archive(settings: Settings) -> Catalog:
     """
     if settings.source is None:
         raise SettingsError("A plan needs a source: give one, as in `musc-ray plan SOURCE`.")
-    return list_images(settings.source, settings.group_by)
+    return list_images(settings.source, settings.group_by, column=settings.column)
 
 
 def plan_archive(settings: Settings, catalog: Catalog, gpu: str | None = None) -> Plan:

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from pydantic import ValidationInfo
 
 from musc_ray.core import MAX_DEGREE
+from musc_ray.settings.columns import parse_columns
 from musc_ray.settings.credentials import credentials_sentence, has_credentials
 from musc_ray.settings.messages import shown
 
@@ -48,6 +49,12 @@ def check_weights(value: str | None) -> str | None:
         near = get_close_matches(suffix, WEIGHT_SUFFIXES, n=1, cutoff=0.5)
         end = f": did you mean '{near[0]}'?" if near else "."
         raise ValueError(f"Setting 'weights' must end in {', '.join(WEIGHT_SUFFIXES)}, not {shown(value)}{end}")
+    return value
+
+
+def check_column(value: str | None) -> str | None:
+    """Refuse what names no columns."""
+    parse_columns(value)
     return value
 
 

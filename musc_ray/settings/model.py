@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from musc_ray.core import vectors_per_patch
 from musc_ray.settings.affects import Effect, affects, affects_of
 from musc_ray.settings.checks import (
+    check_column,
     check_degrees,
     check_distinct,
     check_interval,
@@ -94,6 +95,11 @@ class Settings(BaseModel):
     )
     group_by: Annotated[OptionalText, affects("source")] = Field(
         default=None, description="Path template such as {group}/** or regular expression with (?P<group>...)."
+    )
+    column: Annotated[OptionalText, affects("source")] = Field(
+        default=None,
+        description="Column of a table that holds images or their URIs, or several as in uri=path,group=line; default: "
+        "the usual names.",
     )
     shard_size: Annotated[Count, affects("extraction")] = Field(
         default=64, description="Images in a shard, the unit of extraction, storage and retry."
@@ -213,9 +219,10 @@ class Settings(BaseModel):
         """Return the bytes of a stored distance: float32 where exact arithmetic is asked for, else float16."""
         return 4 if self.precision == "float32" else 2
 
-    _text = field_validator("source", "out", "backbone", "weights", "group_by", "address", "run_id", "labels")(
-        check_text
-    )
+    _text = field_validator(
+        "source", "out", "backbone", "weights", "group_by", "column", "address", "run_id", "labels"
+    )(check_text)
+    _column = field_validator("column")(check_column)
     _out = field_validator("out")(check_out)
     _weights = field_validator("weights")(check_weights)
     _run_id = field_validator("run_id")(check_run_id)
