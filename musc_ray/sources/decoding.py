@@ -2,9 +2,11 @@
 
 import io
 import math
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from musc_ray.errors import ImageError, reason_of
 from musc_ray.settings.limits import MAX_PIXELS
+from musc_ray.sources.colour import over_black, to_rgb
+from musc_ray.sources.deep import BY_FORMAT, DeepPixels, DeepSample, Intensity, check_size, sample_of, to_eight_bits
+from musc_ray.sources.deep_files import ORIENTATION, deep_pixels
+from musc_ray.sources.png_text import needs_less_text, without_text
+from musc_ray.sources.tiff import TIFF_STARTS, is_plain, read_tiff, tiff_size
 
 Image.init()
 ACCEPTED = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP")
@@ -19,73 +26,182 @@ FORMATS = [name for name in ACCEPTED if name in Image.ID]
 """What cameras and archives produce. Pillow reads more: EPS, which it passes to Ghostscript, which runs programs in the
 file; FITS, which it unpacks before it checks the size."""
 
-DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
-ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image of an EXIF orientation upright."""
 
-ORIENTATION, TURNED = 0x0112, range(5, 9)
-"""EXIF's orientation tag, and its values for images that are turned by 90 degrees."""
+TURNED = range(5, 9)
+"""Orientations of images that are turned by 90 degrees."""
+
+_pillow_limit = threading.Lock()
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # max_pixels decides
+
+Eight = TypeVar("Eight")
+
+
+class Decoded(NamedTuple):
+    """Pixels for the model.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB.
+        remarks: what the image holds and the pixels do not show; a phrase each.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    remarks: tuple[str, ...]
 
 
 def decode_image(data: bytes, image_size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Decode an image and resize it to the model's input; see `decode_for_model`."""
+    return decode_for_model(data, image_size, max_pixels, BY_FORMAT).pixels
+
+
+def decode_for_model(data: bytes, image_size: tuple[int, int], max_pixels: int, intensity: Intensity) -> Decoded:
     """Decode an image and resize it to the model's input, bicubic and without crop (as MuSc's code does).
 
     Args:
         data: an encoded image; of an animation the first frame is used.
         image_size: (H, W) in pixels.
         max_pixels: larger images are refused before they are decoded.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+        intensity: see `decode_original`.
 
     Raises:
-        ImageError: not an image, a broken one, or one that is too large.
+        ImageError: not an image, a broken one, one that is too large, or deep pixels that `intensity` does not fit.
         MemoryError: memory is too short for it now.
     """
     height, width = image_size
-    picture = decode_original(data, max_pixels).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+    picture, remarks = _decode(data, max_pixels, None, intensity)
+    return Decoded(np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)), remarks)
 
 
-def decode_original(data: bytes, max_pixels: int = MAX_PIXELS, at_least: int | None = None) -> Image.Image:
-    """Decode an image at its own size, upright (EXIF), as 8-bit RGB.
+def decode_original(
+    data: bytes, max_pixels: int = MAX_PIXELS, at_least: int | None = None, intensity: Intensity = BY_FORMAT
+) -> Image.Image:
+    """Decode an image at its own size, upright (EXIF), as 8-bit RGB in sRGB.
 
-    16-bit and float images are scaled to 8 bits, never clipped: 0..65535 becomes 0..255; 32-bit values beyond 16 bits
-    and floats are scaled from their own minimum and maximum. Transparent pixels are composited over black: their hidden
-    colour is arbitrary and must not look like structure.
+    Pixels of more than 8 bits are scaled from a range, and clipped to it. Transparent pixels are composited over black:
+    their hidden colour is arbitrary and must not look like structure; alpha that is the same everywhere is ignored.
 
     Args:
         data: an encoded image; of an animation the first frame is used.
         max_pixels: larger images are refused before they are decoded.
         at_least: a JPEG may be decoded at an eighth, a quarter or half of its size, several times as fast, as long as
             its longer side has this many pixels; None decodes it whole.
+        intensity: the range of deep pixels; 8-bit images are never touched by it. By default that of the format:
+            0..65535 becomes 0..255, values beyond 16 bits and floats are scaled from their own minimum and maximum.
 
     Raises:
-        ImageError: not an image, a broken one, or one that is too large.
+        ImageError: not an image, a broken one, one that is too large, or deep pixels that `intensity` does not fit.
         MemoryError: memory is too short for it now.
     """
+    return _decode(data, max_pixels, at_least, intensity)[0]
+
+
+def sample_image(data: bytes, max_pixels: int = MAX_PIXELS) -> DeepSample | None:
+    """Decode an image if it has more than 8 bits, and summarise its values; None for an 8-bit one.
+
+    Raises:
+        ImageError, MemoryError: as `decode_original`.
+    """
+    with _errors_as_image_errors(max_pixels):
+        found = _read(data, max_pixels, lambda _: None)
+        return None if found is None or found.values.dtype == np.uint8 else sample_of(found)
+
+
+def _decode(
+    data: bytes, max_pixels: int, at_least: int | None, intensity: Intensity
+) -> tuple[Image.Image, tuple[str, ...]]:
+    """Decode to upright RGB; return the remarks, too."""
+    with _errors_as_image_errors(max_pixels):
+        found = _read(data, max_pixels, lambda picture: _upright(picture, at_least))
+        return _shown(found, intensity) if isinstance(found, DeepPixels) else (to_rgb(found), ())
+
+
+def _read(data: bytes, max_pixels: int, load: Callable[[Image.Image], Eight]) -> Eight | DeepPixels:
+    """Read an image: what `load` makes of an opened 8-bit one, or deep pixels."""
     if not data:
         raise ImageError("The file is empty.")
-    with _errors_as_image_errors(max_pixels), _opened(data) as picture:
-        _check_pixels(picture, max_pixels)
+    if data[:4] in TIFF_STARTS:
+        return _read_tiff(data, max_pixels, load)
+    try:
+        return _read_with_pillow(data, max_pixels, load)
+    except ValueError as error:
+        if not needs_less_text(data, error):
+            raise
+    return _read_with_pillow(without_text(data), max_pixels, load)
+
+
+def _read_tiff(data: bytes, max_pixels: int, load: Callable[[Image.Image], Eight]) -> Eight | DeepPixels:
+    """Read a TIFF file: with Pillow what it shows as a viewer does, with tifffile what it does not know."""
+    reason: Exception | None = None
+    try:
+        with _opened(data, max_pixels) as picture:
+            check_size(picture.width, picture.height, max_pixels)
+            picture.seek(0)
+            if is_plain(picture, max_pixels):
+                return load(picture)
+    except (ImageError, MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception as error:  # noqa: BLE001 - broken, or of a kind that Pillow does not know
+        reason = error
+    try:
+        return read_tiff(data, max_pixels)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        raise reason or error from error
+
+
+def _read_with_pillow(data: bytes, max_pixels: int, load: Callable[[Image.Image], Eight]) -> Eight | DeepPixels:
+    with _opened(data, max_pixels) as picture:
+        check_size(picture.width, picture.height, max_pixels)
         picture.seek(0)
-        if at_least is not None:
-            scale = at_least / max(picture.size)
-            picture.draft(None, (math.ceil(picture.width * scale), math.ceil(picture.height * scale)))
-        picture.load()
-        return _rgb(ImageOps.exif_transpose(picture))
+        deep = deep_pixels(picture, data, max_pixels)
+        return load(picture) if deep is None else deep
+
+
+def _upright(picture: Image.Image, at_least: int | None) -> Image.Image:
+    """Load an opened picture and turn it as its EXIF says."""
+    if at_least is not None:
+        scale = at_least / max(picture.size)
+        picture.draft(None, (math.ceil(picture.width * scale), math.ceil(picture.height * scale)))
+    picture.load()
+    return ImageOps.exif_transpose(picture)
+
+
+def _shown(deep: DeepPixels, intensity: Intensity) -> tuple[Image.Image, tuple[str, ...]]:
+    """Convert deep pixels to upright RGB; return the remarks, too."""
+    picture, remarks = to_eight_bits(deep, intensity)
+    picture.info["icc_profile"] = deep.profile
+    colours = to_rgb(picture)
+    if deep.alpha is not None and deep.alpha.min() < deep.alpha.max():
+        colours = over_black(colours, Image.fromarray(np.rint(deep.alpha * 255).astype(np.uint8)))
+    turn = TURNS.get(deep.orientation)
+    return colours if turn is None else colours.transpose(turn), remarks
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
-    """Read an image's header; Pillow's warnings of large images are off, since max_pixels decides."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield Image.open(io.BytesIO(data), formats=FORMATS)
+def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """Read an image's header.
+
+    Pillow's own limit is one of the process: it is raised where `max_pixels` allows more, and never lowered.
+    """
+    with _pillow_limit:
+        if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+            Image.MAX_IMAGE_PIXELS = max_pixels
+    yield Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 @contextmanager
 def _errors_as_image_errors(max_pixels: int) -> Iterator[None]:
-    """Turn what Pillow raises on files that are broken or not images into ImageError."""
+    """Turn what decoders raise on files that are broken or not images into ImageError."""
     try:
         yield
     except (ImageError, MemoryError):  # there may be more memory later
@@ -93,40 +209,9 @@ def _errors_as_image_errors(max_pixels: int) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise ImageError("The file is not an image in a known format.") from error
     except Image.DecompressionBombError as error:
-        most = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
-        raise ImageError(
-            f"The image has more than {most} pixels, the smaller of max_pixels {max_pixels} and Pillow's own limit."
-        ) from error
-    except Exception as error:  # a broken file makes Pillow's decoders and EXIF reader raise errors of every kind
+        raise ImageError(f"The image has more than {max_pixels} pixels, see max_pixels.") from error
+    except Exception as error:  # a broken file makes decoders and the EXIF reader raise errors of every kind
         raise ImageError(f"The image is truncated or broken: {reason_of(error)}.") from error
-
-
-def _check_pixels(picture: Image.Image, max_pixels: int) -> None:
-    """Refuse a decompression bomb by the size in its header."""
-    if picture.width * picture.height > max_pixels:
-        raise ImageError(f"The image has {picture.width} x {picture.height} pixels, more than max_pixels {max_pixels}.")
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    """Convert any Pillow mode to 8-bit RGB."""
-    if picture.mode in DEEP_MODES:
-        return Image.fromarray(_to_eight_bits(np.asarray(picture))).convert("RGB")
-    if picture.mode in ALPHA_MODES or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, picture).convert("RGB")
-    return picture.convert("RGB")
-
-
-def _to_eight_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    """Scale deep grey values (H, W) to 0..255."""
-    scaled = values.astype(np.float64)
-    if not np.isfinite(scaled).all():
-        raise ImageError("The image holds NaN or infinite values.")
-    low, high = 0.0, 65535.0
-    if values.dtype.kind == "f" or scaled.min() < low or scaled.max() > high:
-        low, high = float(scaled.min()), float(scaled.max())
-    return np.rint((scaled - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
 
 
 def upright_size(data: bytes) -> tuple[int, int]:
@@ -136,7 +221,9 @@ def upright_size(data: bytes) -> tuple[int, int]:
         ImageError: not an image in a known format.
     """
     try:
-        with _opened(data) as picture:
+        if data[:4] in TIFF_STARTS:
+            return tiff_size(data)
+        with _opened(data, MAX_PIXELS) as picture:
             turned = picture.getexif().get(ORIENTATION, 1) in TURNED
     except Exception as error:  # as in decode_original
         raise ImageError("The file is not an image in a known format.") from error

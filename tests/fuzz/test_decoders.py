@@ -5,8 +5,10 @@ import struct
 import warnings
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
@@ -40,7 +42,32 @@ def seeds() -> tuple[bytes, ...]:
     found += [encoded(CELL.convert("P"), "PNG", transparency=0), encoded(rgb, "JPEG", progressive=True)]
     found += [encoded(Image.fromarray(np.asarray(CELL).astype(np.uint16) * 257), kind) for kind in ("PNG", "TIFF")]
     found += [encoded(CELL, "GIF", save_all=True, append_images=[CELL.rotate(90)])]
-    return tuple(found)
+    return (*found, *deep_seeds())
+
+
+def deep_seeds() -> list[bytes]:
+    """The picture in the formats and compressions that Pillow does not read, or not in full."""
+    values = np.asarray(CELL).astype(np.uint16) * 16
+    colours = np.stack([values, values, values], axis=-1)
+    compressions = (None, "lzw", "deflate", "zstd", "packbits", "lzma", "lerc", "jpeg2000")
+    found = [tiff(values, compression=compression) for compression in compressions]
+    found += [tiff(colours, photometric="rgb", compression=c, tile=(16, 32)) for c in ("lerc", "jpeg2000", "zstd")]
+    found += [tiff(colours, compression="lzw", predictor=True), tiff(values, bigtiff=True, byteorder=">")]
+    found += [tiff(values.astype(np.float32), compression="deflate", predictor=True)]
+    found += [tiff(np.moveaxis(colours, -1, 0), photometric="rgb", planarconfig="separate", rowsperstrip=7)]
+    found += [tiff(np.concatenate([colours, colours], axis=-1) // 16, photometric="minisblack", planarconfig="contig")]
+    found += [tiff(values, photometric="miniswhite", rowsperstrip=5)]
+    found += [tiff((colours // 16).astype(np.uint8), photometric="rgb", compression="jpeg", tile=(32, 32))]
+    found += [tiff(values, compression="jpeg", compressionargs={"lossless": True, "bitspersample": 12})]
+    found += [imagecodecs.png_encode(each) for each in (values, colours, colours[..., :2].copy())]
+    found += [imagecodecs.jpeg2k_encode(each, codecformat=c) for each in (values, colours) for c in ("jp2", "j2k")]
+    return [*found, b"P6 60 45 4095\n" + colours.astype(">u2").tobytes()]
+
+
+def tiff(values: np.ndarray, **options) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, **options)
+    return file.getvalue()
 
 
 SEEDS = seeds()
