@@ -1,8 +1,12 @@
 """Cataloguing a million keys: seconds and peak memory of listing, sharding and writing the catalog.
 
-python tests/benchmarks/bench_catalog.py [KEYS]
+python tests/benchmarks/bench_catalog.py [KEYS] [--store]
+
+The keys come from a table of URIs; with --store from the listing of a bucket, which is simulated: what is measured is
+what musc_ray does with the answers of a store, not the store.
 """
 
+import io
 import resource
 import sys
 import tempfile
@@ -28,13 +32,43 @@ def write_keys(path: Path, keys: int) -> None:
             writer.write_table(pa.table([uris, [f"line-{n % 4}" for n in rows]], schema=schema))
 
 
+class Bucket(fsspec.AbstractFileSystem):
+    """A bucket of keys, of which every 100th is a text file and every 1,000th has no extension."""
+
+    protocol = "bucket"
+    keys = 0
+
+    def info(self, path: str, **_: object) -> dict[str, object]:
+        return {"name": path, "size": 0, "type": "directory"}
+
+    def find(self, path: str, **_: object) -> dict[str, dict[str, object]]:
+        return {str(info["name"]): info for info in map(self._object, range(self.keys))}
+
+    def _object(self, n: int) -> dict[str, object]:
+        suffix = "" if n % 1000 == 1 else ".txt" if n % 100 == 0 else ".png"
+        name = f"plant-archive/line-{n % 4}/2026/11/{n % 28 + 1:02d}/part-{n:09d}{suffix}"
+        return {"name": name, "type": "file", "size": 100_000 + n, "ETag": f'"{n:032x}"'}
+
+    def _open(self, path: str, *_: object, **__: object) -> io.BytesIO:
+        return io.BytesIO(PNG)
+
+
+PNG = bytes.fromhex("89504e470d0a1a0a0000000d49484452")
+
+
 def main() -> None:
-    keys = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    arguments = [argument for argument in sys.argv[1:] if argument != "--store"]
+    keys = int(arguments[0]) if arguments else 1_000_000
+    fsspec.register_implementation("bucket", Bucket)
+    Bucket.keys = keys
     with tempfile.TemporaryDirectory() as folder:
         write_keys(Path(folder) / "keys.parquet", keys)
+        source, group_by = (
+            ("bucket://plant-archive", "{group}/**") if "--store" in sys.argv else (f"{folder}/keys.parquet", None)
+        )
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started = time.perf_counter()
-        groups = catalog_images(f"{folder}/keys.parquet")
+        groups = catalog_images(source, group_by)
         listed = time.perf_counter()
         shards = {name: assign_shards(images, {}, 64) for name, images in groups.items()}
         assigned = time.perf_counter()
