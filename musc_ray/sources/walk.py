@@ -79,8 +79,10 @@ class _Walk:
     def files(self) -> Iterator[Found]:
         """List all files."""
         if lists_flat(self.fs) and self.depth is None:
-            for info in self._listed(self.root, flat_listing):
-                yield self._judged(info, linked=False)
+            infos = self._listed(self.root, flat_listing)
+            infos.reverse()
+            while infos:  # a million of them weigh as much as the catalog: none is held longer than needed
+                yield self._judged(infos.pop(), linked=False)
             return
         if is_local(self.fs):
             self.real_root = os.path.realpath(self.root)

@@ -97,4 +97,5 @@ def flat_listing(fs: fsspec.AbstractFileSystem, prefix: str) -> list[Info]:
         OSError, StorageError: it cannot be listed to its end.
     """
     found = with_retries(lambda: fs.find(prefix, detail=True), f"list {prefix}")
+    fs.invalidate_cache()  # the driver would keep all of them
     return [info for _, info in sorted(found.items()) if info["type"] != "directory"]
