@@ -1,5 +1,6 @@
 """The driver of extraction: hands shards of the catalog to extractors, which write their features."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ class ExtractStats:
         halved_batches: batches that did not fit in memory.
         lost_workers: extractors that died.
         failed: group and image of each that could not be extracted.
+        sizes: number of images that were, by group, height and width.
     """
 
     shards: int = 0
@@ -43,11 +45,15 @@ class ExtractStats:
     halved_batches: int = 0
     lost_workers: int = 0
     failed: list[tuple[str, ShardImage]] = field(default_factory=list)
+    sizes: Counter[tuple[str, int, int]] = field(default_factory=Counter)
 
     def add(self, other: "ExtractStats") -> None:
         """Add the figures of one shard."""
         for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
+            if name == "sizes":
+                self.sizes.update(value)
+            else:
+                setattr(self, name, getattr(self, name) + value)
 
 
 def extract(workspace: Workspace, tasks: Sequence[ShardTask], only_broken: bool = False) -> Iterator[ExtractStats]:

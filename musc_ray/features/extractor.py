@@ -86,6 +86,8 @@ class Extractor:
         )
         stats.seconds_writing = time.perf_counter() - started
         stats.failed = [(task.group, image) for image in outcome if image.error is not None]
+        sizes = ((image.height, image.width) for image in outcome if image.error is None)
+        stats.sizes.update((task.group, *size) for size in sizes if None not in size)
         return stats
 
     def repair(self, task: ShardTask) -> ExtractStats:

@@ -32,6 +32,8 @@ def extract_missing(context: RunContext, progress: Progress, stages: dict[str, d
             stats.add(shard)
             stage.count(bytes_written=shard.bytes_written, errors=len(shard.failed))
             stage.advance(shard.images)
-    figures = {name: value for name, value in vars(stats).items() if name != "failed"}
+    for (name, *size), count in stats.sizes.items():
+        context.groups[name].sizes[size[0], size[1]] += count
+    figures = {name: value for name, value in vars(stats).items() if name not in ("failed", "sizes")}
     stages["extract"] = {"seconds": stage.seconds, **figures, "already_done": context.images - missing}
     return error_rows(stats.failed)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from musc_ray.errors import ImageError
 from musc_ray.settings.credentials import redacted
 from musc_ray.settings.limits import ImageLimits
-from musc_ray.sources.decoding import decode_image
+from musc_ray.sources.decoding import decode_for_model
+from musc_ray.sources.deep import BY_FORMAT
 from musc_ray.sources.images import CatalogImage
 from musc_ray.sources.reading import read_image
 from musc_ray.storage.retry import PERMANENT
@@ -89,10 +90,12 @@ class ReadAhead:
         """Read and decode one image; what is wrong with it is data, but a storage fault is an exception."""
         try:
             data = read_image(image.uri, self.limits.bytes)
-            pixels = decode_image(data, self.image_size, max_pixels=self.limits.pixels)
+            decoded = decode_for_model(data, self.image_size, self.limits.pixels, BY_FORMAT)
         except (ImageError, *PERMANENT) as error:
             return DecodedImage(_failed(image, type(error).__name__, redacted(str(error))), None)
-        return DecodedImage(ShardImage(image.image_id, image.uri, image.version), pixels)
+        height, width = decoded.size
+        extracted = ShardImage(image.image_id, image.uri, image.version, height=height, width=width)
+        return DecodedImage(extracted, decoded.pixels)
 
 
 def _failed(image: CatalogImage, error: str, message: str) -> ShardImage:

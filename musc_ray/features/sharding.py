@@ -1,5 +1,6 @@
 """Assign images to shards: written shards stay as they are, new and changed images form new ones."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,12 +17,14 @@ class GroupShards:
         missing: images to extract.
         broken: images that an earlier extraction could not read, in the same version.
         failed: the errors of the broken images.
+        sizes: number of images that have features by their own (height, width), as far as their shards say.
     """
 
     done: dict[int, list[CatalogImage]] = field(default_factory=dict)
     missing: dict[int, list[CatalogImage]] = field(default_factory=dict)
     broken: dict[int, list[CatalogImage]] = field(default_factory=dict)
     failed: list[ShardImage] = field(default_factory=list)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     @property
     def images(self) -> int:
@@ -55,8 +58,14 @@ def assign_shards(images: Sequence[CatalogImage], existing: Mapping[int, Feature
     wanted = {(image.image_id, image.version): image for image in images}
     result = GroupShards()
     for number, meta in sorted(existing.items()):
-        found = [wanted.pop((i.image_id, i.version), None) if i.error is None else None for i in meta.images]
-        extracted = [image for image in found if image is not None]
+        extracted = []
+        for kept in meta.extracted:
+            image = wanted.pop((kept.image_id, kept.version), None)
+            if image is None:
+                continue
+            extracted.append(image)
+            if kept.height is not None and kept.width is not None:
+                result.sizes[kept.height, kept.width] += 1
         if extracted:
             result.done[number] = extracted
         for failed in meta.images:

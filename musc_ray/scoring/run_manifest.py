@@ -11,6 +11,7 @@ from musc_ray import __version__
 from musc_ray.core.drift import is_drift
 from musc_ray.errors import MuscRayError
 from musc_ray.features.context import RunContext
+from musc_ray.features.shapes import shape_notes
 from musc_ray.scoring.notes import run_notes
 from musc_ray.scoring.scored_groups import ScoredGroups
 from musc_ray.storage.manifest import (
@@ -89,7 +90,7 @@ def run_manifest(
         counts=_counts(context, scored, failed_images),
         failed_groups=scored.failed,
         metrics=dict(metrics),
-        notes=(*context.catalog.notes, *run_notes(scored.failed, stages, night or {})),
+        notes=(*_listing_notes(context), *run_notes(scored.failed, stages, night or {})),
         stages={
             name: {figure: value for figure, value in stage.items() if figure != "defects"}
             for name, stage in stages.items()
@@ -106,6 +107,12 @@ def run_manifest(
         thresholds={name: threshold for name, threshold in thresholds.items() if threshold is not None},
         night=night,
     )
+
+
+def _listing_notes(context: RunContext) -> tuple[str, ...]:
+    """Return the notes on how images are grouped, and on their shapes."""
+    sizes = {name: group.sizes for name, group in context.groups.items()}
+    return (*context.catalog.notes, *shape_notes(sizes, context.meta.image_size, context.meta.grid))
 
 
 def _resolved(context: RunContext, images: int) -> Resolved:

@@ -51,10 +51,12 @@ class Decoded(NamedTuple):
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB.
+        size: (H, W) of the image itself, upright.
         remarks: what the image holds and the pixels do not show; a phrase each.
     """
 
     pixels: npt.NDArray[np.uint8]
+    size: tuple[int, int]
     remarks: tuple[str, ...]
 
 
@@ -78,7 +80,8 @@ def decode_for_model(data: bytes, image_size: tuple[int, int], max_pixels: int, 
     """
     height, width = image_size
     picture, remarks = _decode(data, max_pixels, None, intensity)
-    return Decoded(np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)), remarks)
+    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    return Decoded(pixels, (picture.height, picture.width), remarks)
 
 
 def decode_original(

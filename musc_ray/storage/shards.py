@@ -47,13 +47,21 @@ class BrokenShardError(MuscRayError):
 
 @dataclass(frozen=True)
 class ShardImage:
-    """What became of one image of a shard: extracted, or failed with an error class and message."""
+    """What became of one image of a shard: extracted, or failed with an error class and message.
+
+    Attributes:
+        image_id, uri, version: as in the catalog.
+        error, message: of one that failed.
+        height, width: upright, in pixels; None of one that failed, and in shards older than these fields.
+    """
 
     image_id: str
     uri: str
     version: str
     error: str | None = None
     message: str | None = None
+    height: int | None = None
+    width: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""Notes on the shapes of images: squeezed into the model's input, or mixed within a group."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+MAX_SQUEEZE = 1.2
+"""Ratio of shapes, and of sizes, up to which nothing is said."""
+
+
+def shape_notes(sizes: Mapping[str, Counter[Size]], image_size: Size, grid: Size) -> tuple[str, ...]:
+    """Return at most one note on squeezed images, and one on mixed groups.
+
+    Args:
+        sizes: number of images by their own size, of each group; upright.
+        image_size: of the model's input.
+        grid: its patches, (h, w).
+    """
+    all_sizes = sum(sizes.values(), Counter())
+    notes = (_squeezed(all_sizes, image_size, image_size[0] // grid[0]), _mixed(sizes, image_size))
+    return tuple(note for note in notes if note is not None)
+
+
+def squeeze(size: Size, image_size: Size) -> float:
+    """Return by which factor an image is squeezed in one direction against the other, at least 1."""
+    ratio = (size[0] / size[1]) / (image_size[0] / image_size[1])
+    return max(ratio, 1 / ratio)
+
+
+def _squeezed(sizes: Counter[Size], image_size: Size, patch: int) -> str | None:
+    """Say how many images are squeezed, and which image size keeps the shape of most of them."""
+    squeezed = Counter({size: count for size, count in sizes.items() if squeeze(size, image_size) > MAX_SQUEEZE})
+    if not squeezed:
+        return None
+    (size, _), worst = squeezed.most_common(1)[0], max(squeeze(size, image_size) for size in squeezed)
+    height = math.sqrt(image_size[0] * image_size[1] * size[0] / size[1])
+    whole = [max(1, round(side / patch)) * patch for side in (height, height * size[1] / size[0])]
+    return (
+        f"{squeezed.total():,} of {sizes.total():,} images are squeezed in one direction, by up to {worst:.1f} times, "
+        f"most of them from {_text(size)} to {_text(image_size)} pixels (height x width): to keep their shape, use "
+        f"--image-size {whole[0]},{whole[1]}."
+    )
+
+
+def _mixed(sizes: Mapping[str, Counter[Size]], image_size: Size) -> str | None:
+    """Say of the first group that mixes sizes or shapes, and how many others do."""
+    mixed = {name: found for name, found in sizes.items() if _is_mixed(found)}
+    if not mixed:
+        return None
+    name, found = next(iter(mixed.items()))
+    more = len(mixed) - 1
+    others = f", as {more:,} other group{'s do' if more > 1 else ' does'}" if more else ""
+    smallest, largest = (pick(found, key=lambda size: size[0] * size[1]) for pick in (min, max))
+    return (
+        f"Group '{name}' mixes images of {len(found):,} sizes{others}, from {_text(smallest)} to {_text(largest)} "
+        f"pixels (height x width), all resized to {_text(image_size)}: if they show different products or views, use "
+        f"--group-by."
+    )
+
+
+def _is_mixed(sizes: Counter[Size]) -> bool:
+    sides = list(zip(*sizes, strict=True))
+    return any(max(side) > MAX_SQUEEZE * min(side) for side in sides)
+
+
+def _text(size: Size) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -1,0 +1,50 @@
+"""What is said of images that the model sees squeezed, and of groups that mix sizes."""
+
+from collections import Counter
+
+import pytest
+
+from musc_ray.features.shapes import shape_notes, squeeze
+
+SQUARE = (224, 224)
+GRID = (16, 16)
+
+
+def notes(image_size=SQUARE, grid=GRID, **groups):
+    return shape_notes({name: Counter(sizes) for name, sizes in groups.items()}, image_size, grid)
+
+
+@pytest.mark.parametrize(
+    ("size", "image_size", "expected"),
+    [((300, 300), SQUARE, 1.0), ((500, 1250), SQUARE, 2.5), ((1250, 500), SQUARE, 2.5), ((100, 200), (112, 224), 1.0)],
+)
+def test_squeeze(size, image_size, expected):
+    assert squeeze(size, image_size) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("size", [(300, 300), (1000, 840), (1190, 1000)])
+def test_nothing_is_said_up_to_a_fifth(size):
+    assert notes(a=[size]) == ()
+
+
+def test_squeezed_images_are_said_once_with_the_size_to_use():
+    """At 224 x 224 and patches of 14, 1250 x 500 keeps its shape and its number of patches at 350 x 140 (25 x 10)."""
+    (note,) = notes(a=[(1250, 500)] * 3, b=[(1250, 500)] * 2 + [(1300, 500)] + [(500, 500)] * 0)
+    assert note.startswith(
+        "6 of 6 images are squeezed in one direction, by up to 2.6 times, most of them from 1250 x 500 to"
+    )
+    assert "--image-size 350,140" in note
+
+
+def test_a_mixed_group_is_said_once():
+    mixed = [(100, 100), (100, 130)]
+    (note,) = [note for note in notes(a=[(5, 5)], b=mixed, c=mixed) if "mixes" in note]
+    assert note.startswith(
+        "Group 'b' mixes images of 2 sizes, as do 1 other groups, from 100 x 100 to 100 x 130 pixels"
+    )
+    assert "--group-by" in note
+
+
+def test_groups_of_other_sizes_are_not_mixed():
+    assert notes(a=[(100, 100)], b=[(400, 400)]) == ()
+    assert notes(a=[], b=[(400, 400)]) == ()
