@@ -86,8 +86,9 @@ class Extractor:
         )
         stats.seconds_writing = time.perf_counter() - started
         stats.failed = [(task.group, image) for image in outcome if image.error is not None]
-        sizes = ((image.height, image.width) for image in outcome if image.error is None)
-        stats.sizes.update((task.group, *size) for size in sizes if None not in size)
+        stats.sizes.update(
+            (task.group, i.height, i.width) for i in outcome if i.height is not None and i.width is not None
+        )
         return stats
 
     def repair(self, task: ShardTask) -> ExtractStats:

@@ -29,19 +29,15 @@ def test_nothing_is_said_up_to_a_fifth(size):
 
 def test_squeezed_images_are_said_once_with_the_size_to_use():
     """At 224 x 224 and patches of 14, 1250 x 500 keeps its shape and its number of patches at 350 x 140 (25 x 10)."""
-    (note,) = notes(a=[(1250, 500)] * 3, b=[(1250, 500)] * 2 + [(1300, 500)] + [(500, 500)] * 0)
-    assert note.startswith(
-        "6 of 6 images are squeezed in one direction, by up to 2.6 times, most of them from 1250 x 500 to"
-    )
+    (note,) = notes(a=[(1250, 500)] * 3, b=[(1250, 500)] * 2 + [(1300, 500)])
+    assert note.startswith("6 of 6 images are squeezed in one direction, by up to 2.6 times, most of them from 1250 x")
     assert "--image-size 350,140" in note
 
 
 def test_a_mixed_group_is_said_once():
     mixed = [(100, 100), (100, 130)]
     (note,) = [note for note in notes(a=[(5, 5)], b=mixed, c=mixed) if "mixes" in note]
-    assert note.startswith(
-        "Group 'b' mixes images of 2 sizes, as do 1 other groups, from 100 x 100 to 100 x 130 pixels"
-    )
+    assert note.startswith("Group 'b' mixes images of 2 sizes, as 1 other group does, from 100 x 100 to 100 x 130")
     assert "--group-by" in note
 
 
