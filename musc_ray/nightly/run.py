@@ -71,8 +71,11 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
             known = known_images(out_paths, meta.features_id)
             night = select_night(settings, out_paths, meta.features_id, catalog.groups, known, datetime.now(UTC).date())
             context = context_of(workspace, night.images, night.earlier)
+            catalog = replace(catalog, notes=(*catalog.notes, *night.notes))
             context = replace(context, catalog=catalog, waiting=night.waiting)
             stage.advance(context.images)
+        for note in night.notes:
+            logger.warning("%s", note)
         for group, images in night.waiting.items():
             logger.warning("Group '%s' has %d image: it waits for more of its kind.", group, images)
         if not night.images:

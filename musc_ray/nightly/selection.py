@@ -1,6 +1,7 @@
 """Select the new images of a nightly run, and the window of earlier images that they are scored against."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
@@ -21,11 +22,13 @@ class Night:
         images: by group, the new images and the earlier ones of the window, sorted by id.
         earlier: by group, the ids of the earlier ones.
         waiting: by group, the number of new images where they are too few to score each other.
+        notes: what the user should know of windows that leave nothing.
     """
 
     images: dict[str, list[CatalogImage]] = field(default_factory=dict)
     earlier: dict[str, frozenset[str]] = field(default_factory=dict)
     waiting: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def select_night(
@@ -57,9 +60,11 @@ def select_night(
         new = [image for image in images if _is_new(image, of_group, start if settings.since else None)]
         if not new:
             continue
-        recent = {image_id: k for image_id, k in of_group.items() if oldest is None or k.at >= oldest}
-        for image in new:
-            recent.pop(image.image_id, None)
+        changed = {image.image_id for image in new}
+        before = {image_id: k for image_id, k in of_group.items() if image_id not in changed}
+        recent = {image_id: k for image_id, k in before.items() if oldest is None or k.at >= oldest}
+        if before and not recent:
+            night.notes.append(_all_older(group, before, start, settings.window))
         earlier = list(_earlier(out_paths, features_id, group, recent, settings))
         if len(new) + len(earlier) < 2:
             night.waiting[group] = len(new)
@@ -67,6 +72,17 @@ def select_night(
         night.images[group] = sorted([*new, *earlier])
         night.earlier[group] = frozenset(image.image_id for image in earlier)
     return night
+
+
+def _all_older(group: str, before: Mapping[str, Known], start: datetime, window: str | None) -> str:
+    """Say that a window leaves none of the earlier images, and which window would."""
+    newest = max(known.at for known in before.values())
+    days = math.ceil((start - newest) / timedelta(days=1))
+    return (
+        f"Group '{group}': all {len(before):,} earlier images are older than the window {window}; the newest was changed "
+        f"(or, if its source does not say, scored) at {newest.astimezone(UTC):%Y-%m-%d %H:%M} UTC: set window to {days}d "
+        f"or more, or leave it out."
+    )
 
 
 def _is_new(image: CatalogImage, known: Mapping[str, Known], since: datetime | None) -> bool:
