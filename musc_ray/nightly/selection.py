@@ -79,9 +79,9 @@ def _all_older(group: str, before: Mapping[str, Known], start: datetime, window:
     newest = max(known.at for known in before.values())
     days = math.ceil((start - newest) / timedelta(days=1))
     return (
-        f"Group '{group}': all {len(before):,} earlier images are older than the window {window}; the newest was changed "
-        f"(or, if its source does not say, scored) at {newest.astimezone(UTC):%Y-%m-%d %H:%M} UTC: set window to {days}d "
-        f"or more, or leave it out."
+        f"Group '{group}': all {len(before):,} earlier images are older than the window {window}; the newest was "
+        f"changed (or, if its source does not say, scored) at {newest.astimezone(UTC):%Y-%m-%d %H:%M} UTC: set window "
+        f"to {days}d or more, or leave it out."
     )
 
 

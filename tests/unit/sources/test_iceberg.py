@@ -1,10 +1,13 @@
 """Images from an Iceberg table: which rows and columns are read, and which need not be."""
 
+from datetime import UTC, datetime, timedelta
+
 import pyarrow as pa
 import pytest
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.utils.config import Config
 
+from musc_ray.errors import MuscRayError
 from musc_ray.lake.catalog import open_catalog
 from musc_ray.sources.catalog import list_images
 from musc_ray.sources.iceberg import IcebergSource, TableRows, parse_source
@@ -81,3 +84,55 @@ def test_a_snapshot_that_is_gone_lists_all(images):
 def test_parts_of_a_source():
     source = IcebergSource(f"{SOURCE}?filter=at >= '2026-11-23T00:00:00+00:00'").between(7, 5)
     assert parse_source(source.text) == TableRows("plant", "db.images", "at >= '2026-11-23T00:00:00+00:00'", 7, 5)
+
+
+TYPED = pa.schema(
+    [("path", pa.string()), ("line", pa.int32()), ("ts", pa.timestamp("us", "UTC")), ("image", pa.binary())]
+)
+
+
+@pytest.fixture
+def typed(images):
+    table = open_catalog("plant").create_table("db.typed", TYPED)
+    boundary = datetime(2026, 11, 23, 23, tzinfo=UTC)
+    rows = [
+        {"path": "s3://plant/a.png", "line": 0, "ts": boundary - timedelta(microseconds=1)},
+        {"path": None, "line": 0, "ts": boundary},
+        {"path": "relative.png", "line": 1, "ts": boundary},
+        {"path": "s3://plant/b.png", "line": None, "ts": boundary},
+        {"path": "/data/c.png", "line": 1, "ts": boundary + timedelta(hours=1)},
+    ]
+    table.append(pa.Table.from_pylist(rows, schema=TYPED))
+    return "iceberg://plant/db.typed"
+
+
+@pytest.mark.parametrize("column", ["uri=path,group=line", "uri=path, group=line, version=line"])
+def test_values_of_columns_keep_their_meaning(typed, column):
+    catalog = list_images(typed, column=column)
+    assert {group: [image.uri for image in images] for group, images in catalog.groups.items()} == {
+        "0": ["s3://plant/a.png"],
+        "1": ["file:///data/c.png"],
+    }
+    place = f"{typed}?snapshot={catalog.snapshot}#row="
+    assert [row.uri for row in catalog.unreadable] == [f"{place}1", f"{place}2", "s3://plant/b.png"]
+    assert "relative to nothing" in catalog.unreadable[1].message
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("ts >= '2026-11-24T00:00:00%2B01:00'", 4),
+        ("ts >= '2026-11-24T00:00:00'", 1),
+        ("ts < '2026-11-24'", 4),
+        ("ts < '2026-11-23T23:00:00Z'", 1),
+    ],
+)
+def test_times_of_any_zone(typed, condition, expected):
+    assert list_images(f"{typed}?filter={condition}", column="path").listed == expected
+
+
+def test_images_of_iceberg_tables_are_refused(typed):
+    with pytest.raises(MuscRayError, match=r"no column 'uri'.*path"):
+        list_images(typed)
+    with pytest.raises(MuscRayError, match="give uri=NAME"):
+        list_images(typed, column="image=image")
