@@ -5,7 +5,11 @@
     layouts.py         the folders of the known datasets
     pixel_metrics.py   pixel metrics on the worker pool, in passes over the maps
     evaluator.py       the actor of these passes
+    mask_files.py      which file is the mask of which image
+    mask_pixels.py     which pixels of a mask are anomalous, whatever its mode
+    mask_fit.py        masks on their images: aspect ratio, orientation
     masks.py, maps.py  masks as regions, pixel maps with their regions
+    problems.py        what is wrong with labels and masks
     pooled.py          scores of images that are evaluated together but were scored apart
     table.py           the table of metrics as Parquet, CSV and Markdown
     benchmark.py       the paper's protocol on a whole dataset

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.evaluate.evaluation import Evaluation, evaluate_run
-from musc_ray.evaluate.labels import Labels, find_labels
+from musc_ray.evaluate.labels import find_labels
 from musc_ray.evaluate.layouts import LAYOUTS, recognize
 from musc_ray.pipeline import run_archive
 from musc_ray.runtime.progress import Progress
@@ -62,11 +62,11 @@ def evaluate_dataset(settings: Settings, progress: Progress) -> tuple[RunResult,
         )
     images = _test_images(name, settings.source, uris)
     groups = _groups(images, settings.subsets, settings.seed)
-    labels = find_labels(name, [image.uri for image in images])
+    labels = find_labels(name, [image.uri for image in images], settings.image_limits)
     if settings.subsets > 1:
         category = {image.uri: image.category for image in images}
         pooled = {uri: replace(label, group=category[uri]) for uri, label in labels.by_uri.items()}
-        labels = Labels(pooled, labels.origin, labels.mask_level)
+        labels = replace(labels, by_uri=pooled)
     source = _write_source(settings.out, images, groups)
     result = run_archive(settings.model_copy(update={"source": source, "group_by": None, "column": None}), progress)
     chosen = settings.model_copy(update={"run_id": result.run.run_id})
@@ -94,7 +94,7 @@ def _test_images(name: str, source: str, uris: Sequence[str]) -> list[TestImage]
         MuscRayError: no test images.
     """
     layout = LAYOUTS[name]
-    found = {uri: label for uri in uris if (label := layout.describe(uri)) is not None}
+    found = layout.describe_all(uris)
     images = [
         TestImage(uri, label.category, label.defect)
         for uri, label in sorted(found.items(), key=lambda item: (item[1].category, item[1].defect, item[0]))

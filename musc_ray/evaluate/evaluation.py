@@ -4,6 +4,8 @@ It reads what a run wrote and writes only below `evaluation/`: scores cannot dep
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -11,21 +13,37 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from musc_ray.errors import MuscRayError, SettingsError
+from musc_ray.errors import ImageError, MuscRayError, SettingsError
 from musc_ray.evaluate.evaluator import LabelledFile, MaskReading
 from musc_ray.evaluate.labels import Label, Labels, find_labels
 from musc_ray.evaluate.layouts import GOOD
 from musc_ray.evaluate.maps import MapFile
+from musc_ray.evaluate.mask_pixels import (
+    BLACK,
+    Background,
+    background_vote,
+    colour_name,
+    common_background,
+    read_mask,
+)
 from musc_ray.evaluate.pixel_metrics import GroupPixels, evaluate_pixels
+from musc_ray.evaluate.problems import NO_MASK, Findings, Problem, write_problems
 from musc_ray.evaluate.table import MetricsRow, image_metrics, mean_row, write_metrics
 from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
 from musc_ray.runtime.progress import Progress
+from musc_ray.settings.limits import ImageLimits
 from musc_ray.settings.model import Settings
+from musc_ray.sources.reading import read_image
 from musc_ray.storage.filesystem import check_writable, remove_tree
 from musc_ray.storage.manifest import RunManifest, complete_run
 from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.schemas import LABELS
+
+BACKGROUND_MASKS = 32
+"""Masks, spread over the run, that tell what the background of all is."""
+
+MASK_READERS = 8
 
 
 @dataclass
@@ -75,23 +93,13 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
     check_writable(out_paths.fs, run_paths.evaluation)
     scores = _read_scores(run_paths, run)
     if labels is None:
-        labels = find_labels(settings.labels, [uri for table in scores.values() for uri in table["uri"].to_pylist()])
-    groups, unlabelled = _join(run_paths, scores, labels)
-    notes = [f"{unlabelled:,} scored images have no label and are left out."] if unlabelled else []
+        uris = [uri for table in scores.values() for uri in table["uri"].to_pylist()]
+        labels = find_labels(settings.labels, uris, settings.image_limits)
+    findings = Findings(problems=list(labels.problems))
+    groups = _join(run_paths, scores, labels, findings)
     _write_labels(run_paths, groups)
-    pixels: dict[tuple[str, str], dict[str, float | None]] = {}
-    if any(label.mask for group in groups.values() for label in group.labels):
-        size = run.resolved.image_size if settings.pixels == "model" else None
-        masks = MaskReading(size, labels.mask_level, settings.image_limits)
-        work = [GroupPixels(name, list(group.files.values())) for name, group in groups.items()]
-        try:
-            with ray_cluster(ClusterOptions.of(settings)):
-                pixels = evaluate_pixels(settings, out_paths, masks, work, progress, notes)
-        finally:
-            remove_tree(out_paths.fs, f"{run_paths.evaluation}/regions")
-    else:
-        notes.append("There are no masks: pixel metrics cannot be computed.")
-    rows = _rows(out_paths, run, groups, pixels, notes)
+    pixels = _pixels(settings, run, groups, labels, progress, findings)
+    rows = _rows(out_paths, run, groups, pixels, findings.notes)
     about = {
         "run": run_paths.run_id,
         "backbone": run.resolved.backbone,
@@ -99,8 +107,61 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
         "pixels": settings.pixels,
         "labels": labels.origin,
     }
+    notes = findings.sentences()
+    write_problems(run_paths, findings.problems)
     write_metrics(run_paths, rows, about, notes)
     return Evaluation(run_paths.run_id, about, rows, notes, out_paths.uri(run_paths.evaluation))
+
+
+def _pixels(
+    settings: Settings,
+    run: RunManifest,
+    groups: dict[str, LabelledGroup],
+    labels: Labels,
+    progress: Progress,
+    findings: Findings,
+) -> dict[tuple[str, str], dict[str, float | None]]:
+    """Compute pixel metrics by group and defect; none without masks."""
+    masks = [label.mask for group in groups.values() for label in group.labels if label.label and label.mask]
+    if not masks:
+        findings.notes.append("There are no masks: pixel metrics cannot be computed.")
+        findings.problems += [
+            Problem("MaskMissing", uri, NO_MASK, name)
+            for name, group in groups.items()
+            for uri, label in zip(group.uris, group.labels, strict=True)
+            if label.label
+        ]
+        return {}
+    background = _background(masks, settings.image_limits, findings)
+    size = run.resolved.image_size if settings.pixels == "model" else None
+    reading = MaskReading(size, labels.mask_level, settings.image_limits, background)
+    out_paths = OutPaths.at(str(settings.out))
+    work = [GroupPixels(name, list(group.files.values())) for name, group in groups.items()]
+    try:
+        with ray_cluster(ClusterOptions.of(settings)):
+            return evaluate_pixels(settings, out_paths, reading, work, progress, findings)
+    finally:
+        remove_tree(out_paths.fs, f"{out_paths.run(run.run_id).evaluation}/regions")
+
+
+def _background(masks: Sequence[str], limits: ImageLimits, findings: Findings) -> Background:
+    """Find the background of the masks from some of them; it is noted where it is not black."""
+    some = masks[:: -(-len(masks) // BACKGROUND_MASKS)]
+
+    def vote(mask: str) -> Background | None:
+        try:
+            return background_vote(read_mask(read_image(mask, limits.bytes), limits.pixels))
+        except (ImageError, FileNotFoundError):
+            return None  # named when it is read for its regions
+
+    with ThreadPoolExecutor(MASK_READERS) as readers:
+        background = common_background(readers.map(vote, some))
+    if background != BLACK:
+        findings.notes.append(
+            f"The background of the masks is {colour_name(background)}, not black: it surrounds and fills most of the "
+            f"{len(some):,} that were looked at."
+        )
+    return background
 
 
 def _read_scores(run_paths: RunPaths, run: RunManifest) -> dict[tuple[str, str], pa.Table]:
@@ -118,18 +179,18 @@ def _read_scores(run_paths: RunPaths, run: RunManifest) -> dict[tuple[str, str],
 
 
 def _join(
-    run_paths: RunPaths, scores: dict[tuple[str, str], pa.Table], labels: Labels
-) -> tuple[dict[str, LabelledGroup], int]:
-    """Join scores and labels: labelled images by the group they are evaluated in, and the number without a label."""
+    run_paths: RunPaths, scores: dict[tuple[str, str], pa.Table], labels: Labels, findings: Findings
+) -> dict[str, LabelledGroup]:
+    """Join scores and labels: labelled images by the group they are evaluated in."""
     groups: dict[str, LabelledGroup] = defaultdict(LabelledGroup)
-    unlabelled = 0
     for number, ((scored_in, path), table) in enumerate(scores.items()):
         columns = (table[name].to_pylist() for name in ("image_id", "uri", "score", "score_raw"))
         in_file: dict[str, dict[int, tuple[str, Label]]] = defaultdict(dict)
         for row, (image_id, uri, score, raw) in enumerate(zip(*columns, strict=True)):
             label = labels.by_uri.get(uri)
             if label is None:
-                unlabelled += 1
+                kind = "ScoredMask" if uri in labels.masks else "NoLabel"
+                findings.problems.append(Problem(kind, uri, f"The labels are {labels.origin}.", scored_in))
                 continue
             name = label.group or scored_in
             group = groups[name]
@@ -147,7 +208,7 @@ def _join(
         raise MuscRayError(
             f"None of the scored images has a label in {labels.origin}: compare its URIs with the scores'."
         )
-    return dict(sorted(groups.items())), unlabelled
+    return dict(sorted(groups.items()))
 
 
 def _write_labels(run_paths: RunPaths, groups: dict[str, LabelledGroup]) -> None:

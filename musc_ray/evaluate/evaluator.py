@@ -1,20 +1,35 @@
 """The actor that compares maps with masks, file by file, one image at a time."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
 
 from musc_ray.core.metrics.aupimo import NO_TAIL, Credits, NormalTail, normal_tail
 from musc_ray.core.metrics.counting import EMPTY, BinCounter, BinCounts, PlaceCounter
 from musc_ray.core.metrics.pixel_curve import Bins, PixelMetrics, Totals, bins_metrics
-from musc_ray.errors import ImageError, MuscRayError
+from musc_ray.errors import ImageError, MuscRayError, reason_of
 from musc_ray.evaluate.labels import Label
 from musc_ray.evaluate.layouts import GOOD
 from musc_ray.evaluate.maps import MapFile, pixel_images, read_patch_maps, upsampled
-from musc_ray.evaluate.masks import Regions, decode_mask, no_regions, regions_of, write_regions
+from musc_ray.evaluate.mask_fit import fit_mask, image_shape
+from musc_ray.evaluate.mask_pixels import (
+    BLACK,
+    Background,
+    MaskPixels,
+    background_of,
+    colour_name,
+    distance,
+    read_mask,
+    shades_of,
+    surrounding_colour,
+)
+from musc_ray.evaluate.masks import Regions, no_regions, regions_of, resize_mask, write_regions
+from musc_ray.evaluate.problems import NO_MASK, Problem
 from musc_ray.runtime.cluster import WorkerResources, take_share
 from musc_ray.settings.limits import ImageLimits
-from musc_ray.sources.decoding import upright_size
 from musc_ray.sources.reading import read_image
 from musc_ray.storage.paths import OutPaths
 
@@ -29,12 +44,10 @@ class LabelledFile:
 
 @dataclass
 class FileCounts:
-    """A file's pixels by defect; the numbers of images without a mask and of empty masks; unreadable masks."""
+    """A file's pixels by defect, and problems with its masks."""
 
     counts: dict[str, BinCounts] = field(default_factory=dict)
-    without_mask: int = 0
-    empty: int = 0
-    unreadable: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -43,13 +56,15 @@ class MaskReading:
 
     Attributes:
         image_size: (H, W) to compare at; None for each mask's own.
-        mask_level: see `decode_mask`.
+        mask_level: see `resize_mask`.
         limits: of the files of masks and images.
+        background: see `background_of`.
     """
 
     image_size: tuple[int, int] | None
     mask_level: int
     limits: ImageLimits
+    background: Background = BLACK
 
 
 class Evaluator:
@@ -66,7 +81,7 @@ class Evaluator:
         images = [
             regions
             for row, (uri, label) in sorted(labelled.images.items())
-            if (regions := self._regions(row, uri, label, result)) is not None
+            if (regions := self._regions(row, uri, label, result.problems)) is not None
         ]
         counters: dict[str, BinCounter] = defaultdict(BinCounter)
         for image in upsampled(read_patch_maps(self.fs, labelled.file.scores), images):
@@ -79,23 +94,46 @@ class Evaluator:
         result.counts = {defect: counter.counts() for defect, counter in counters.items()}
         return result
 
-    def _regions(self, row: int, uri: str, label: Label, result: FileCounts) -> Regions | None:
-        """Read an image's regions; None, counted in `result`, where its anomalous pixels are unknown."""
+    def _regions(self, row: int, uri: str, label: Label, problems: list[Problem]) -> Regions | None:
+        """Read an image's regions; None, with a problem, where its anomalous pixels are unknown."""
         reading, limits = self.reading, self.reading.limits
-        source = uri if label.label == 0 else label.mask
-        if source is None:
-            result.without_mask += 1
+        if label.label == 1 and label.mask is None:
+            problems.append(Problem("MaskMissing", uri, NO_MASK))
             return None
         try:
-            if label.label == 0:
-                return no_regions(row, GOOD, reading.image_size or upright_size(read_image(uri, limits.bytes)))
-            data = read_image(source, limits.bytes)
-            mask = decode_mask(data, reading.image_size, reading.mask_level, limits.pixels)
+            if label.mask is None or label.label == 0:
+                return no_regions(row, GOOD, reading.image_size or image_shape(read_image(uri, limits.bytes)).upright)
+            mask = read_mask(read_image(label.mask, limits.bytes), limits.pixels)
         except (ImageError, FileNotFoundError) as error:
-            result.unreadable.append(f"{source}: {error}")
+            source = uri if label.label == 0 else label.mask
+            problems.append(Problem("MaskUnreadable", source or uri, reason_of(error)))
             return None
-        result.empty += not mask.any()
-        return regions_of(row, label.defect, mask)
+        background = background_of(mask, reading.background)
+        shades = self._fitted(uri, label.mask, mask, shades_of(mask, background), problems)
+        if shades is None:
+            return None
+        problems += _remarks(label.mask, mask, background, reading.background)
+        resized = resize_mask(shades, reading.image_size, reading.mask_level)
+        if shades.any() and not resized.any():
+            problems.append(Problem("MaskVanished", label.mask, f"It belongs to {uri}."))
+        return regions_of(row, label.defect, resized)
+
+    def _fitted(
+        self, uri: str, source: str, mask: MaskPixels, shades: npt.NDArray[np.uint8], problems: list[Problem]
+    ) -> npt.NDArray[np.uint8] | None:
+        """Return a mask's shades as they lie on the image; None, with a problem, where they do not fit."""
+        try:
+            image = image_shape(read_image(uri, self.reading.limits.bytes))
+        except (ImageError, FileNotFoundError) as error:
+            problems.append(Problem("ImageSizeUnknown", uri, reason_of(error)))
+            return shades
+        fitted = fit_mask(shades, image)
+        if fitted is None:
+            sizes = (f"{width} x {height}" for height, width in (shades.shape, image.upright))
+            problems.append(Problem("MaskShape", source, "The mask has {} pixels, the image {}.".format(*sizes)))
+        elif image.orientation != 1 and not mask.is_turned and fitted is shades:
+            problems.append(Problem("MaskOrientation", source, f"The image has orientation {image.orientation}."))
+        return fitted
 
     def window(self, files: Sequence[MapFile], defects: frozenset[str], window: Bins, totals: Totals) -> PixelMetrics:
         """Compute a window's share of the pixel metrics of the images with some defects."""
@@ -128,7 +166,23 @@ def add_counts(results: Sequence[FileCounts]) -> FileCounts:
     for result in results:
         for defect, counts in result.counts.items():
             total.counts[defect] = total.counts.get(defect, EMPTY) + counts
-        total.without_mask += result.without_mask
-        total.empty += result.empty
-        total.unreadable += result.unreadable
+        total.problems += result.problems
     return total
+
+
+def _remarks(source: str, mask: MaskPixels, background: Background, common: Background) -> Iterator[Problem]:
+    """Yield what is not plain about the background of an anomalous image's mask."""
+    around = surrounding_colour(mask)
+    differs = distance(mask.values, background) > 0
+    if not differs.any():
+        yield Problem("MaskEmpty", source, "All its pixels are background.")
+    elif differs.all():
+        yield Problem("MaskWhole", source, "All its pixels are alike.")
+    elif background not in (common, BLACK):
+        yield Problem("MaskBackground", source, f"Its background is {colour_name(background)}, most of its border.")
+    elif around is not None and around != background:
+        yield Problem(
+            "MaskBackground",
+            source,
+            f"Its background is {colour_name(background)} as in other masks, but {colour_name(around)} surrounds it.",
+        )

@@ -2,14 +2,17 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from pathlib import PurePosixPath
 
-from musc_ray.errors import MuscRayError, SettingsError
-from musc_ray.evaluate.layouts import GOOD, LAYOUTS, DatasetLayout, recognize
+from musc_ray.errors import ImageError, MuscRayError, SettingsError, reason_of
+from musc_ray.evaluate.layouts import GOOD, LAYOUTS, recognize
+from musc_ray.evaluate.mask_files import find_masks
+from musc_ray.evaluate.mask_pixels import read_mask
+from musc_ray.evaluate.problems import Problem
+from musc_ray.settings.limits import ImageLimits
+from musc_ray.sources.reading import read_image
 from musc_ray.storage.filesystem import open_filesystem, uri_beside
-from musc_ray.storage.retry import with_retries
 
 DEFECTIVE = "defective"
 """Defect of anomalous images of a CSV that does not name one."""
@@ -17,6 +20,11 @@ DEFECTIVE = "defective"
 WORDS = {"0": 0, "good": 0, "normal": 0, "ok": 0, "1": 1, "anomalous": 1, "defective": 1, "bad": 1, "ko": 1}
 
 CSV_MASK_LEVEL = 128
+
+READERS = 8
+"""Masks that are read at the same time where they tell good from anomalous images."""
+
+DEFAULT_LIMITS = ImageLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,61 +46,107 @@ class Label:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels by image URI, their origin, and how resized masks are read (see DatasetLayout)."""
+    """Labels of images.
+
+    Attributes:
+        by_uri: by image URI.
+        origin: where they are from.
+        mask_level: how resized masks are read (see DatasetLayout).
+        masks: URIs of all files that are known to be masks.
+        problems: found with them.
+    """
 
     by_uri: Mapping[str, Label]
     origin: str
     mask_level: int
+    masks: frozenset[str] = frozenset()
+    problems: Sequence[Problem] = ()
 
 
-def find_labels(given: str, uris: Sequence[str]) -> Labels:
+def find_labels(given: str, uris: Sequence[str], limits: ImageLimits = DEFAULT_LIMITS) -> Labels:
     """Find the labels of some images.
 
     Args:
         given: `auto`, the name of a layout, or a CSV with `uri`, `label` and optionally `mask`, `defect`, `group`.
         uris: of the images.
+        limits: of masks that are read because they tell good from anomalous images.
 
     Raises:
         SettingsError: an unknown layout, or no layout fits.
         MuscRayError: a CSV that cannot be used.
     """
     if given.lower().endswith(".csv"):
-        return Labels(_read_csv(given), given, CSV_MASK_LEVEL)
+        return _from_csv(given, uris)
     name = recognize(uris) if given == "auto" else given
-    if name is None:
+    labels = _from_paths(name, uris, limits) if name is not None and name in LAYOUTS else None
+    if labels is not None and labels.by_uri:
+        return labels
+    if given == "auto":
         raise SettingsError(
             f"Cannot tell good from defective images by their paths: give --labels one of "
             f"{', '.join(LAYOUTS)}, or a CSV with the columns uri, label and, if there are masks, mask."
         )
-    if name not in LAYOUTS:
+    if labels is None:
         raise SettingsError(f"--labels must be auto, {', '.join(LAYOUTS)} or a CSV, not '{given}'.")
-    labels = _from_paths(LAYOUTS[name], uris)
-    if not labels:
-        raise SettingsError(f"None of the images lies in folders of the layout '{name}': give another --labels.")
-    return Labels(labels, name, LAYOUTS[name].mask_level)
+    raise SettingsError(f"None of the images lies in folders of the layout '{name}': give another --labels.")
 
 
-def _from_paths(layout: DatasetLayout, uris: Sequence[str]) -> dict[str, Label]:
-    """Label the images that the layout recognizes, with their masks where the files exist."""
-    files = cache(_files)  # each folder is listed once
+def _from_paths(name: str, uris: Sequence[str], limits: ImageLimits) -> Labels:
+    """Label the images that the layout recognizes, with the masks that exist."""
+    layout = LAYOUTS[name]
+    images = layout.describe_all(uris)
+    found = find_masks(images)
+    problems = [
+        Problem("MaskWithoutImage", mask, "No image of this run has this name.") for mask in found.without_image
+    ]
+    if layout.by_mask:
+        labels = _by_masks(found.by_image, limits, problems)
+        problems += [
+            Problem("MaskMissing", uri, "Its label is unknown, too: the image is left out.")
+            for uri in images
+            if uri not in found.by_image
+        ]
+    else:
+        labels = {
+            uri: Label(image.label, image.defect, found.by_image.get(uri) if image.label else None)
+            for uri, image in images.items()
+        }
+    masks = found.without_image.union(
+        found.by_image.values(), (uri for uri in uris if uri not in images and layout.describe(uri))
+    )
+    return Labels(labels, name, layout.mask_level, masks, problems)
+
+
+def _by_masks(masks: Mapping[str, str], limits: ImageLimits, problems: list[Problem]) -> dict[str, Label]:
+    """Label images by their masks: anomalous unless the mask is black; append what cannot be read to `problems`."""
+
+    def is_anomalous(mask: str) -> bool | Exception:
+        try:
+            return bool(read_mask(read_image(mask, limits.bytes), limits.pixels).values.any())
+        except (ImageError, FileNotFoundError) as error:
+            return error
+
     labels = {}
-    for uri in uris:
-        found = layout.describe(uri)
-        if found is not None:
-            there = (mask for mask in found.masks if PurePosixPath(mask).name in files(mask.rpartition("/")[0]))
-            labels[uri] = Label(found.label, found.defect, next(there, None))
+    with ThreadPoolExecutor(READERS) as readers:
+        for (uri, mask), found in zip(masks.items(), readers.map(is_anomalous, masks.values()), strict=True):
+            if isinstance(found, Exception):
+                problems.append(Problem("MaskUnreadable", mask, f"{reason_of(found)}; {uri} is left out."))
+            else:
+                labels[uri] = Label(1, DEFECTIVE, mask) if found else Label(0, GOOD, None)
     return labels
 
 
-def _files(folder: str) -> frozenset[str]:
-    """List the names of a folder's files; empty where the folder is missing."""
-    fs, path = open_filesystem(folder)
-    try:
-        return frozenset(
-            PurePosixPath(name).name for name in with_retries(lambda: fs.ls(path, False), f"list {folder}")
-        )
-    except (FileNotFoundError, NotADirectoryError):
-        return frozenset()
+def _from_csv(table: str, uris: Sequence[str]) -> Labels:
+    labels = _read_csv(table)
+    scored = set(uris)
+    problems = [
+        Problem("NotScored", uri, "The run has no such image.", label.group or "")
+        for uri, label in labels.items()
+        if uri not in scored
+    ]
+    return Labels(
+        labels, table, CSV_MASK_LEVEL, frozenset(label.mask for label in labels.values() if label.mask), problems
+    )
 
 
 def _read_csv(table: str) -> dict[str, Label]:

@@ -1,4 +1,4 @@
-"""Decode masks into connected regions of pixels, and store them compactly between the passes over a run's maps."""
+"""Turn masks into connected regions of pixels, and store them compactly between the passes over a run's maps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
+from musc_ray.evaluate.mask_pixels import BLACK, HALF, background_of, background_vote, read_mask, shades_of
 from musc_ray.settings.limits import MAX_PIXELS
-from musc_ray.sources.decoding import decode_original
 from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.schemas import REGIONS
-
-JPEG_START = b"\xff\xd8\xff"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,24 +51,34 @@ class Regions:
 def decode_mask(
     data: bytes, size: tuple[int, int] | None, mask_level: int, max_pixels: int = MAX_PIXELS
 ) -> npt.NDArray[np.bool_]:
-    """Decode a mask (H, W): all pixels but black ones are anomalous; of a JPEG, the brighter half.
+    """Decode one mask (H, W) by itself: all pixels but those of its background are anomalous; see `mask_pixels`.
 
     Args:
         data: an encoded image.
-        size: (H, W) to resize to, bilinear as MuSc's code does; None keeps the mask's own.
-        mask_level: minimum grey value, 1 to 255, of an anomalous pixel after resizing (see DatasetLayout).
+        size: see `resize_mask`.
+        mask_level: see `resize_mask`.
         max_pixels: larger masks are refused.
 
     Raises:
         ImageError: not an image, broken, or too large.
     """
-    minimum = 128 if data.startswith(JPEG_START) else 1
-    mask: npt.NDArray[np.bool_] = np.asarray(decode_original(data, max_pixels)).max(axis=2) >= minimum
-    if size is None or size == mask.shape:
-        return mask
-    grey = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
-    resized: npt.NDArray[np.uint8] = np.asarray(grey.resize((size[1], size[0]), Image.Resampling.BILINEAR))
-    return resized >= mask_level
+    mask = read_mask(data, max_pixels)
+    return resize_mask(shades_of(mask, background_of(mask, background_vote(mask) or BLACK)), size, mask_level)
+
+
+def resize_mask(shades: npt.NDArray[np.uint8], size: tuple[int, int] | None, mask_level: int) -> npt.NDArray[np.bool_]:
+    """Resize the shades of a mask, bilinear as MuSc's code does, and decide which pixels are anomalous.
+
+    Args:
+        shades: (h, w).
+        size: (H, W); None keeps the mask's own, and cuts at half.
+        mask_level: minimum shade, 1 to 255, of an anomalous pixel after resizing (see DatasetLayout).
+    """
+    if size is None:
+        return shades >= HALF
+    if size != shades.shape:
+        shades = np.asarray(Image.fromarray(shades).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return shades >= mask_level
 
 
 def no_regions(row: int, defect: str, size: tuple[int, int]) -> Regions:

@@ -8,7 +8,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -19,6 +19,7 @@ from musc_ray.core.metrics.pixel_curve import Bins, PixelMetrics, Totals, plan_b
 from musc_ray.evaluate.evaluator import Evaluator, FileCounts, LabelledFile, MaskReading, add_counts
 from musc_ray.evaluate.layouts import GOOD
 from musc_ray.evaluate.maps import MapFile
+from musc_ray.evaluate.problems import Findings
 from musc_ray.runtime.cluster import ClusterOptions
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
@@ -59,7 +60,7 @@ def evaluate_pixels(
     reading: MaskReading,
     groups: Sequence[GroupPixels],
     progress: Progress,
-    notes: list[str],
+    findings: Findings,
 ) -> dict[Key, dict[str, float | None]]:
     """Compute the pixel columns of `MetricsRow` for each group, and for each of its defects with pixels of both kinds.
 
@@ -69,17 +70,17 @@ def evaluate_pixels(
         reading: how masks are read.
         groups: what to evaluate.
         progress: shows the stages.
-        notes: what the reader must know is appended.
+        findings: what the reader must know is appended.
     """
     files = sum(len(group.files) for group in groups)
     on_cpus = ClusterOptions.of(settings, device="cpu")
     with Pool(Evaluator, on_cpus, files, out_paths.uri(out_paths.root), reading) as pool:
         counts = _count(pool, groups, progress)
-        for group in groups:
-            notes += _notes(group.group, counts[group.group])
+        for name, found in counts.items():
+            findings.problems += [replace(problem, group=name) for problem in found.problems]
         by_defect = {name: found.counts for name, found in counts.items()}
         metrics = _windows(pool, groups, by_defect, progress)
-        overlaps = _overlaps(pool, groups, by_defect, progress, notes)
+        overlaps = _overlaps(pool, groups, by_defect, progress, findings.notes)
     return {
         key: {
             "pixel_auroc": found.auroc,
@@ -101,24 +102,6 @@ def _count(pool: Pool, groups: Sequence[GroupPixels], progress: Progress) -> dic
             results[name] = add_counts([results[name], result])
             stage.advance()
     return results
-
-
-def _notes(group: str, counts: FileCounts) -> list[str]:
-    notes = []
-    if counts.without_mask:
-        notes.append(
-            f"Group '{group}': {counts.without_mask:,} anomalous images have no mask; pixel metrics omit them."
-        )
-    if counts.empty:
-        notes.append(
-            f"Group '{group}': {counts.empty:,} masks are empty at this resolution (`--pixels original` keeps them)."
-        )
-    if counts.unreadable:
-        notes.append(
-            f"Group '{group}': {len(counts.unreadable):,} masks or images cannot be read, pixel metrics omit them; "
-            f"the first is {counts.unreadable[0]}"
-        )
-    return notes
 
 
 def _subsets(counts: dict[str, BinCounts]) -> Iterator[tuple[str, frozenset[str], BinCounts]]:

@@ -169,6 +169,72 @@ def test_what_is_missing_is_noted_and_the_rest_is_computed(tmp_path, shared_ray,
     assert rows_of(tmp_path / "out")[0]["image_auroc"] is not None
 
 
+def test_what_is_wrong_with_masks_is_named(tmp_path, shared_ray, invoke):
+    kinds = ["good", "cut", "good", "cut", "cut", "cut", "cut", "cut", "good"]
+    images = archive(tmp_path / "data", {"a": kinds})
+    masks = sorted((tmp_path / "data").rglob("*_mask.png"))
+    plain, square, missing, black, turned, mirrored = masks
+    Image.new("L", (120, 120), 255).save(square)
+    missing.rename(missing.with_name("099_mask.png"))
+    Image.new("L", (150, 120)).save(black)
+    for mask, orientation in ((turned, 6), (mirrored, 2)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation  # the stored image has 150 x 120 pixels, the upright one 120 x 150 or the same
+        path = images[kinds.index("cut") + masks.index(mask) + 1].uri.removeprefix("file://")
+        Image.new("RGB", (150, 120)).save(path, exif=exif)
+    evaluated.write_run(tmp_path / "out", images, SIZE)
+    result = invoke("evaluate", tmp_path / "out", "--quiet")
+    assert result.exit_code == 0, result.output
+    (path,) = (tmp_path / "out").glob("runs/*/evaluation/errors.parquet")
+    rows = pq.read_table(path).to_pylist()
+    found = [(row["error"], row["group"], row["uri"].rpartition("/")[2]) for row in rows]
+    assert found == [
+        ("MaskWithoutImage", "", "099_mask.png"),
+        ("MaskMissing", "a", "004.png"),
+        ("MaskShape", "a", "003_mask.png"),
+        ("MaskEmpty", "a", "005_mask.png"),
+        ("MaskOrientation", "a", "007_mask.png"),
+    ]
+    assert rows[2]["message"] == "The mask has 120 x 120 pixels, the image 150 x 120."
+    words = " ".join(result.output.split())
+    for row in rows:
+        assert row["uri"] in words
+    assert "1 masks have another aspect ratio" in words
+    Image.fromarray(np.rot90(np.asarray(Image.open(turned)), -1)).save(turned)  # as the truth reads it
+    known = [image for image, kind in zip(images, range(9), strict=True) if kind not in (3, 4)]
+    for name, value in expected(known).items():
+        if name.startswith("pixel") or name == "aupro":
+            assert rows_of(tmp_path / "out")[0][name] == pytest.approx(value, abs=1e-6), name
+    for repaired in (square, missing, black):
+        Image.open(plain).save(repaired)
+    missing.with_name("099_mask.png").unlink()
+    mirrored.unlink()
+    assert invoke("evaluate", tmp_path / "out", "--quiet").exit_code == 0
+    assert [row["error"] for row in pq.read_table(path).to_pylist()] == ["MaskMissing"]
+    Image.open(plain).save(mirrored)
+    Image.new("RGB", (150, 120)).save(images[7].uri.removeprefix("file://"))
+    assert invoke("evaluate", tmp_path / "out", "--quiet").exit_code == 0
+    assert not path.exists()
+
+
+def test_masks_on_white(tmp_path, shared_ray, invoke):
+    """One of four masks is black nearly everywhere: a large defect, since white is the background of the others."""
+    images = archive(tmp_path / "data", {"a": ["good", "cut", "cut", "cut", "cut", "good"]})
+    masks = sorted((tmp_path / "data").rglob("*_mask.png"))
+    for path in masks:
+        mask = np.asarray(Image.open(path)).copy()
+        mask[5:, :] = 255 if path == masks[-1] else mask[5:, :]
+        Image.fromarray(mask).save(path)
+    evaluated.write_run(tmp_path / "out", images, SIZE)
+    wanted = expected(images)
+    for path in masks:
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    result = invoke("evaluate", tmp_path / "out", "--quiet")
+    assert "The background of the masks is value 255, not black" in " ".join(result.output.split())
+    assert rows_of(tmp_path / "out")[0]["aupro"] == pytest.approx(wanted["aupro"], abs=1e-6)
+    assert "MaskBackground" in pq.read_table(next((tmp_path / "out").rglob("errors.parquet")))["error"].to_pylist()
+
+
 @pytest.mark.parametrize("where", ["score", "map"])
 def test_nan_is_refused(tmp_path, shared_ray, invoke, where):
     images = archive(tmp_path / "data", {"a": ["good", "cut", "good"]})

@@ -11,7 +11,6 @@ from PIL import Image
 
 from musc_ray.errors import ImageError
 from musc_ray.evaluate.masks import decode_mask, no_regions, read_regions, regions_of, write_regions
-from musc_ray.sources.decoding import decode_original, upright_size
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -24,21 +23,6 @@ def square(value: int = 255) -> np.ndarray:
     mask = np.zeros((40, 60), np.uint8)
     mask[10:20, 30:50] = value
     return mask
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        encoded(Image.fromarray(square())),
-        encoded(Image.fromarray(square(1))),  # VisA's masks hold numbers of kinds
-        encoded(Image.fromarray(square() > 0)),
-        encoded(Image.fromarray(square()).convert("P")),
-        encoded(Image.fromarray(square()).convert("RGB"), "BMP"),
-        encoded(Image.fromarray(square()), "JPEG", quality=60),
-    ],
-)
-def test_masks_of_every_kind(data):
-    np.testing.assert_array_equal(decode_mask(data, None, 128), square() > 0)
 
 
 def test_resized_masks_hold_whole_half_or_any_pixels():
@@ -54,16 +38,6 @@ def test_resized_masks_hold_whole_half_or_any_pixels():
 def test_no_picture_is_refused():
     with pytest.raises(ImageError):
         decode_mask(b"text", None, 128)
-    with pytest.raises(ImageError):
-        upright_size(b"text")
-
-
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_the_size_of_a_picture_is_that_of_its_decoded_form(orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encoded(Image.fromarray(square()), "JPEG", exif=exif)
-    assert upright_size(data) == decode_original(data).size[::-1]
 
 
 @given(mask=npst.arrays(np.bool_, (5, 7)))
