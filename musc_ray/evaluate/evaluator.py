@@ -14,7 +14,7 @@ from musc_ray.errors import ImageError, MuscRayError, reason_of
 from musc_ray.evaluate.labels import Label
 from musc_ray.evaluate.layouts import GOOD
 from musc_ray.evaluate.maps import MapFile, pixel_images, read_patch_maps, upsampled
-from musc_ray.evaluate.mask_fit import fit_mask, image_shape
+from musc_ray.evaluate.mask_fit import fit_mask, fits_both, image_shape
 from musc_ray.evaluate.mask_pixels import (
     BLACK,
     Background,
@@ -131,7 +131,7 @@ class Evaluator:
         if fitted is None:
             sizes = (f"{width} x {height}" for height, width in (shades.shape, image.upright))
             problems.append(Problem("MaskShape", source, "The mask has {} pixels, the image {}.".format(*sizes)))
-        elif image.orientation != 1 and not mask.is_turned and fitted is shades:
+        elif image.orientation != 1 and not mask.is_turned and fits_both(shades.shape, image):
             problems.append(Problem("MaskOrientation", source, f"The image has orientation {image.orientation}."))
         return fitted
 

@@ -64,6 +64,11 @@ def fit_mask(shades: npt.NDArray[np.uint8], image: ImageShape) -> npt.NDArray[np
     return None
 
 
+def fits_both(size: tuple[int, ...], image: ImageShape) -> bool:
+    """Return whether the size (h, w) of a mask does not tell if it was drawn on the upright or on the stored image."""
+    return same_aspect(size, image.upright) and same_aspect(size, image.stored)
+
+
 def same_aspect(size: tuple[int, ...], other: tuple[int, int]) -> bool:
     """Return whether two sizes (H, W) have the same aspect ratio, but for rounding one side to a whole pixel."""
     return abs(size[0] * other[1] - size[1] * other[0]) <= max(*size, *other)
