@@ -10,7 +10,7 @@ from PIL import Image
 from musc_ray.evaluate.layouts import MASK_FOLDERS, UNKNOWN, PathLabel, without_ending
 from musc_ray.sources.decoding import FORMATS
 from musc_ray.storage.filesystem import open_filesystem
-from musc_ray.storage.retry import with_retries
+from musc_ray.storage.listing import MISSING, list_folder
 
 MAX_DEPTH = 4
 """Levels of folders below a folder of masks."""
@@ -174,8 +174,8 @@ def _mask_in(folders: Folders, places: Iterable[str], stem: str, *, must_end: bo
 def _list(uri: str) -> Folder:
     fs, path = open_filesystem(uri)
     try:
-        entries = with_retries(lambda: fs.ls(path, detail=True), f"list {uri}")
-    except (FileNotFoundError, NotADirectoryError):
+        entries = list_folder(fs, path)
+    except MISSING:
         return Folder()
     names: dict[str, set[str]] = {"file": set(), "directory": set()}
     for entry in entries:
