@@ -148,8 +148,8 @@ def _nothing(source: str, group_by: str | None, found: Catalog) -> MuscRayError:
         )
     suffixes = "/".join(sorted(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES))
     others: list[Skipped | Unreadable] = [*found.unreadable, *found.skipped]
-    first = "".join(f"\n  {entry.uri}: {entry.message}" for entry in others[:MAX_EXAMPLES])
-    seen = f" {len(others):,} other entries were found, the first:{first}" if others else ""
+    first = " ".join(f"{entry.uri}: {entry.message}" for entry in others[:MAX_EXAMPLES])
+    seen = f" {len(others):,} other entries were found, the first: {first}" if others else ""
     return MuscRayError(f"No images found in {source}: give a folder or URI with {suffixes} files.{seen}")
 
 

@@ -34,18 +34,32 @@ def tar_of(kind: int) -> bytes:
 
 
 def parquet_of(**options) -> bytes:
+    return written(pa.table({"image": [cell[:2000] for cell in CELLS], "group": ["a", "b", None]}), **options)
+
+
+def written(table: pa.Table, **options) -> bytes:
     file = io.BytesIO()
-    table = pa.table({"image": [cell[:2000] for cell in CELLS], "group": ["a", "b", None]})
     pq.write_table(table, file, **options)
     return file.getvalue()
 
 
+URIS = pa.table(
+    {
+        "uri": pa.array([b"a.png", b"\xff", None, b"../b.png"]).dictionary_encode(),
+        "group": [0, 1, None, 3.5],
+        "version": ["1", None, "", "2"],
+    }
+)
+
+
 TARS = (tar_of(tarfile.PAX_FORMAT), tar_of(tarfile.GNU_FORMAT), tar_of(tarfile.USTAR_FORMAT))
-TABLES = (parquet_of(row_group_size=1), parquet_of(compression="zstd"), parquet_of(compression="none"))
+TABLES = (parquet_of(row_group_size=1), parquet_of(compression="zstd"), parquet_of(compression="none"), written(URIS))
 LISTS = (
     b"uri,group\n/a/b.png,x\nc.png,\n",
     b'uri,version\n"memory://b/a,b.png",1\n\n"x""y.png"\n',
     b"uri\n" + b"a.png\n" * 50,
+    'sep=;\r\n uri ;\tGroup \r\n ../\u00e4.png;001\r\n\r\n"x\r\ny.png";0\r\n'.encode("utf-8-sig"),
+    "uri\tgroup\r\na\\b.png\tx\r\n".encode("utf-16"),
 )
 
 

@@ -1,7 +1,12 @@
 """Rows of CSV files: what each way of writing them means, and which are refused."""
 
+import csv
+import io
+
 import fsspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from musc_ray.errors import MuscRayError
 from musc_ray.sources.csv_rows import read_csv_rows
@@ -90,3 +95,25 @@ def test_what_is_not_a_table_is_one_sentence_with_the_line_and_the_way_out(conte
 def test_names_that_the_caller_needs_decide_the_delimiter_and_may_be_capitals():
     content = "a;b,c,d\tPfad\nx\ty.png\n"
     assert rows_of(content, names=("pfad",)) == [(2, {"a;b,c,d": "x", "pfad": "y.png"})]
+
+
+VALUES = st.text(st.sampled_from("ab,;|\t\"\r\n ='ü"), max_size=6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.lists(st.tuples(VALUES, VALUES, VALUES), max_size=6),
+    delimiter=st.sampled_from(",;\t|"),
+    ends=st.sampled_from(["\n", "\r\n", "\r"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+)
+def test_what_the_csv_module_writes_is_read_back(rows, delimiter, ends, encoding, quoting):
+    if quoting != csv.QUOTE_ALL:  # it quotes only the newlines that it writes itself
+        rows = [tuple(value.replace("\r", "").replace("\n", "") for value in row) for row in rows]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=ends, quoting=quoting)
+    writer.writerows([("uri", "group", "note"), *rows])
+    found = rows_of(text.getvalue().encode(encoding))
+    expected = [tuple(value.strip() for value in row) for row in rows]
+    assert [tuple(values.values()) for _, values in found] == [row for row in expected if any(row)]
