@@ -51,6 +51,7 @@ def scores(out: Path) -> dict[str, tuple]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # about 25 runs
 def test_killed_twenty_times_the_result_is_the_same(command, tmp_path):
     for calm in (tmp_path / "first", tmp_path / "calm"):  # the second finds compiled kernels and warm files
         started = time.monotonic()
