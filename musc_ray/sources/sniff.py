@@ -2,6 +2,7 @@
 
 import io
 import re
+import struct
 from typing import Literal
 
 import fsspec
@@ -84,10 +85,17 @@ def _is_image(head: bytes) -> bool:
     if _is_text(head):
         return ASCII_PICTURE.match(head) is not None and _opens(head, ["PPM"])
     for name in FORMATS:
-        accept = Image.OPEN[name][1]
-        if accept is not None and accept(head[:16]) is True:
+        if _accepts(name, head):
             return name not in ("PPM", "DIB", "BMP", "SGI") or _opens(head, [name])  # two letters are a weak signature
     return False
+
+
+def _accepts(name: str, head: bytes) -> bool:
+    accept = Image.OPEN[name][1]
+    try:
+        return accept is not None and accept(head[:16]) is True
+    except (struct.error, IndexError):  # fewer bytes than it looks at
+        return False
 
 
 def _opens(head: bytes, formats: list[str]) -> bool:

@@ -19,6 +19,11 @@ from musc_ray.storage.retry import IMPOSSIBLE_NAMES, StorageError
 
 GLOB_SIGNS = re.compile(r"[*?\[]")
 
+RUNS = "runs"
+RESULT_FOLDERS = ("features", RUNS)
+RESULT = re.compile(rf"(.*/){RUNS}/[^/]+/started\.json", re.S)
+"""What tells an OUT: its folders, and the manifest of a run in one of them."""
+
 Found = ListedFile | Skipped | Unreadable
 FileNumber = tuple[int, int]
 """Device and inode: what all names of a local file or folder share."""
@@ -66,6 +71,7 @@ class _Walk:
         names: first URI of each local file with several names.
         links: symbolic links and their level, followed last, so that a file is listed by its own name.
         real_root: the local root without symbolic links.
+        results: folders that musc_ray wrote: pictures of a report are not images of the archive.
     """
 
     fs: fsspec.AbstractFileSystem
@@ -75,11 +81,14 @@ class _Walk:
     names: dict[FileNumber, str] = field(default_factory=dict)
     links: list[tuple[str, int]] = field(default_factory=list)
     real_root: str = ""
+    results: set[str] = field(default_factory=set)
 
     def files(self) -> Iterator[Found]:
         """List all files."""
         if lists_flat(self.fs) and self.depth is None:
             infos = self._listed(self.root, flat_listing)
+            found = (RESULT.fullmatch(str(info["name"])) for info in infos)
+            self.results = {f"{match[1]}{folder}/" for match in found if match for folder in RESULT_FOLDERS}
             infos.reverse()
             while infos:  # a million of them weigh as much as the catalog: none is held longer than needed
                 yield self._judged(infos.pop(), linked=False)
@@ -106,6 +115,7 @@ class _Walk:
                     raise
                 yield skipped._replace(message=f"{skipped.message} {error}")
                 continue
+            self._find_results(path, infos)
             if self._enters(level):
                 inside = [str(info["name"]).rstrip("/") for info in infos if info["type"] == "directory"]
                 pending += [(name, level + 1) for name in reversed(inside)]  # the last is the next
@@ -115,6 +125,16 @@ class _Walk:
                     self.links.append((name, level))
                 elif info["type"] != "directory":
                     yield self._judged(info, linked)
+
+    def _find_results(self, folder: str, infos: list[Info]) -> None:
+        """Note the results in a folder, if it is the OUT of runs."""
+        names = {str(info["name"]).rstrip("/").rpartition("/")[2] for info in infos}
+        if not set(RESULT_FOLDERS) <= names:
+            return
+        for run in self._listed(f"{folder}/{RUNS}", list_folder):
+            if describe(self.fs, f"{run['name']}/started.json") is not None:
+                self.results.update(f"{folder}/{name}/" for name in RESULT_FOLDERS)
+                return
 
     def _enters(self, level: int) -> bool:
         return self.depth is None or level < self.depth
@@ -164,6 +184,8 @@ class _Walk:
         return None if first == file.uri else first
 
     def _skipped_part(self, path: str) -> Skipped | None:
+        if any(f"{path}/".startswith(folder) for folder in self.results):
+            return Skipped(self._uri(path), "system", "It is a result of musc-ray.")
         found = skipped_part(self._relative(path))
         return None if found is None else Skipped(self._uri(path), *found)
 

@@ -62,6 +62,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "by content/\xfcml\xe4ut": ("h\xe4nd-written".encode(), "text"),
     "by content/utf16": ("text".encode("utf-16"), "text"),
     "by content/marker": (b"", "empty"),
+    "by content/one byte": (b"\x08", ERROR),
     "by content/noise": (bytes(range(128, 256)) * 4, ERROR),
     "by content/shard": (tar_of({"a.png": picture("PNG")}), ERROR),
     "by content/photo.x1": (b"\0\0\0\x18ftypheic" + bytes(40), ERROR),

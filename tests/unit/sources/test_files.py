@@ -90,6 +90,26 @@ def test_a_link_to_a_hidden_store_is_the_image(tmp_path):
     }
 
 
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_results_of_earlier_runs_are_not_images(tmp_path, place):
+    fs, root = (
+        (fsspec.filesystem("file"), str(tmp_path)) if place == "local" else (fsspec.filesystem("memory"), "/plant")
+    )
+    names = ["features/f/group=a/shard-00000.parquet", "runs/r/started.json", "runs/r/report/pictures/1.png"]
+    for name in [*(f"old/{name}" for name in names), "photos/a.png", "photos/runs/b.png", "photos/features/c.png"]:
+        fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+        fs.pipe_file(f"{root}/{name}", picture("PNG"))
+    try:
+        found = outcomes(list_images(root if place == "local" else f"memory:/{root}"), root)
+    finally:
+        if place == "memory":
+            fs.rm(root, recursive=True)
+    assert found == {
+        **{f"old/{name}": "system" for name in names},
+        **{f"photos/{name}": IMAGE for name in ("a.png", "runs/b.png", "features/c.png")},
+    }
+
+
 def test_all_extensions_of_the_formats_are_known():
     Image.init()
     registered = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
