@@ -145,7 +145,8 @@ def _delimiter(header: str, names: Collection[str]) -> str:
     """Find the delimiter that a header is written with: of those that separate a known name, the most frequent."""
     outside = re.sub(r'"[^"]*"', '""', header)
     counts = Counter(sign for sign in outside if sign in DELIMITERS)
-    known = [sign for sign in counts if any(part.strip(' "\r\n\t').casefold() in names for part in header.split(sign))]
+    wanted = {name.casefold() for name in names}
+    known = [sign for sign in counts if any(part.strip(' "\r\n\t').casefold() in wanted for part in header.split(sign))]
     return max(known or counts, key=lambda sign: (counts[sign], -DELIMITERS.index(sign)), default=ONE_COLUMN)
 
 
@@ -156,7 +157,7 @@ def _column_names(header: Sequence[str], names: Collection[str], path: str) -> l
         found.pop()
     twice = [name for name, count in Counter(filter(None, found)).items() if count > 1]
     for name in names:
-        alike = [given for given in found if given.casefold() == name]
+        alike = [given for given in found if given.casefold() == name.casefold()]
         if name not in found and alike:
             twice += alike[1:]
             found[found.index(alike[0])] = name

@@ -22,7 +22,7 @@ from musc_ray.sources.base import ListedFile, Source
 from musc_ray.sources.columns import find_columns, kinds_of, no_columns
 from musc_ray.sources.images import Entry, ListedImage, Skipped, Unreadable
 from musc_ray.sources.names import is_image_name
-from musc_ray.sources.parquet_images import HIDDEN, stored_images, uri_of_images
+from musc_ray.sources.parquet_images import HIDDEN, named_errors, stored_images, uri_of_images
 from musc_ray.sources.partitions import partition_schema, partition_values, table_folder
 from musc_ray.sources.row_filter import arrow_condition, in_utc
 from musc_ray.sources.rows import RowTable, named_image, rows_of
@@ -129,15 +129,16 @@ def _kept_images(fs: fsspec.AbstractFileSystem, files: _Files, row_filter: str, 
         kinds = kinds_of(schema, partitions[file.path])
         columns = find_columns(kinds, wanted, file.path)
         needed = names.union(columns.of_rows if columns else ())
-        for kept, numbers in _kept_rows(fragment, dataset.schema, condition, needed):
-            if columns is None:
-                raise MuscRayError(no_columns(kinds, wanted, file.path))
-            rows = rows_of(kept, columns, partitions[file.path], numbers)
-            if columns.image is not None:
-                yield from stored_images(file, rows, uri_of_images(file, columns.image, schema))
-            else:
-                table = RowTable.beside(fs, file.path, table_folder(file.path, file.relative))
-                yield from (named_image(table, row) for row in rows)
+        with named_errors(file):
+            for kept, numbers in _kept_rows(fragment, dataset.schema, condition, needed):
+                if columns is None:
+                    raise MuscRayError(no_columns(kinds, wanted, file.path))
+                rows = rows_of(kept, columns, partitions[file.path], numbers)
+                if columns.image is not None:
+                    yield from stored_images(file, rows, uri_of_images(file, columns.image, schema))
+                else:
+                    table = RowTable.beside(fs, file.path, table_folder(file.path, file.relative))
+                    yield from (named_image(table, row) for row in rows)
 
 
 def _kept_rows(

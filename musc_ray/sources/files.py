@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from musc_ray.errors import reason_of
-from musc_ray.sources.base import ListedFile, Source
+from musc_ray.sources.base import Container, ListedFile, Source
 from musc_ray.sources.containers import container_kind
-from musc_ray.sources.images import DEFAULT_GROUP, Entry, ListedImage, Unreadable
+from musc_ray.sources.images import DEFAULT_GROUP, Entry, ListedImage, Skipped, Unreadable
 from musc_ray.sources.judged import judged_by_head, judged_by_name
 from musc_ray.sources.mask_folders import without_masks
 from musc_ray.sources.names import is_image_name
@@ -32,10 +32,29 @@ class FilesSource(Source):
         return self.text
 
     def entries(self) -> Iterator[Entry]:
-        """List everything: the files, and what lies in containers; masks of known layouts are skipped."""
+        """List everything: the files, and what lies in containers; masks of known layouts are skipped.
+
+        A row of a table that names a file below the source is a second name of it.
+        """
         return without_masks(self._with_masks())
 
     def _with_masks(self) -> Iterator[Entry]:
+        containers: list[tuple[Container, ListedFile]] = []
+        files: set[str] = set()
+        for entry in self._of_files(containers):
+            if isinstance(entry, ListedImage):
+                files.add(entry.uri)
+            yield entry
+        for container, file in containers:
+            for entry in container.entries(file, self.columns):
+                if isinstance(entry, ListedImage) and entry.uri in files:
+                    message = f"The file is listed itself; give {file.uri} as the source for the groups of its rows."
+                    yield Skipped(entry.uri, "second_name", message)
+                else:
+                    yield entry
+
+    def _of_files(self, containers: list[tuple[Container, ListedFile]]) -> Iterator[Entry]:
+        """List what is not in a container; containers are appended."""
         unnamed = []
         for found in walk_files(*open_filesystem(self.text)):
             if not isinstance(found, ListedFile):
@@ -43,7 +62,7 @@ class FilesSource(Source):
             elif is_image_name(found.path):
                 yield image_of(found)
             elif (container := container_kind(found.path)) is not None:
-                yield from container.entries(found, self.columns)
+                containers.append((container, found))
             else:
                 verdict = judged_by_name(found.uri, found.relative)
                 if verdict is None:

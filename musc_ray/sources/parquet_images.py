@@ -83,8 +83,8 @@ def list_parquet(file: ListedFile, columns: ColumnNames) -> Iterator[Entry]:
         MuscRayError: it is broken, or lacks a column that the setting names.
     """
     partitions = partition_values(file.relative)
-    with file.fs.open(file.path, "rb") as opened:
-        parquet = open_parquet(opened, file.path)
+    with named_errors(file), file.fs.open(file.path, "rb") as opened:
+        parquet = pq.ParquetFile(opened)
         kinds = kinds_of(parquet.schema_arrow, partitions)
         found = find_columns(kinds, columns, file.path)
         if found is None:
@@ -115,16 +115,15 @@ def uri_of_images(file: ListedFile, column: str, schema: pa.Schema) -> str:
     return f"{file.uri}#column={quote(column, safe='').replace('.', '%2E')}&"
 
 
-def open_parquet(file: object, path: str) -> pq.ParquetFile:
-    """Open a Parquet file and read its footer.
-
-    Raises:
-        MuscRayError: it is not one.
-    """
+@contextmanager
+def named_errors(file: ListedFile) -> Iterator[None]:
+    """Name the Parquet file that cannot be listed to its end."""
     try:
-        return pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise MuscRayError(f"{path} is not a readable Parquet table: {error}") from error
+        yield
+    except MuscRayError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise MuscRayError(f"{file.path} is not a readable Parquet table: {reason_of(error)}.") from error
 
 
 def _rows(parquet: pq.ParquetFile, columns: Columns, partitions: Partitions) -> Iterator[Row]:

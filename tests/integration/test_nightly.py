@@ -222,3 +222,27 @@ def test_what_a_night_refuses(plant, tmp_path):
     uris = pa.table({"uri": [path.as_uri() for path in plant.deliver(2)]})
     pq.write_table(uris, tmp_path / "new.parquet")
     assert "does not say when" in plant.night("--source", tmp_path / "new.parquet", "--since", "2020-01-01", code=2)
+
+
+@pytest.mark.slow
+def test_a_window_without_earlier_images_is_said_and_names_of_columns_are_inherited(plant, tmp_path):
+    def write_table(paths: list[Path]) -> Path:
+        table = pa.table({"path": [str(path) for path in paths], "line": [0] * len(paths), "note": ["x"] * len(paths)})
+        pq.write_table(table, tmp_path / "list.parquet")
+        return tmp_path / "list.parquet"
+
+    first = plant.deliver(5)
+    plant.run(write_table(first), plant.out, "--column", "uri=path,group=line")
+    write_table([*first, *plant.deliver(4)])
+    text = plant.night("--references", 4)
+    assert "Group 0: 4 new images against 4 earlier ones" in text
+
+    plant.deliver(5, "tiles", age=9 * DAY)
+    plant.run(plant.images / "tiles", tmp_path / "tiles")
+    plant.out = tmp_path / "tiles"
+    plant.deliver(3, "tiles")
+    text = plant.night("--window", "7d")
+    assert "Group all: 3 new images against 0 earlier ones" in text
+    assert "Group 'all': all 5 earlier images are older than the window 7d" in text
+    assert "set window to 10d or more" in text or "set window to 9d or more" in text
+    assert any("older than the window 7d" in note for note in plant.runs()[-1]["notes"])

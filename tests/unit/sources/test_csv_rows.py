@@ -94,7 +94,8 @@ def test_what_is_not_a_table_is_one_sentence_with_the_line_and_the_way_out(conte
 
 def test_names_that_the_caller_needs_decide_the_delimiter_and_may_be_capitals():
     content = "a;b,c,d\tPfad\nx\ty.png\n"
-    assert rows_of(content, names=("pfad",)) == [(2, {"a;b,c,d": "x", "pfad": "y.png"})]
+    for name in ("pfad", "Pfad", "PFAD"):
+        assert rows_of(content, names=(name,)) == [(2, {"a;b,c,d": "x", name: "y.png"})]
 
 
 VALUES = st.text(st.sampled_from("ab,;|\t\"\r\n ='ü"), max_size=6)

@@ -373,3 +373,37 @@ def test_a_table_given_itself_may_have_any_name(tmp_path):
     path = Path(tmp_path / "_list.parquet")
     pq.write_table(pa.table({"uri": ["a.png"]}), path)
     assert list_images(str(path)).images == 1
+
+
+def test_images_in_a_folder_are_listed_once_beside_the_table_that_names_them(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"x")
+    pq.write_table(pa.table({"uri": ["a.png", "s3://b/c.png"], "group": ["x", "y"]}), tmp_path / "0.parquet")
+    catalog = list_images(str(tmp_path))
+    assert groups_of(catalog) == {"all": ["a.png", "b.png"], "y": ["c.png"]}
+    assert [(row.uri.rpartition("/")[2], row.reason) for row in catalog.skipped] == [("a.png", "second_name")]
+    assert "0.parquet as the source for the groups" in catalog.skipped[0].message
+
+
+@pytest.mark.parametrize("query", ["", "?filter=true"])
+@pytest.mark.parametrize("content", [b"PAR1" + bytes(50) + b"PAR1", b"no table" * 9, b""])
+def test_a_broken_table_in_a_folder_is_named(tmp_path, content, query):
+    pq.write_table(pa.table({"uri": ["s3://b/c.png"]}), tmp_path / "0.parquet")
+    (tmp_path / "1.parquet").write_bytes(content)
+    with pytest.raises(MuscRayError, match=r"1\.parquet") as error:
+        list_images(f"{tmp_path}{query}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("query", ["", "?filter=true"])
+def test_a_table_whose_rows_cannot_all_be_read_is_not_listed_in_part(tmp_path, query):
+    table = pa.table({"uri": [f"s3://b/{n}.png" for n in range(9)]})
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=3, compression="none", use_dictionary=False)
+    chunk = pq.read_metadata(tmp_path / "t.parquet").row_group(2).column(0)
+    content = bytearray((tmp_path / "t.parquet").read_bytes())
+    content[chunk.data_page_offset : chunk.data_page_offset + chunk.total_compressed_size] = (
+        b"\xff" * chunk.total_compressed_size
+    )
+    (tmp_path / "t.parquet").write_bytes(content)
+    with pytest.raises(MuscRayError, match=r"t\.parquet is not a readable Parquet table"):
+        list_images(f"{tmp_path}{query}")
