@@ -269,7 +269,9 @@ def trees(draw):
     return found, members
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(trees())
 def test_all_that_a_plain_walk_counts_is_somewhere(tmp_path_factory, tree):
     files, members = tree
