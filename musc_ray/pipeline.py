@@ -18,7 +18,7 @@ from musc_ray.features.missing import extract_missing
 from musc_ray.lake.publish import check_lake, publish_complete
 from musc_ray.planning.pending import check_pending
 from musc_ray.report.build import write_report
-from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
+from musc_ray.runtime.cluster import ClusterOptions, joined_cluster, ray_cluster
 from musc_ray.runtime.progress import Progress
 from musc_ray.runtime.telemetry import RunMetrics
 from musc_ray.scoring.driver import Stages
@@ -54,10 +54,11 @@ def run_archive(
     Raises:
         MuscRayError: the job cannot continue; what is done stays, and the same command resumes it.
     """
-    context, stages = _list_images(settings, progress)
-    if extracted:
-        _check_extracted(context)
-    return score_archive(context, stages, progress, labels)
+    with joined_cluster(ClusterOptions.of(settings)):
+        context, stages = _list_images(settings, progress)
+        if extracted:
+            _check_extracted(context)
+        return score_archive(context, stages, progress, labels)
 
 
 def score_archive(
@@ -117,12 +118,13 @@ def extract_archive(settings: Settings, progress: Progress) -> dict[str, Any]:
     Raises:
         MuscRayError: as `run_archive`.
     """
-    context, stages = _list_images(settings, progress)
-    errors = listing_errors(context.catalog.unreadable)
-    check_errors(context, errors, "A run lists them all.")
-    with ray_cluster(ClusterOptions.of(settings)), progress.watched(RunMetrics(context.run_id)):
-        errors += extract_missing(context, progress, stages)
-    check_errors(context, errors, "A run lists them all.")
+    with joined_cluster(ClusterOptions.of(settings)):
+        context, stages = _list_images(settings, progress)
+        errors = listing_errors(context.catalog.unreadable)
+        check_errors(context, errors, "A run lists them all.")
+        with ray_cluster(ClusterOptions.of(settings)), progress.watched(RunMetrics(context.run_id)):
+            errors += extract_missing(context, progress, stages)
+        check_errors(context, errors, "A run lists them all.")
     return {**stages["extract"], "failed": len(errors)}
 
 

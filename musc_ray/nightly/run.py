@@ -10,6 +10,7 @@ from musc_ray.features.workspace import open_out
 from musc_ray.nightly.history import known_images, seen_snapshot
 from musc_ray.nightly.selection import select_night
 from musc_ray.pipeline import score_archive
+from musc_ray.runtime.cluster import ClusterOptions, joined_cluster
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.result import RunResult
 from musc_ray.settings.loading import load_settings
@@ -62,7 +63,8 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
     if not settings.keep_features:
         raise SettingsError("A nightly run compares with the features of earlier images: set keep_features to true.")
     out_paths = OutPaths.at(out)
-    with lease(out_paths.fs, out_paths.night_lease, "A nightly run"):
+    cluster = joined_cluster(ClusterOptions.of(settings))
+    with cluster, lease(out_paths.fs, out_paths.night_lease, "A nightly run"):
         with progress.stage("catalog", total=None, unit="images") as stage:
             workspace = open_out(settings, out)
             settings, out_paths, meta = workspace.settings, workspace.out_paths, workspace.meta

@@ -98,6 +98,23 @@ def ray_cluster(options: ClusterOptions) -> Iterator[None]:
         ray.shutdown()
 
 
+@contextmanager
+def joined_cluster(options: ClusterOptions) -> Iterator[None]:
+    """Join the cluster at the address for a whole command, where there is one; a Ray of its own is started when needed.
+
+    A submitted job must not leave its cluster before its end: Ray then deletes the job's files, its working directory
+    among them, and it cannot join again.
+
+    Raises:
+        MuscRayError: no cluster at the address.
+    """
+    if options.address is None:
+        yield
+        return
+    with ray_cluster(options):
+        yield
+
+
 def _init_options(options: ClusterOptions) -> dict[str, Any]:
     """Return the arguments of `ray.init` that join a cluster or start one on this machine."""
     if options.address is not None:
