@@ -15,6 +15,7 @@ from musc_ray.evaluate.evaluation import Evaluation, evaluate_run
 from musc_ray.evaluate.labels import find_labels
 from musc_ray.evaluate.layouts import LAYOUTS, recognize
 from musc_ray.pipeline import run_archive
+from musc_ray.runtime.cluster import ClusterOptions, joined_cluster
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.result import RunResult
 from musc_ray.settings.model import Settings
@@ -68,9 +69,10 @@ def evaluate_dataset(settings: Settings, progress: Progress) -> tuple[RunResult,
         pooled = {uri: replace(label, group=category[uri]) for uri, label in labels.by_uri.items()}
         labels = replace(labels, by_uri=pooled)
     source = _write_source(settings.out, images, groups)
-    result = run_archive(settings.model_copy(update={"source": source, "group_by": None, "column": None}), progress)
-    chosen = settings.model_copy(update={"run_id": result.run.run_id})
-    return result, evaluate_run(chosen, progress, labels)
+    with joined_cluster(ClusterOptions.of(settings)):
+        result = run_archive(settings.model_copy(update={"source": source, "group_by": None, "column": None}), progress)
+        chosen = settings.model_copy(update={"run_id": result.run.run_id})
+        return result, evaluate_run(chosen, progress, labels)
 
 
 def divide(kinds: Sequence[str], parts: int, seed: int) -> list[int]:

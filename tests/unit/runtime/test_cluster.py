@@ -58,3 +58,20 @@ def test_no_more_actors_than_tasks(plan):
 def test_a_gpu_that_nobody_adds_is_missing_at_once(plan, settings):
     with pytest.raises(MuscRayError, match="has no GPU"):
         plan({"CPU": 8}, device="cuda", **settings)
+
+
+def test_a_command_joins_its_cluster_once(monkeypatch):
+    """A submitted job that leaves its cluster loses its working directory, and cannot join again."""
+    joined: list[str] = []
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: joined.count("join") > joined.count("leave"))
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: joined.append("join"))
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: joined.append("leave"))
+    options = ClusterOptions(address="a:1")
+    with cluster.joined_cluster(options):
+        with cluster.open_hardware(options):
+            pass
+        with cluster.ray_cluster(options):
+            assert joined == ["join"]
+    assert joined == ["join", "leave"]
+    with cluster.joined_cluster(ClusterOptions()):
+        assert joined == ["join", "leave"], "a Ray of its own is started when it is needed"
