@@ -30,6 +30,7 @@ from musc_ray.evaluate.masks import Regions, no_regions, regions_of, resize_mask
 from musc_ray.evaluate.problems import NO_MASK, Problem
 from musc_ray.runtime.cluster import WorkerResources, take_share
 from musc_ray.settings.limits import ImageLimits
+from musc_ray.sources.decoding import upright_size
 from musc_ray.sources.reading import read_image
 from musc_ray.storage.paths import OutPaths
 
@@ -102,7 +103,7 @@ class Evaluator:
             return None
         try:
             if label.mask is None or label.label == 0:
-                return no_regions(row, GOOD, reading.image_size or image_shape(read_image(uri, limits.bytes)).upright)
+                return no_regions(row, GOOD, reading.image_size or upright_size(read_image(uri, limits.bytes)))
             mask = read_mask(read_image(label.mask, limits.bytes), limits.pixels)
         except (ImageError, FileNotFoundError) as error:
             source = uri if label.label == 0 else label.mask

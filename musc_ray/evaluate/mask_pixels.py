@@ -1,7 +1,6 @@
 """Decode masks of every mode and depth: the values of their pixels, their background, and what differs from it."""
 
 import io
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from musc_ray.errors import ImageError, reason_of
 from musc_ray.settings.limits import MAX_PIXELS
-from musc_ray.sources.decoding import FORMATS
-
-ORIENTATION = 0x0112
-"""EXIF's tag of the orientation, 1 to 8; 1 is upright."""
+from musc_ray.sources.decoding import FORMATS, TURNED
+from musc_ray.sources.deep import DeepPixels, check_size
+from musc_ray.sources.deep_files import ORIENTATION, deep_pixels
+from musc_ray.sources.tiff import TIFF_STARTS, is_plain, read_tiff
 
 Values = npt.NDArray[Any]
 """Grey values, label ids or opacity (H, W), or colours (H, W, 3)."""
@@ -71,22 +70,12 @@ def read_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> MaskPixels:
         MemoryError: memory is too short for it now.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-                if picture.width * picture.height > max_pixels:
-                    raise ImageError(
-                        f"The mask has {picture.width} x {picture.height} pixels, more than max_pixels {max_pixels}."
-                    )
-                picture.seek(0)
-                is_turned = picture.getexif().get(ORIENTATION, 1) != 1  # before load(), which removes that of TIFF
-                picture.load()
-                return MaskPixels(_values(ImageOps.exif_transpose(picture)), picture.format == "JPEG", is_turned)
+        return _read(data, max_pixels)
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise ImageError("The file is not an image in a known format.") from error
-    except Exception as error:  # a broken file makes Pillow's decoders raise errors of every kind
+    except Exception as error:  # a broken file makes decoders raise errors of every kind
         raise ImageError(f"The mask is truncated or broken: {reason_of(error)}.") from error
 
 
@@ -147,7 +136,7 @@ def distance(values: Values, background: Background) -> Values:
         wide = values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
         return np.asarray(np.abs(wide - background[0]))
     wide = values[..., None] if values.ndim == 2 else values
-    return np.asarray(np.abs(wide.astype(np.int32) - np.array(background, np.int32)).max(axis=2))
+    return np.asarray(np.abs(wide.astype(np.float32) - np.array(background, np.float32)).max(axis=2))
 
 
 def colour_name(colour: Background) -> str:
@@ -157,15 +146,55 @@ def colour_name(colour: Background) -> str:
     return "colour #" + "".join(f"{int(channel):02x}" for channel in colour)
 
 
+def turn(values: Values, orientation: int) -> Values:
+    """Turn stored pixels (H, W, ...) upright, as `PIL.ImageOps.exif_transpose` does."""
+    if orientation in TURNED:
+        values = values.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    return np.ascontiguousarray(values)
+
+
+def _read(data: bytes, max_pixels: int) -> MaskPixels:
+    """Read a mask as `sources.decoding` reads an image, but for the scaling to 8 bits."""
+    is_tiff = data[:4] in TIFF_STARTS
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        if is_tiff:  # of a kind that Pillow does not know
+            return _of_deep(read_tiff(data, max_pixels))
+        raise
+    with picture:
+        check_size(picture.width, picture.height, max_pixels)
+        picture.seek(0)
+        if is_tiff and not is_plain(picture, max_pixels):
+            return _of_deep(read_tiff(data, max_pixels))
+        deep = None if is_tiff else deep_pixels(picture, data, max_pixels)
+        if deep is not None:
+            return _of_deep(deep)
+        is_turned = picture.getexif().get(ORIENTATION, 1) != 1  # before load(), which removes that of TIFF
+        picture.load()
+        return MaskPixels(_values(ImageOps.exif_transpose(picture)), picture.format == "JPEG", is_turned)
+
+
+def _of_deep(deep: DeepPixels) -> MaskPixels:
+    values = deep.values
+    if not np.isfinite(values).all():
+        raise ImageError("The mask holds NaN or infinite values.")
+    if values.dtype.kind in "bf":
+        values = values.astype(np.uint8 if values.dtype.kind == "b" else np.float64)
+    if deep.alpha is not None:
+        values = _opaque(values, deep.alpha)
+    return MaskPixels(turn(_grey(values), deep.orientation), is_turned=deep.orientation != 1)
+
+
 def _values(picture: Image.Image) -> Values:
-    """Return a mask's values, as grey values where all colours are grey."""
-    if picture.mode[0] in "IF":  # 16 bits, 32 bits, floats
-        values = np.asarray(picture)
-        if not np.isfinite(values).all():
-            raise ImageError("The mask holds NaN or infinite values.")
-        return values.astype(values.dtype.newbyteorder("="))
+    """Return a mask's 8-bit values, as grey values where all colours are grey."""
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        return _grey(_opaque(np.asarray(picture.convert("RGBA"))))
+        pixels = np.asarray(picture.convert("RGBA"))
+        return _grey(_opaque(pixels[..., :3], pixels[..., 3]))
     if picture.mode == "P":
         return _grey(_of_palette(picture))
     if picture.mode in ("1", "L"):
@@ -189,20 +218,19 @@ def _of_palette(picture: Image.Image) -> Values:
     return palette[numbers] if one_each and black_or_no_zero else numbers
 
 
-def _opaque(pixels: npt.NDArray[np.uint8]) -> Values:
-    """Return the values of RGBA pixels: transparent ones are black, an opacity that is everywhere the same is ignored.
+def _opaque(colours: Values, opacity: Values) -> Values:
+    """Return colours (H, W) or (H, W, 3): transparent ones are black, opacity that is everywhere the same is ignored.
 
     Where all visible pixels have one colour, the opacity is the mask.
     """
-    colours, opacity = pixels[..., :3], pixels[..., 3]
     if opacity.min() == opacity.max():
         return colours
     visible = colours[opacity > 0]
     if (visible == visible[0]).all():
         return opacity
-    if opacity.min() > 0:
-        return colours
-    return (colours.astype(np.uint16) * opacity[..., None] // 255).astype(np.uint8)
+    colours = colours.copy()
+    colours[opacity == 0] = 0
+    return colours
 
 
 def _grey(values: Values) -> Values:

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from musc_ray.errors import ImageError
-from musc_ray.evaluate.mask_fit import ImageShape, fit_mask, image_shape, same_aspect, turn
+from musc_ray.evaluate.mask_fit import ImageShape, fit_mask, image_shape, same_aspect
+from musc_ray.evaluate.mask_pixels import turn
 
 SHADES = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
 
@@ -44,7 +45,7 @@ def test_aspect_ratios(mask, image, same):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_mask_of_the_stored_image_is_turned_as_the_image(orientation, kind):
     shape = image_shape(stored(orientation, kind))
-    assert shape == ImageShape((40, 60), orientation)
+    assert (shape.stored, shape.orientation) == ((40, 60), orientation)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(stored(orientation)))))
     assert shape.upright == upright.shape
     np.testing.assert_array_equal(turn(SHADES, orientation), upright)
@@ -56,7 +57,7 @@ def test_a_mask_of_the_stored_image_is_turned_as_the_image(orientation, kind):
 def test_what_fits_neither_is_not_stretched():
     assert fit_mask(np.zeros((50, 50), np.uint8), ImageShape((40, 60))) is None
     assert fit_mask(np.zeros((60, 40), np.uint8), ImageShape((40, 60))) is None
-    assert fit_mask(np.zeros((50, 50), np.uint8), ImageShape((40, 60), 6)) is None
+    assert fit_mask(np.zeros((50, 50), np.uint8), ImageShape((60, 40), 6)) is None
 
 
 def test_what_is_not_an_image_has_no_shape():

@@ -2,12 +2,13 @@
 
 import io
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageFilter
 
 from musc_ray.errors import ImageError
-from musc_ray.evaluate.mask_fit import turn
 from musc_ray.evaluate.mask_pixels import (
     BLACK,
     background_of,
@@ -16,6 +17,7 @@ from musc_ray.evaluate.mask_pixels import (
     common_background,
     read_mask,
     shades_of,
+    turn,
 )
 from musc_ray.evaluate.masks import decode_mask
 
@@ -33,8 +35,18 @@ def encoded(picture: Image.Image | np.ndarray, kind: str = "PNG", **options: obj
     return buffer.getvalue()
 
 
-def colours(inside: tuple[int, ...], outside: tuple[int, ...]) -> np.ndarray:
-    return np.where(INSIDE[..., None], np.array(inside, np.uint8), np.array(outside, np.uint8))
+def colours(inside: tuple[int, ...], outside: tuple[int, ...], kind: type = np.uint8) -> np.ndarray:
+    return np.where(INSIDE[..., None], np.array(inside, kind), np.array(outside, kind))
+
+
+def png_16(values: np.ndarray) -> bytes:
+    return imagecodecs.png_encode(values.astype(np.uint16))
+
+
+def tiff(values: np.ndarray, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, photometric="minisblack", **options)
+    return buffer.getvalue()
 
 
 def palette(inside: int, outside: int, entries: dict[int, tuple[int, int, int]]) -> Image.Image:
@@ -61,6 +73,12 @@ PLAIN = {
     "label ids in 16 bits": encoded(IDS.astype(np.uint16), "TIFF"),
     "0 and 1 in 32 bits": encoded(INSIDE.astype(np.int32), "TIFF"),
     "0 and 100000": encoded(INSIDE.astype(np.int32) * 100_000, "TIFF"),
+    "0 and 1 in 16 bits of colour": png_16(colours((1, 1, 1), (0, 0, 0))),
+    "0 and 1 in 16 bits with opacity": png_16(colours((1, 65535), (0, 65535), np.uint16)),
+    "16 bits, opacity is the mask": png_16(colours((0, 65535), (0, 0), np.uint16)),
+    "0 and 1 in 64 bits": tiff(INSIDE.astype(np.int64)),
+    "0 and 1 in 32 unsigned bits": tiff(INSIDE.astype(np.uint32) * 2**31),
+    "booleans, BigTIFF": tiff(INSIDE, bigtiff=True),
     "0 and -1": encoded(INSIDE.astype(np.int32) * -1, "TIFF"),
     "floats": encoded(INSIDE.astype(np.float32), "TIFF"),
     "colour on black": encoded(colours(RED, (0, 0, 0))),
