@@ -1,9 +1,10 @@
 """Find the labels of a run's images: from their paths, as a dataset lays them out, or in a CSV."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+
+from fsspec import AbstractFileSystem
 
 from musc_ray.errors import ImageError, MuscRayError, SettingsError, reason_of
 from musc_ray.evaluate.layouts import GOOD, LAYOUTS, recognize
@@ -11,6 +12,7 @@ from musc_ray.evaluate.mask_files import find_masks
 from musc_ray.evaluate.mask_pixels import read_mask
 from musc_ray.evaluate.problems import Problem
 from musc_ray.settings.limits import ImageLimits
+from musc_ray.sources.csv_rows import read_csv_rows
 from musc_ray.sources.reading import read_image
 from musc_ray.storage.filesystem import open_filesystem, uri_beside
 
@@ -18,6 +20,8 @@ DEFECTIVE = "defective"
 """Defect of anomalous images of a CSV that does not name one."""
 
 WORDS = {"0": 0, "good": 0, "normal": 0, "ok": 0, "1": 1, "anomalous": 1, "defective": 1, "bad": 1, "ko": 1}
+
+CSV_COLUMNS = ("uri", "label", "mask", "defect", "group")
 
 CSV_MASK_LEVEL = 128
 
@@ -75,7 +79,7 @@ def find_labels(given: str, uris: Sequence[str], limits: ImageLimits = DEFAULT_L
         SettingsError: an unknown layout, or no layout fits.
         MuscRayError: a CSV that cannot be used.
     """
-    if given.lower().endswith(".csv"):
+    if given.lower().endswith((".csv", ".tsv")):
         return _from_csv(given, uris)
     name = recognize(uris) if given == "auto" else given
     labels = _from_paths(name, uris, limits) if name is not None and name in LAYOUTS else None
@@ -153,27 +157,25 @@ def _read_csv(table: str) -> dict[str, Label]:
     fs, path = open_filesystem(table)
     labels: dict[str, Label] = {}
     try:
-        with fs.open(path, "r", encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = {"uri", "label"} - set(reader.fieldnames or ())
+        for line, row in read_csv_rows(fs, path, CSV_COLUMNS):
+            if isinstance(row, str):
+                raise MuscRayError(f"The labels {table}: {row}")
+            missing = [name for name in ("uri", "label") if name not in row]
             if missing:
-                raise MuscRayError(f"The labels {table} have no column '{min(missing)}': it needs uri and label.")
-            for row in reader:
-                uri = uri_beside(fs, path, row["uri"])
-                label = _csv_label(table, reader.line_num, row, fs, path)
-                if labels.setdefault(uri, label) != label:
-                    raise MuscRayError(f"The labels {table}, line {reader.line_num}: {row['uri']} has two labels.")
+                raise MuscRayError(f"The labels {table} have no column '{missing[0]}': it needs uri and label.")
+            if not row["uri"]:
+                raise MuscRayError(f"The labels {table}, line {line}: the uri is missing.")
+            uri = uri_beside(fs, path, row["uri"])
+            label = _csv_label(table, line, row, fs, path)
+            if labels.setdefault(uri, label) != label:
+                raise MuscRayError(f"The labels {table}, line {line}: {row['uri']} has two labels.")
     except FileNotFoundError as error:
         raise MuscRayError(f"There are no labels at {table}: give an existing CSV.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise MuscRayError(
-            f"Labels file {table} is not a readable UTF-8 CSV ({error}): save it as UTF-8 CSV."
-        ) from error
     return labels
 
 
-def _csv_label(table: str, line: int, row: Mapping[str, str | None], fs: object, path: str) -> Label:
-    word = (row["label"] or "").strip().lower()
+def _csv_label(table: str, line: int, row: Mapping[str, str], fs: AbstractFileSystem, path: str) -> Label:
+    word = row["label"].lower()
     if word not in WORDS:
         raise MuscRayError(f"The labels {table}, line {line}: label must be 0 (good) or 1 (anomalous), not '{word}'.")
     mask = row.get("mask") if WORDS[word] else None

@@ -124,13 +124,38 @@ def test_a_csv_of_labels(tmp_path):
         ("uri,mask\na.png,\n", "no column 'label'"),
         ("uri,label\na.png,2\n", "line 2: label must be 0"),
         ("uri,label\na.png,0\na.png,1\n", "line 3: a.png has two labels"),
-        ("", "no column"),
+        ("uri,label\n,1\n", "line 2: the uri is missing"),
+        ("uri,label\na.png,1,dent\n", "Line 2 has 3 values"),
+        ("", "is empty"),
     ],
 )
 def test_a_csv_that_cannot_be_used(tmp_path, text, words):
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(MuscRayError, match=words):
         find_labels(str(tmp_path / "labels.csv"), [])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'uri,label,mask\n"two\nlines.png",1,m.png\nb.png,0,\n',
+        '\ufeffuri;label;mask\r\n"two\nlines.png";1;m.png\r\n\r\nb.png;0;\r\n',
+        ' uri \t Label \t MASK \n"two\nlines.png" \t 1 \t m.png \n\n b.png \t 0 \t \n\n',
+        'uri , label , mask\n\n"two\nlines.png", Defective , m.png\n  b.png , OK ,\n',
+    ],
+)
+def test_a_csv_as_people_write_it(tmp_path, content):
+    (tmp_path / "labels.csv").write_bytes(content.encode())
+    assert find_labels(str(tmp_path / "labels.csv"), []).by_uri == {
+        f"file://{tmp_path}/two\nlines.png": Label(1, "defective", f"file://{tmp_path}/m.png"),
+        f"file://{tmp_path}/b.png": Label(0, "good", None),
+    }
+
+
+def test_labels_of_images_that_were_not_scored_are_named(tmp_path):
+    (tmp_path / "labels.csv").write_text("uri,label\na.png,0\nb.png,1\n")
+    labels = find_labels(str(tmp_path / "labels.csv"), [f"file://{tmp_path}/a.png", f"file://{tmp_path}/c.png"])
+    assert [(each.kind, each.uri) for each in labels.problems] == [("NotScored", f"file://{tmp_path}/b.png")]
 
 
 def test_a_csv_that_is_not_there(tmp_path):
