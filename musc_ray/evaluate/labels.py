@@ -19,7 +19,9 @@ from musc_ray.storage.filesystem import open_filesystem, uri_beside
 DEFECTIVE = "defective"
 """Defect of anomalous images of a CSV that does not name one."""
 
-WORDS = {"0": 0, "good": 0, "normal": 0, "ok": 0, "1": 1, "anomalous": 1, "defective": 1, "bad": 1, "ko": 1}
+WORDS = dict.fromkeys(("0", "0.0", "false", "good", "normal", "ok"), 0) | dict.fromkeys(
+    ("1", "1.0", "true", "anomalous", "anomaly", "defective", "defect", "bad", "ko", "ng"), 1
+)
 
 CSV_COLUMNS = ("uri", "label", "mask", "defect", "group")
 

@@ -75,6 +75,8 @@ def read_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> MaskPixels:
         raise
     except UnidentifiedImageError as error:
         raise ImageError("The file is not an image in a known format.") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError("The mask has more pixels than Pillow decodes, or than max_pixels.") from error
     except Exception as error:  # a broken file makes decoders raise errors of every kind
         raise ImageError(f"The mask is truncated or broken: {reason_of(error)}.") from error
 
@@ -185,6 +187,8 @@ def _of_deep(deep: DeepPixels) -> MaskPixels:
         raise ImageError("The mask holds NaN or infinite values.")
     if values.dtype.kind in "bf":
         values = values.astype(np.uint8 if values.dtype.kind == "b" else np.float64)
+    if values.ndim == 3 and values.shape[2] != 3:  # inks: which one is used does not matter
+        values = values.max(axis=2)
     if deep.alpha is not None:
         values = _opaque(values, deep.alpha)
     return MaskPixels(turn(_grey(values), deep.orientation), is_turned=deep.orientation != 1)

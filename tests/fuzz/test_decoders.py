@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
 
 from musc_ray.errors import ImageError
+from musc_ray.evaluate.mask_fit import image_shape
+from musc_ray.evaluate.masks import decode_mask
 from musc_ray.sources.decoding import FORMATS, decode_image, decode_original, upright_size
 from tests.fuzz.conftest import examples
 from tests.fuzz.mutation import mutated
@@ -81,6 +83,8 @@ def tried(data: bytes) -> None:
             lambda: decode_image(data, (14, 28), max_pixels=MAX_PIXELS).shape == (14, 28, 3),
             lambda: decode_original(data, MAX_PIXELS, at_least=16).mode == "RGB",
             lambda: len(upright_size(data)) == 2,
+            lambda: decode_mask(data, (14, 28), 128, MAX_PIXELS).shape == (14, 28),
+            lambda: image_shape(data).orientation in range(1, 9),
         ):
             try:
                 assert look()
