@@ -101,6 +101,7 @@ def test_nights_equal_a_run_on_the_whole_window(plant, tmp_path):
         assert set(rows) == {path.as_uri() for path in new}
         assert run["stages"]["extract"]["images"] == 4
         assert run["counts"]["scored"] == 4
+        assert (run["counts"]["listed"], run["counts"]["known"]) == (14 + 4 * (night + 1), 14 + 4 * night)
         assert sorted(row["rank"] for row in rows.values()) == [1, 2, 3, 4]
         window = plant.window_of(run)
         assert len(window) == 12
