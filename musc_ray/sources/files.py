@@ -1,5 +1,6 @@
 """Folders, prefixes, globs and single files: images by name or content, and what containers among them hold."""
 
+from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -40,14 +41,15 @@ class FilesSource(Source):
 
     def _with_masks(self) -> Iterator[Entry]:
         containers: list[tuple[Container, ListedFile]] = []
-        files: set[str] = set()
+        hashes = array("q")  # of the URIs: 8 bytes for each, of perhaps millions
         for entry in self._of_files(containers):
             if isinstance(entry, ListedImage):
-                files.add(entry.uri)
+                hashes.append(hash(entry.uri))
             yield entry
+        files = set(hashes) if containers else set()
         for container, file in containers:
             for entry in container.entries(file, self.columns):
-                if isinstance(entry, ListedImage) and entry.uri in files:
+                if isinstance(entry, ListedImage) and hash(entry.uri) in files:
                     message = f"The file is listed itself; give {file.uri} as the source for the groups of its rows."
                     yield Skipped(entry.uri, "second_name", message)
                 else:

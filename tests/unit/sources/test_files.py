@@ -7,6 +7,8 @@ import tarfile
 from collections import Counter
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 from hypothesis import HealthCheck, given, settings
@@ -250,7 +252,9 @@ def test_no_images_names_what_is_there(tmp_path):
     assert "notes.txt" in str(error.value)
 
 
-NAMES = st.sampled_from([*(name.rpartition("/")[2] for name in FILES), "b.png", "c", "lost+found", "masks", "a.tar"])
+NAMES = st.sampled_from(
+    [*(name.rpartition("/")[2] for name in FILES), "b.png", "c", "lost+found", "masks", "a.tar", "t.parquet"]
+)
 
 
 @st.composite
@@ -283,8 +287,13 @@ def test_all_that_a_plain_walk_counts_is_somewhere(tmp_path_factory, tree):
     tars = [path for path in root.rglob("*.tar") if path.is_file()]
     for path in tars:
         path.write_bytes(tar_of(members))
+    tables = [path for path in root.rglob("*.parquet") if path.is_file()]
+    rows = [content if isinstance(content, bytes) else None for content in members.values()]
+    for path in tables:
+        pq.write_table(pa.table({"image": pa.array(rows, pa.binary())}), path)
     (root / "link.png").symlink_to("kept.png")
     catalog = list_images(str(root))
-    entries = sum(len(names) for _, _, names in os.walk(root)) - len(tars)
-    in_tars = sum(1 if skipped_part(path.relative_to(root).as_posix()) else len(members) for path in tars)
-    assert catalog.listed == entries + in_tars
+    entries = sum(len(names) for _, _, names in os.walk(root)) - len(tars) - len(tables)
+    containers = [path.relative_to(root).as_posix() for path in tars + tables]
+    inside = sum(1 if skipped_part(name) else len(members) for name in containers)
+    assert catalog.listed == entries + inside
