@@ -87,7 +87,8 @@ def skipped_suffix(path: str) -> SkippedName | None:
     """Return why a file is skipped because of its extension, if so."""
     suffix = suffix_of(path)
     if suffix in TEXT_SUFFIXES:
-        return SkippedName("text", f"Files named {suffix} are text.")
+        way_out = ": give a table of images as the source itself" if suffix in (".csv", ".tsv") else ""
+        return SkippedName("text", f"Files named {suffix} are text{way_out}.")
     if suffix in OTHER_SUFFIXES:
         return SkippedName("other", f"Files named {suffix} are not images.")
     return None

@@ -4,6 +4,7 @@ Values keep their meaning: the group 0 is `0`, `001` is `001`, 3.0 is `3`; a mis
 """
 
 import posixpath
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -17,6 +18,9 @@ from musc_ray.sources.columns import Columns, is_binary, is_text
 from musc_ray.sources.images import DEFAULT_GROUP, Entry, ListedImage, Unreadable
 from musc_ray.sources.partitions import Partitions
 from musc_ray.storage.filesystem import uri_beside
+
+WHOLE_SECONDS = re.compile(r"\.0+(?=Z|$)")
+"""What a time of whole seconds shows of its unit."""
 
 Value = str | bytes | None
 """A value as text; bytes are not UTF-8."""
@@ -151,6 +155,8 @@ def texts(column: pa.ChunkedArray | pa.Array, name: str) -> list[Value]:
     if is_binary(kind):
         padded = pa.types.is_fixed_size_binary(kind)
         return [_decoded(value.rstrip(b"\0") if padded and value else value) for value in column.to_pylist()]
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        column = column.cast(pa.timestamp(kind.unit, "UTC"))  # as filters read it
     try:
         shown = column.cast(pa.string()).to_pylist()
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
@@ -160,6 +166,8 @@ def texts(column: pa.ChunkedArray | pa.Array, name: str) -> list[Value]:
         ) from error
     if pa.types.is_floating(kind):
         return [_number(value, text) for value, text in zip(column.to_pylist(), shown, strict=True)]
+    if pa.types.is_timestamp(kind):
+        return [None if text is None else WHOLE_SECONDS.sub("", text) for text in shown]
     return list(shown)
 
 

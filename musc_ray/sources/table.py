@@ -33,15 +33,15 @@ class TableSource(Source):
         """List the rows; of a folder or glob with such a name, its files.
 
         Raises:
-            MuscRayError: no column holds images or URIs, or the file is broken.
+            MuscRayError: no column holds images or URIs, the table has no rows, or the file is broken.
         """
         fs, path = open_filesystem(self.text)
         if not is_file(fs, path):
             yield from FilesSource(self.text, self.columns).entries()
         elif path.lower().endswith(CSV_SUFFIXES):
-            yield from self._of_csv(fs, path)
+            yield from _some(self._of_csv(fs, path), path)
         else:
-            yield from self._of_parquet(fs, path)
+            yield from _some(self._of_parquet(fs, path), path)
 
     def _of_parquet(self, fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Entry]:
         for file in walk_files(fs, path):
@@ -68,3 +68,11 @@ class TableSource(Source):
             group = DEFAULT_GROUP if columns.group is None else values[columns.group]
             version = "" if columns.version is None else values[columns.version]
             yield named_image(table, row._replace(uri=values[columns.uri or ""], group=group, version=version))
+
+
+def _some(entries: Iterator[Entry], path: str) -> Iterator[Entry]:
+    first = next(entries, None)
+    if first is None:
+        raise MuscRayError(f"No images found in {path}: the table has no rows.")
+    yield first
+    yield from entries

@@ -363,6 +363,24 @@ def test_columns_that_differ_in_capitals_alone_are_refused(names):
         list_images(put("memory://t/list.parquet", pa.table({name: ["a"] for name in names})))
 
 
+@pytest.mark.parametrize("query", ["", "?filter=true"])
+def test_groups_of_times_are_in_utc(query):
+    times = pa.array([0, 1], pa.timestamp("s", "Europe/Berlin"))
+    put("memory://t/list.parquet", pa.table({"uri": ["a.png", "b.png"], "group": times}))
+    assert groups_of(list_images(f"memory://t{query}")) == {
+        "1970-01-01 00:00:00Z": ["a.png"],
+        "1970-01-01 00:00:01Z": ["b.png"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("list.csv", "uri,group\n\n"), ("t.parquet", pa.table({"uri": pa.array([], pa.string())}))]
+)
+def test_a_table_without_rows_says_so(name, content):
+    with pytest.raises(MuscRayError, match="the table has no rows"):
+        list_images(put(f"memory://t/{name}", content))
+
+
 def test_groups_that_are_lists_are_refused():
     table = pa.table({"uri": ["a.png"], "group": [["x"]]})
     with pytest.raises(MuscRayError, match="'group' holds list"):
