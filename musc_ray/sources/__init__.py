@@ -3,6 +3,7 @@
 An image has one type per stage:
 
 - `ListedImage` (`images.py`): a kind of source lists it, with URI, path below the source, group, version, time.
+  Whatever else lies there is `Skipped` with a reason, or `Unreadable`: nothing is left out.
 - `CatalogImage` (`images.py`): `catalog.py` gives it its id and its group; features, scores and nights start from it.
 - bytes, then pixels: `reading.read_image` reads the URI, `decoding.decode_image` decodes.
 - `ShardImage` (`storage/shards.py`): what became of it in a shard of features, extracted or failed with a message.
