@@ -1,7 +1,7 @@
 """Contents of the report: a run and a group as plain data, which the driver fills from the tables of a run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -94,6 +94,6 @@ class RunReport:
     stage_seconds: Mapping[str, float]
     versions: Mapping[str, str]
     error_total: int
-    skipped: Mapping[str, int]
     notes: Sequence[str]
     metrics: Mapping[str, float]
+    skipped: Mapping[str, int] = field(default_factory=dict)

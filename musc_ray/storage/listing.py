@@ -10,6 +10,7 @@ from typing import Any
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from musc_ray.storage.retry import with_retries
 
@@ -26,7 +27,7 @@ def describe(fs: fsspec.AbstractFileSystem, path: str) -> Info | None:
         OSError, StorageError: the filesystem cannot tell.
     """
     try:
-        return dict(with_retries(lambda: fs.info(path), f"look at {path}"))
+        return dict(with_retries(lambda: fs.info(path), f"look at {_named(fs, path)}"))
     except MISSING:
         return None
 
@@ -49,7 +50,7 @@ def list_folder(fs: fsspec.AbstractFileSystem, folder: str) -> list[Info]:
         FileNotFoundError, NotADirectoryError: there is no such folder.
         OSError, StorageError: it cannot be listed.
     """
-    found = with_retries(lambda: fs.ls(folder, detail=True), f"list {folder}")
+    found = with_retries(lambda: fs.ls(folder, detail=True), f"list {_named(fs, folder)}")
     return sorted((info for info in found if info["name"].rstrip("/") != folder), key=lambda info: str(info["name"]))
 
 
@@ -96,6 +97,10 @@ def flat_listing(fs: fsspec.AbstractFileSystem, prefix: str) -> list[Info]:
     Raises:
         OSError, StorageError: it cannot be listed to its end.
     """
-    found = with_retries(lambda: fs.find(prefix, detail=True), f"list {prefix}")
+    found = with_retries(lambda: fs.find(prefix, detail=True), f"list {_named(fs, prefix)}")
     fs.invalidate_cache()  # the driver would keep all of them
     return [info for _, info in sorted(found.items()) if info["type"] != "directory"]
+
+
+def _named(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    return path if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(path))

@@ -65,6 +65,7 @@ def test_a_messy_folder_adds_up(shared_ray, invoke, options, messy, tmp_path):
     assert (status["complete"], status["failure"], status["skipped"]) == (True, None, counts["skipped"])
 
 
+@pytest.mark.slow
 def test_images_of_a_group_that_fails_are_errors(shared_ray, invoke, options, tmp_path):
     for number, path in enumerate(solar_cells(4)):
         folder = tmp_path / "src" / ("alone" if number == 0 else "many")

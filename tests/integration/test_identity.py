@@ -52,6 +52,7 @@ def test_the_same_images_with_and_without_groups_are_two_runs(given, shared_ray,
     assert scored_groups(tmp_path, runs[1]) == {"left": 6, "right": 6}
 
 
+@pytest.mark.slow
 def test_arithmetic_is_resolved_once_and_written_down(given, shared_ray, tmp_path):
     result = run_archive(load_settings(None, {**given, "out": str(tmp_path)}), Progress(quiet=True))
     run = json.loads((tmp_path / "runs" / result.run.run_id / "run.json").read_text())
@@ -71,6 +72,7 @@ class InterruptedRunError(Exception):
     """Stands for the death of the driver."""
 
 
+@pytest.mark.slow
 def test_a_named_run_is_not_resumed_on_other_hardware(given, shared_ray, tmp_path, monkeypatch):
     """With `auto` the arithmetic would change between two bands."""
     monkeypatch.setattr(arithmetic, "MIN_IMAGES_LOW_PRECISION", 2)
@@ -91,6 +93,7 @@ def test_a_named_run_is_not_resumed_on_other_hardware(given, shared_ray, tmp_pat
     assert again.run.resolved.precision == "float32"
 
 
+@pytest.mark.slow
 def test_workers_use_the_arithmetic_that_was_resolved(given, shared_ray, tmp_path, monkeypatch):
     """Not what they would choose by themselves."""
     monkeypatch.setattr(arithmetic, "MIN_IMAGES_LOW_PRECISION", 2)
