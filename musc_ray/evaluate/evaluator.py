@@ -79,11 +79,12 @@ class Evaluator:
     def prepare(self, labelled: LabelledFile) -> FileCounts:
         """Read the masks of a file's images, write them as regions, and count all pixels into bins."""
         result = FileCounts()
-        images = [
-            regions
-            for row, (uri, label) in sorted(labelled.images.items())
-            if (regions := self._regions(row, uri, label, result.problems)) is not None
-        ]
+        images = []
+        for row, (uri, label) in sorted(labelled.images.items()):
+            problems: list[Problem] = []
+            regions = self._regions(row, uri, label, problems)
+            images += [] if regions is None else [regions]
+            result.problems += [each if each.uri == uri else each.of_image(uri) for each in problems]
         counters: dict[str, BinCounter] = defaultdict(BinCounter)
         for image in upsampled(read_patch_maps(self.fs, labelled.file.scores), images):
             try:
@@ -107,7 +108,7 @@ class Evaluator:
             mask = read_mask(read_image(label.mask, limits.bytes), limits.pixels)
         except (ImageError, FileNotFoundError) as error:
             source = uri if label.label == 0 else label.mask
-            problems.append(Problem("MaskUnreadable", source or uri, reason_of(error)))
+            problems.append(Problem("MaskUnreadable", source or uri, f"{reason_of(error)}."))
             return None
         background = background_of(mask, reading.background)
         shades = self._fitted(uri, label.mask, mask, shades_of(mask, background), problems)
@@ -116,7 +117,7 @@ class Evaluator:
         problems += _remarks(label.mask, mask, background, reading.background)
         resized = resize_mask(shades, reading.image_size, reading.mask_level)
         if shades.any() and not resized.any():
-            problems.append(Problem("MaskVanished", label.mask, f"It belongs to {uri}."))
+            problems.append(Problem("MaskVanished", label.mask, "Its regions are smaller than a pixel."))
         return regions_of(row, label.defect, resized)
 
     def _fitted(
@@ -126,7 +127,7 @@ class Evaluator:
         try:
             image = image_shape(read_image(uri, self.reading.limits.bytes))
         except (ImageError, FileNotFoundError) as error:
-            problems.append(Problem("ImageSizeUnknown", uri, reason_of(error)))
+            problems.append(Problem("ImageSizeUnknown", uri, f"{reason_of(error)}."))
             return shades
         fitted = fit_mask(shades, image)
         if fitted is None:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -48,6 +48,10 @@ class Problem:
     uri: str
     message: str
     group: str = ""
+
+    def of_image(self, uri: str) -> "Problem":
+        """Return this problem with a mask, its image named."""
+        return replace(self, message=f"{self.message} It belongs to {uri}.")
 
 
 @dataclass

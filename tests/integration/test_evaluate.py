@@ -195,7 +195,8 @@ def test_what_is_wrong_with_masks_is_named(tmp_path, shared_ray, invoke):
         ("MaskEmpty", "a", "005_mask.png"),
         ("MaskOrientation", "a", "007_mask.png"),
     ]
-    assert rows[2]["message"] == "The mask has 120 x 120 pixels, the image 150 x 120."
+    belongs = f"It belongs to {images[3].uri}."
+    assert rows[2]["message"] == f"The mask has 120 x 120 pixels, the image 150 x 120. {belongs}"
     words = " ".join(result.output.split())
     for row in rows:
         assert row["uri"] in words
