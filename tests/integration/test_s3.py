@@ -22,6 +22,7 @@ from musc_ray.sources.reading import read_image
 from musc_ray.storage import lease as lease_module
 from musc_ray.storage.filesystem import write_text
 from musc_ray.storage.lease import lease
+from tests.helpers.door import FILES
 from tests.helpers.pictures import write_pictures
 from tests.helpers.seaweed import S3Server
 
@@ -206,4 +207,25 @@ def test_tables_in_a_bucket_name_what_is_beside_them(server, monkeypatch):
             "001": ["s3://tables/a.png"],
             "01": ["s3://tables/a.png"],
         }
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_messy_bucket_loses_nothing(server, monkeypatch):
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    fs = s3fs.S3FileSystem()
+    fs.mkdirs("messy", exist_ok=True)
+    expected = {name: outcome for name, (_, outcome) in FILES.items()}
+    for name, (content, _) in FILES.items():
+        fs.pipe_file(f"messy/archive/{name}", content)
+    fs.pipe_file("messy/archive-old/a.png", b"another archive")
+    catalog = list_images("s3://messy/archive")
+    found = {image.uri: "image" for images in catalog.groups.values() for image in images}
+    found |= {entry.uri: entry.reason for entry in catalog.skipped}
+    found |= {entry.uri: "error" for entry in catalog.unreadable}
+    assert {uri.removeprefix("s3://messy/archive/"): outcome for uri, outcome in found.items()} == expected
+    assert catalog.listed == len(expected)
+    pictures = list_images("s3://messy/archive/*/a.jpg").groups["all"]
+    assert [image.uri for image in pictures] == ["s3://messy/archive/ext/a.jpg"]
     s3fs.S3FileSystem.clear_instance_cache()
