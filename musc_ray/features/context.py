@@ -5,10 +5,12 @@ from dataclasses import dataclass, field, replace
 
 from musc_ray.errors import SettingsError
 from musc_ray.features.ids import run_id, run_values
+from musc_ray.features.intensity import FoundRange, group_ranges, stated
 from musc_ray.features.sharding import GroupShards, assign_shards
 from musc_ray.features.workspace import Workspace, open_out
 from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import Catalog, list_images
+from musc_ray.sources.deep import Range
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.feature_shards import existing_shards, forget_features
 from musc_ray.storage.paths import RunPaths
@@ -26,6 +28,7 @@ class RunContext(Workspace):
             archive, whose images all get scores.
         catalog: all that the source lists, the images of `groups` among them.
         waiting: number of new images by group that a night leaves for a later one.
+        intensity: range of the deep pixels of each group that has any.
     """
 
     run_id: str
@@ -34,6 +37,12 @@ class RunContext(Workspace):
     earlier: Mapping[str, frozenset[str]] | None = None
     catalog: Catalog = field(default_factory=Catalog)
     waiting: Mapping[str, int] = field(default_factory=dict)
+    intensity: Mapping[str, FoundRange] = field(default_factory=dict)
+
+    def range_of(self, group: str) -> Range | None:
+        """Return the range of a group's deep pixels; None for a group that has none."""
+        found = self.intensity.get(group)
+        return None if found is None else found.range
 
     @property
     def run_paths(self) -> RunPaths:
@@ -73,11 +82,15 @@ def context_of(
         earlier: see `RunContext`.
     """
     settings, out_paths, meta = workspace.settings, workspace.out_paths, workspace.meta
-    identity = run_id(run_values(settings, meta.features_id, workspace.arithmetic, listed, earlier), listed)
+    intensity = group_ranges(workspace, listed)
+    ranges = stated(intensity)
+    identity = run_id(run_values(settings, meta.features_id, workspace.arithmetic, listed, earlier, ranges), listed)
     if settings.overwrite:
         _forget_listed(workspace, listed, earlier or {})
     groups = {
-        name: assign_shards(images, existing_shards(out_paths, meta.features_id, name), settings.shard_size)
+        name: assign_shards(
+            images, existing_shards(out_paths, meta.features_id, name), settings.shard_size, ranges.get(name)
+        )
         for name, images in listed.items()
     }
     return RunContext(
@@ -89,6 +102,7 @@ def context_of(
         identity=identity,
         groups=groups,
         earlier=earlier,
+        intensity=intensity,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from musc_ray.features.workspace import Workspace
 from musc_ray.runtime.cluster import ClusterOptions
 from musc_ray.runtime.pool import Pool
+from musc_ray.sources.deep import Range
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.shards import ShardImage
 
@@ -17,11 +18,12 @@ CALLS_PER_EXTRACTOR = 2
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to extract."""
+    """One shard to extract; `intensity` is the range of its group's deep pixels, None where none are expected."""
 
     group: str
     shard: int
     images: Sequence[CatalogImage]
+    intensity: Range | None = None
 
 
 @dataclass
@@ -34,6 +36,7 @@ class ExtractStats:
         lost_workers: extractors that died.
         failed: group and image of each that could not be extracted.
         sizes: number of images that were, by group, height and width.
+        remarks: numbers of images by group and remark, see `ShardImage`.
     """
 
     shards: int = 0
@@ -46,6 +49,7 @@ class ExtractStats:
     lost_workers: int = 0
     failed: list[tuple[str, ShardImage]] = field(default_factory=list)
     sizes: Counter[tuple[str, int, int]] = field(default_factory=Counter)
+    remarks: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def add(self, other: "ExtractStats") -> None:
         """Add the figures of one shard."""

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.weights import fetch_weights
 from musc_ray.core.memory import is_out_of_memory
 from musc_ray.features.extraction import ExtractStats, ShardTask
+from musc_ray.features.one_picture import OnePicture
 from musc_ray.features.read_ahead import DecodedImage, ReadAhead
 from musc_ray.runtime.cluster import WorkerResources, take_share, use_threads
 from musc_ray.settings.limits import ImageLimits
@@ -75,20 +77,23 @@ class Extractor:
     def extract(self, task: ShardTask) -> ExtractStats:
         """Extract and write one shard; images that cannot be read become `failed` entries."""
         stats = ExtractStats(shards=1, images=len(task.images))
-        batches = self.reader.batches(task.images)  # its first images are decoded while another shard has the model
+        seen = OnePicture()
+        # its first images are decoded while another shard has the model
+        batches = self.reader.batches(task.images, task.intensity)
         with self.model_turn:
             use_threads(self.plan.threads)  # PyTorch keeps the number per calling thread
-            outcome, (class_tokens, layers) = self._embed_all(batches, stats)
+            outcome, (class_tokens, layers) = self._embed_all(seen.watch(batches), stats)
         started = time.perf_counter()
         path = self.out_paths.shard(self.meta.features_id, task.group, task.shard)
-        stats.bytes_written = write_shard(
-            self.out_paths.fs, path, replace(self.meta, images=outcome), class_tokens, layers
-        )
+        intensity = None if task.intensity is None else (task.intensity.low, task.intensity.high)
+        meta = replace(self.meta, images=outcome, intensity=intensity, one_picture=seen.digest)
+        stats.bytes_written = write_shard(self.out_paths.fs, path, meta, class_tokens, layers)
         stats.seconds_writing = time.perf_counter() - started
         stats.failed = [(task.group, image) for image in outcome if image.error is not None]
         stats.sizes.update(
             (task.group, i.height, i.width) for i in outcome if i.height is not None and i.width is not None
         )
+        stats.remarks = Counter((task.group, remark) for image in meta.extracted for remark in image.remarks)
         return stats
 
     def repair(self, task: ShardTask) -> ExtractStats:

@@ -40,13 +40,17 @@ def run_values(
     arithmetic: Arithmetic,
     groups: Mapping[str, Sequence[CatalogImage]],
     earlier: Mapping[str, frozenset[str]] | None,
+    intensity: Mapping[str, tuple[float, float]],
 ) -> dict[str, object]:
     """Return what the run id is made from beside the images: the settings that affect scores, as resolved.
 
-    In a nightly run which images are earlier ones, and whether they get scores, is part of it.
+    In a nightly run which images are earlier ones, and whether they get scores, is part of it; so are the ranges of
+    deep pixels, where groups have any.
     """
     values = identity_values(settings, "scores") | {"features_id": features_id}
     values |= arithmetic.identity(max(map(len, groups.values()), default=0))
+    if intensity:
+        values["intensity"] = dict(intensity)
     if earlier is not None:
         ids = {group: sorted(images) for group, images in earlier.items()}
         values |= {"earlier": ids, "rescore_window": settings.rescore_window}

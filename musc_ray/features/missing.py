@@ -1,5 +1,6 @@
 """Extract the features that a run still misses: the extraction stage of a run."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from musc_ray.features.context import RunContext
@@ -20,11 +21,13 @@ def extract_missing(context: RunContext, progress: Progress, stages: dict[str, d
         Rows of the errors table, for images that failed now or in an earlier run.
     """
     tasks = [
-        ShardTask(name, shard, images)
+        ShardTask(name, shard, images, context.range_of(name))
         for name, group in context.groups.items()
         for shard, images in group.missing.items()
     ]
     stats = ExtractStats(failed=[(name, image) for name, group in context.groups.items() for image in group.failed])
+    for name, group in context.groups.items():
+        stats.remarks.update({(name, remark): images for remark, images in group.remarks.items()})
     missing = sum(len(task.images) for task in tasks)
     with progress.stage("extract", total=context.images, unit="images") as stage:
         stage.already_done(max(0, context.images - missing))
@@ -34,6 +37,16 @@ def extract_missing(context: RunContext, progress: Progress, stages: dict[str, d
             stage.advance(shard.images)
     for (name, *size), count in stats.sizes.items():
         context.groups[name].sizes[size[0], size[1]] += count
-    figures = {name: value for name, value in vars(stats).items() if name not in ("failed", "sizes")}
+    figures = {name: value for name, value in vars(stats).items() if name not in ("failed", "sizes", "remarks")}
+    if stats.remarks:
+        figures["remarks"] = _by_group(stats.remarks)
     stages["extract"] = {"seconds": stage.seconds, **figures, "already_done": context.images - missing}
     return error_rows(stats.failed)
+
+
+def _by_group(remarks: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    """Return the numbers of images by group and remark."""
+    found: dict[str, dict[str, int]] = {}
+    for (group, remark), images in sorted(remarks.items()):
+        found.setdefault(group, {})[remark] = images
+    return found

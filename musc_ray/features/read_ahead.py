@@ -12,7 +12,7 @@ from musc_ray.errors import ImageError
 from musc_ray.settings.credentials import redacted
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.sources.decoding import decode_for_model
-from musc_ray.sources.deep import BY_FORMAT
+from musc_ray.sources.deep import Range
 from musc_ray.sources.images import CatalogImage
 from musc_ray.sources.reading import read_image
 from musc_ray.storage.retry import PERMANENT
@@ -51,50 +51,56 @@ class ReadAhead:
         self.batch_size, self.image_size, self.limits = batch_size, image_size, limits
         self._readers = ThreadPoolExecutor(max(MIN_READERS, threads))
 
-    def batches(self, images: Sequence[CatalogImage]) -> Iterator[list[DecodedImage]]:
+    def batches(self, images: Sequence[CatalogImage], intensity: Range | None = None) -> Iterator[list[DecodedImage]]:
         """Decode images in batches, in their order; the first ones begin at once, before a batch is asked for.
 
         An image that cannot be read is a `DecodedImage` with an error; a fault of the storage is raised.
+
+        Args:
+            images: what to decode.
+            intensity: range of deep pixels; without one, images that have any are errors.
 
         Raises:
             StorageError: the storage did not answer.
         """
         ahead = self.batch_size * (BATCHES_AHEAD + 1)
-        pending = deque(self._readers.submit(self._read, image) for image in images[:ahead])
-        return self._batches(images, pending)
+        pending = deque(self._readers.submit(self._read, image, intensity) for image in images[:ahead])
+        return self._batches(images, pending, intensity)
 
     def _batches(
-        self, images: Sequence[CatalogImage], pending: deque[Future[DecodedImage]]
+        self, images: Sequence[CatalogImage], pending: deque[Future[DecodedImage]], intensity: Range | None
     ) -> Iterator[list[DecodedImage]]:
         """Yield batches as they are decoded; each makes room for another."""
         size, ahead = self.batch_size, len(pending)
         for start in range(0, len(images), size):
-            batch = [self._result(pending.popleft(), image) for image in images[start : start + size]]
+            batch = [self._result(pending.popleft(), image, intensity) for image in images[start : start + size]]
             further = images[start + ahead : start + ahead + size]
-            pending.extend(self._readers.submit(self._read, image) for image in further)
+            pending.extend(self._readers.submit(self._read, image, intensity) for image in further)
             yield batch
 
-    def _result(self, reading: Future[DecodedImage], image: CatalogImage) -> DecodedImage:
+    def _result(self, reading: Future[DecodedImage], image: CatalogImage, intensity: Range | None) -> DecodedImage:
         """Return what was read; read again, now that the model is idle, if memory was too short beside it."""
         try:
             return reading.result()
         except MemoryError:
             pass
         try:
-            return self._read(image)
+            return self._read(image, intensity)
         except MemoryError:
             message = "The image needs more memory than its worker has: lower max_pixels, or raise max_worker_gb."
             return DecodedImage(_failed(image, "MemoryError", message), None)
 
-    def _read(self, image: CatalogImage) -> DecodedImage:
+    def _read(self, image: CatalogImage, intensity: Range | None) -> DecodedImage:
         """Read and decode one image; what is wrong with it is data, but a storage fault is an exception."""
         try:
             data = read_image(image.uri, self.limits.bytes)
-            decoded = decode_for_model(data, self.image_size, self.limits.pixels, BY_FORMAT)
+            decoded = decode_for_model(data, self.image_size, self.limits.pixels, intensity)
         except (ImageError, *PERMANENT) as error:
             return DecodedImage(_failed(image, type(error).__name__, redacted(str(error))), None)
         height, width = decoded.size
-        extracted = ShardImage(image.image_id, image.uri, image.version, height=height, width=width)
+        extracted = ShardImage(
+            image.image_id, image.uri, image.version, height=height, width=width, remarks=decoded.remarks
+        )
         return DecodedImage(extracted, decoded.pixels)
 
 

@@ -33,7 +33,7 @@ def repair_features(
     """
     known = {(error["group"], error["uri"]) for error in errors}
     tasks = [
-        ShardTask(name, shard, [image for image in images if (name, image.uri) not in known])
+        ShardTask(name, shard, [image for image in images if (name, image.uri) not in known], context.range_of(name))
         for name in groups
         for shard, images in context.groups[name].all.items()
     ]

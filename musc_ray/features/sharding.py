@@ -18,6 +18,7 @@ class GroupShards:
         broken: images that an earlier extraction could not read, in the same version.
         failed: the errors of the broken images.
         sizes: number of images that have features by their own (height, width), as far as their shards say.
+        remarks: of the images that have features, with their numbers.
     """
 
     done: dict[int, list[CatalogImage]] = field(default_factory=dict)
@@ -25,6 +26,7 @@ class GroupShards:
     broken: dict[int, list[CatalogImage]] = field(default_factory=dict)
     failed: list[ShardImage] = field(default_factory=list)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    remarks: Counter[str] = field(default_factory=Counter)
 
     @property
     def images(self) -> int:
@@ -45,7 +47,12 @@ class GroupShards:
         }
 
 
-def assign_shards(images: Sequence[CatalogImage], existing: Mapping[int, FeaturesMeta], shard_size: int) -> GroupShards:
+def assign_shards(
+    images: Sequence[CatalogImage],
+    existing: Mapping[int, FeaturesMeta],
+    shard_size: int,
+    intensity: tuple[float, float] | None = None,
+) -> GroupShards:
     """Find each image's shard; images without one fill new shards in the order of their hashed ids.
 
     Old shards are not changed. An image whose file changed counts as new: its old row is no longer read.
@@ -54,16 +61,20 @@ def assign_shards(images: Sequence[CatalogImage], existing: Mapping[int, Feature
         images: a group's images, sorted.
         existing: written shards by number.
         shard_size: images of a new shard.
+        intensity: range of the group's deep pixels; shards of another one stay and are not used.
     """
     wanted = {(image.image_id, image.version): image for image in images}
     result = GroupShards()
     for number, meta in sorted(existing.items()):
+        if meta.intensity != intensity:
+            continue
         extracted = []
         for kept in meta.extracted:
             image = wanted.pop((kept.image_id, kept.version), None)
             if image is None:
                 continue
             extracted.append(image)
+            result.remarks.update(kept.remarks)
             if kept.height is not None and kept.width is not None:
                 result.sizes[kept.height, kept.width] += 1
         if extracted:

@@ -177,8 +177,8 @@ class _Site:
         thumbnails = max(pictures, self.settings.report_thumbnails)
         for chunk, start in enumerate(range(0, len(table), CHUNK_ROWS)):
             rows = table.slice(start, CHUNK_ROWS)
-            shown = (min(max(count - start, 0), len(rows)) for count in (thumbnails, pictures))
-            yield RowsTask(number, chunk, rows.combine_chunks(), *shown)
+            small, large = (min(max(count - start, 0), len(rows)) for count in (thumbnails, pictures))
+            yield RowsTask(number, chunk, rows.combine_chunks(), small, large, self.run.intensity.get(name))
         lookup = ray.put(Lookup.of(table["image_id"].to_pylist(), table["rank"].to_numpy()))
         similar = {PurePosixPath(path).name: path for path in self.files[run_paths.neighbours][name]}
         if self.run.night is not None and not self.run.settings.rescore_window:
@@ -238,7 +238,14 @@ class _Site:
             members = [(row["rank"], PurePosixPath(row["uri"]).name) for row in worst]
             found.append(SharedDefect(defect, len(own), len(shown), members))
             tasks.append(
-                DefectTask(number, defect, [row["uri"] for row in shown], [row["patches"] for row in shown], (h, w))
+                DefectTask(
+                    number,
+                    defect,
+                    [row["uri"] for row in shown],
+                    [row["patches"] for row in shown],
+                    (h, w),
+                    self.run.intensity.get(name),
+                )
             )
         return found, tasks
 

@@ -50,12 +50,14 @@ class HeatmapsTask:
         folder: URI of the folder for its heat maps.
         scale: of the group.
         images: number of images to write.
+        intensity: of the group, see `read_original`.
     """
 
     scores: str
     folder: str
     scale: Scale
     images: int
+    intensity: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class HeatmapWriter:
         if not self.options.overwrite and exists(fs, path):
             return HeatmapCounts(skipped=1)
         try:
-            original = read_original(uri, self.limits)
+            original = read_original(uri, self.limits, intensity=task.intensity)
         except ImageError as error:
             return HeatmapCounts(unreadable=1, first_unreadable=f"{uri}: {error}")
         grid = (image["grid_h"].as_py(), image["grid_w"].as_py())

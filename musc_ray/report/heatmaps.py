@@ -1,7 +1,7 @@
 """Export heat maps of a complete run: the driver, which gives each file of scores to a worker."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -63,7 +63,7 @@ def export_heatmaps(
         raise SettingsError(f"--to {shown(to)} is inside the source: choose a folder outside it.")
     groups = _groups(out_paths, run, group)
     check_writable(*open_filesystem(folder))
-    tasks = list(_tasks(out_paths.run(run.run_id), groups, folder, options.top))
+    tasks = list(_tasks(out_paths.run(run.run_id), run, groups, folder, options.top))
     on_cpus = ClusterOptions.of(settings, device="cpu")
     counts, images = HeatmapCounts(), sum(task.images for task in tasks)
     with (
@@ -99,10 +99,13 @@ def _groups(out_paths: OutPaths, run: RunManifest, only: str | None) -> list[str
     return [only]
 
 
-def _tasks(run_paths: RunPaths, groups: Sequence[str], folder: str, top: int | None) -> Iterator[HeatmapsTask]:
+def _tasks(
+    run_paths: RunPaths, run: RunManifest, groups: Sequence[str], folder: str, top: int | None
+) -> Iterator[HeatmapsTask]:
     """Yield the tasks of some groups, whose files come from one listing."""
     for group, paths in run_paths.parts_of(run_paths.scores, groups).items():
-        yield from _group_tasks(run_paths, paths, f"{folder}/group={escape_group(group)}", top)
+        for task in _group_tasks(run_paths, paths, f"{folder}/group={escape_group(group)}", top):
+            yield replace(task, intensity=run.intensity.get(group))
 
 
 def _group_tasks(run_paths: RunPaths, paths: Sequence[str], target: str, top: int | None) -> list[HeatmapsTask]:

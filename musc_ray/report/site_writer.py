@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -45,6 +46,7 @@ class RowsTask:
     Attributes:
         table: columns of `table_rows`.
         thumbnails, pictures: how many of the rows, from the first, have one.
+        intensity: of the group, see `read_original`.
     """
 
     group: int
@@ -52,6 +54,7 @@ class RowsTask:
     table: pa.Table
     thumbnails: int
     pictures: int
+    intensity: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class DefectTask:
     Attributes:
         patches: of each image.
         grid: (h, w) of the patches.
+        intensity: of the group, see `read_original`.
     """
 
     group: int
@@ -89,6 +93,7 @@ class DefectTask:
     uris: Sequence[str]
     patches: Sequence[Sequence[int]]
     grid: tuple[int, int]
+    intensity: tuple[float, float] | None = None
 
 
 class SiteWriter:
@@ -111,7 +116,8 @@ class SiteWriter:
             pictures = [
                 f"{folder}/picture-{first + place + 1:05d}.jpg" if place < task.pictures else None for place in places
             ]
-            made = list(self.threads.map(self._thumbnail, [uris[place] for place in places], pictures))
+            thumbnail_of = partial(self._thumbnail, task.intensity)
+            made = list(self.threads.map(thumbnail_of, [uris[place] for place in places], pictures))
             sizes += [UNREADABLE if picture is None else picture.size for picture in made]
             path = f"{folder}/sheet-{(first + start) // SHEET_IMAGES:05d}.jpg"
             write_bytes(self.out_paths.fs, path, jpeg(sheet(made), THUMBNAIL_QUALITY))
@@ -137,7 +143,7 @@ class SiteWriter:
     def defect(self, task: DefectTask) -> int:
         """Write the picture of a repeated defect; return the number of its unreadable images."""
         side = THUMBNAIL_SIDE * DEFECT_SCALE
-        originals = list(self.threads.map(lambda uri: self._original(uri, side), task.uris))
+        originals = list(self.threads.map(lambda uri: self._original(task.intensity, uri, side), task.uris))
         shown = [
             Image.new("RGB", (side, side))
             if original is None
@@ -151,17 +157,19 @@ class SiteWriter:
         write_bytes(self.out_paths.fs, path, jpeg(strip, PICTURE_QUALITY))
         return originals.count(None)
 
-    def _original(self, uri: str, side: int) -> Image.Image | None:
+    def _original(self, intensity: tuple[float, float] | None, uri: str, side: int) -> Image.Image | None:
         """Read an original; None if it is unreadable."""
         try:
-            return read_original(uri, self.limits, at_least=side)
+            return read_original(uri, self.limits, side, intensity)
         except ImageError:
             return None
 
-    def _thumbnail(self, uri: str, picture_path: str | None) -> Image.Image | None:
+    def _thumbnail(
+        self, intensity: tuple[float, float] | None, uri: str, picture_path: str | None
+    ) -> Image.Image | None:
         """Make an image's thumbnail, and write its larger picture if requested; None if it is unreadable."""
         side = THUMBNAIL_SIDE if picture_path is None else PICTURE_SIDE
-        original = self._original(uri, side)
+        original = self._original(intensity, uri, side)
         if original is None:
             return None
         if picture_path is not None:

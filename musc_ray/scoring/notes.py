@@ -1,13 +1,20 @@
 """Notes of a run: what a reader of its result must not miss."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from musc_ray.features.intensity import FoundRange
 from musc_ray.storage.manifest import GroupNight
+
+MAX_NAMED = 3
+"""Groups that a note of many groups names."""
 
 
 def run_notes(
-    failed_groups: Mapping[str, str], stages: Mapping[str, Mapping[str, Any]], night: Mapping[str, GroupNight]
+    failed_groups: Mapping[str, str],
+    stages: Mapping[str, Mapping[str, Any]],
+    night: Mapping[str, GroupNight],
+    intensity: Mapping[str, FoundRange],
 ) -> tuple[str, ...]:
     """List the notes of a run.
 
@@ -15,12 +22,13 @@ def run_notes(
         failed_groups: why groups have no scores, by name.
         stages: figures of the stages.
         night: by group, empty in a run on a whole archive.
+        intensity: ranges of deep pixels, by group.
     """
     extract, mutual = stages["extract"], stages["mutual"]
     error, shrunk, halved = mutual["largest_summary_error"], mutual["shrunk_blocks"], extract["halved_batches"]
     lost = extract["lost_workers"] + mutual["lost_workers"]
     repaired = extract.get("repaired_shards", 0)
-    notes = [*failed_groups.values()]
+    notes = [*failed_groups.values(), *intensity_notes(intensity, extract.get("remarks", {}))]
     if halved:
         notes.append(f"{halved} batches ran out of memory and were halved: lower batch_size.")
     if shrunk:
@@ -32,6 +40,31 @@ def run_notes(
     if repaired:
         notes.append(f"{repaired} shard{'' if repaired == 1 else 's'} of features were broken and extracted again.")
     return (*notes, *_drift_notes(night))
+
+
+def intensity_notes(intensity: Mapping[str, FoundRange], remarks: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Say how deep pixels became 8 bits, and what of the images is not shown; groups of one sentence share it.
+
+    Args:
+        intensity: ranges, by group.
+        remarks: numbers of images by group and remark.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, (used, found) in intensity.items():
+        if found:
+            sentence = f"{found}; intensity {used.low:g}..{used.high:g} (setting intensity)."
+            groups.setdefault(sentence, []).append(name)
+    notes = [f"{_named(names)}: {sentence}" for sentence, names in groups.items()]
+    for name, counts in remarks.items():
+        for remark, images in counts.items():
+            notes.append(f"Group '{name}', {images:,} image{'' if images == 1 else 's'}: {remark}.")
+    return notes
+
+
+def _named(groups: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in groups[:MAX_NAMED])
+    further = f" and {len(groups) - MAX_NAMED:,} more" if len(groups) > MAX_NAMED else ""
+    return f"Group{'' if len(groups) == 1 else 's'} {shown}{further}"
 
 
 def _drift_notes(night: Mapping[str, GroupNight]) -> list[str]:

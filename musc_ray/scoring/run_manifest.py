@@ -11,6 +11,7 @@ from musc_ray import __version__
 from musc_ray.core.drift import is_drift
 from musc_ray.errors import MuscRayError
 from musc_ray.features.context import RunContext
+from musc_ray.features.intensity import stated
 from musc_ray.features.shapes import shape_notes
 from musc_ray.scoring.notes import run_notes
 from musc_ray.scoring.scored_groups import ScoredGroups
@@ -90,7 +91,7 @@ def run_manifest(
         counts=_counts(context, scored, failed_images),
         failed_groups=scored.failed,
         metrics=dict(metrics),
-        notes=(*_listing_notes(context), *run_notes(scored.failed, stages, night or {})),
+        notes=(*_listing_notes(context), *run_notes(scored.failed, stages, night or {}, context.intensity)),
         stages={
             name: {figure: value for figure, value in stage.items() if figure != "defects"}
             for name, stage in stages.items()
@@ -106,6 +107,7 @@ def run_manifest(
         waiting=dict(context.waiting),
         thresholds={name: threshold for name, threshold in thresholds.items() if threshold is not None},
         night=night,
+        intensity=stated(context.intensity),
     )
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from musc_ray.errors import MuscRayError
 from musc_ray.features.context import RunContext
 from musc_ray.features.errors_table import check_errors, error_rows, write_errors
+from musc_ray.features.one_picture import groups_of_one_picture
 from musc_ray.features.repair import MAX_REPAIRS, add_figures, repair_features
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.driver import Stages, score_groups
@@ -67,6 +68,26 @@ def scorable_groups(
     return groups, failed
 
 
+def _extracted_groups(
+    context: RunContext, errors: Sequence[Mapping[str, str]]
+) -> tuple[list[GroupImages], dict[str, str]]:
+    """List the groups to score now that their features are there, and why the others cannot be scored.
+
+    Raises:
+        MuscRayError: no group can be scored.
+    """
+    groups, failed = scorable_groups(context, errors)
+    for name in groups_of_one_picture(context, [group.group for group in groups]):
+        failed[name] = (
+            f"All images of group '{name}' are the same picture once they are decoded, so that none differs from the "
+            f"others: check what the source holds, and whether intensity or alpha hides it (setting intensity)."
+        )
+    groups = [group for group in groups if group.group not in failed]
+    if not groups:
+        raise MuscRayError(next(iter(failed.values())))
+    return groups, failed
+
+
 def _group_images(context: RunContext, group: str, shards: Mapping[int, Sequence[str]]) -> GroupImages:
     """Place a group's readable images, by shard, on the ring; in a night each is scored against the whole window."""
     settings = context.settings
@@ -90,7 +111,7 @@ def score_all(
     Raises:
         MuscRayError: no group could be scored, or too many images failed.
     """
-    groups, failed = scorable_groups(context, errors)
+    groups, failed = _extracted_groups(context, errors)
     figures, failures = score_groups(context, groups, scored_at, progress, stages)
     for _ in range(MAX_REPAIRS):
         broken = {name for name, error in failures.items() if isinstance(error, BrokenShardError)}
@@ -102,7 +123,7 @@ def score_all(
             errors += error_rows(repaired.failed)
             write_errors(context, errors)
             check_errors(context, errors)
-            groups, failed = scorable_groups(context, errors)
+            groups, failed = _extracted_groups(context, errors)
         for name in broken:
             del failures[name]
         again = [group for group in groups if group.group in broken]

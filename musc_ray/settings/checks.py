@@ -92,6 +92,15 @@ def check_degrees(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
+def check_intensity(value: str | tuple[float, float]) -> str | tuple[float, float]:
+    """Refuse a range that does not ascend."""
+    if isinstance(value, tuple) and value[0] >= value[1]:
+        low, high = value
+        end = f": did you mean {high:g},{low:g}?" if low > high else ": for example 0,4095."
+        raise ValueError(f"Setting 'intensity' must go from a lower to a higher number, not {low:g},{high:g}{end}")
+    return value
+
+
 def check_interval(value: tuple[float, float]) -> tuple[float, float]:
     """Refuse an interval that does not ascend."""
     low, high = value

@@ -10,6 +10,7 @@ from musc_ray.settings.checks import (
     check_column,
     check_degrees,
     check_distinct,
+    check_intensity,
     check_interval,
     check_out,
     check_run_id,
@@ -27,6 +28,7 @@ from musc_ray.settings.types import (
     Device,
     Flag,
     Fraction,
+    Intensity,
     Interval,
     Layers,
     Natural,
@@ -72,6 +74,11 @@ class Settings(BaseModel):
     layers: Annotated[Layers, affects("features")] = Field(
         default=None,
         description="Blocks of the network, from 0, such as 5,11,17,23; default: the last block of each quarter.",
+    )
+    intensity: Annotated[Intensity, affects("features", omit_default=True)] = Field(
+        default="auto",
+        description="Values shown black and white of images with more than 8 bits: the true depth of each group's data "
+        "(auto), all that the format holds (full), the percentiles 0.1 and 99.9 (percentile), or LOW,HIGH.",
     )
     degrees: Annotated[Counts, affects("scores")] = Field(
         default=(1, 3, 5), description="Odd sides, in patches, of the averaged neighbourhoods."
@@ -228,6 +235,7 @@ class Settings(BaseModel):
     _run_id = field_validator("run_id")(check_run_id)
     _distinct = field_validator("degrees", "layers", "k_list")(check_distinct)
     _degrees = field_validator("degrees")(check_degrees)
+    _intensity = field_validator("intensity")(check_intensity)
     _interval = field_validator("interval")(check_interval)
 
     @model_validator(mode="after")

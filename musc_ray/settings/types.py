@@ -58,6 +58,7 @@ _WHOLE = BeforeValidator(_whole_from_text)
 _Natural = Annotated[int, _WHOLE, Field(ge=0, le=MAX_NUMBER)]
 _Positive = Annotated[int, _WHOLE, Field(ge=1, le=MAX_NUMBER)]
 _Fraction = Annotated[float, BeforeValidator(_real_from_text), Field(ge=0, le=1, allow_inf_nan=False)]
+_Real = Annotated[float, BeforeValidator(_real_from_text), Field(allow_inf_nan=False)]
 _TUPLE = BeforeValidator(_tuple_from_list)
 
 Text = Annotated[str, expects("text")]
@@ -97,6 +98,10 @@ Size = Annotated[
     expects("a whole number of pixels or height,width, for example 518 or 392,518"),
 ]
 Interval = Annotated[tuple[_Fraction, _Fraction], _TUPLE, expects("two numbers from 0 to 1, for example 0,0.3")]
+Intensity = Annotated[
+    Literal["auto", "full", "percentile"] | Annotated[tuple[_Real, _Real], _TUPLE],
+    expects("auto, full, percentile or two numbers, for example 0,4095"),
+]
 References = Annotated[Literal["all"] | _Positive, expects("'all' or a whole number of at least 1")]
 Aggregation = Literal["lnamd", "snamd"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]

@@ -31,8 +31,9 @@ BLOCK = 2**20
 BY_FORMAT: Final = "format"
 """The range where no group decides: that of integers up to 16 bits, otherwise the image's own minimum and maximum."""
 
-CLIPPED = "values outside the intensity are clipped (setting intensity)"
-NAN = "NaN pixels are shown as the lowest value"
+CLIPPED = "values outside the intensity were clipped (setting intensity)"
+OTHER_KIND = "the values were scaled by their format, since most images of the group hold another kind of numbers"
+NAN = "NaN pixels were taken for the lowest value"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,15 @@ class Range:
     kind: Literal["integer", "float", ""] = ""
     robust: bool = False
 
+    @classmethod
+    def stated(cls, low: float, high: float) -> "Range":
+        """Return the range of a run's manifest, whose kind shows in its numbers."""
+        integers = float(low).is_integer() and float(high).is_integer() and high > 1
+        return cls(low, high, "integer" if integers else "float")
+
+
+Rule = Literal["auto", "full", "percentile"]
+"""How the range of a group is found: the setting `intensity`."""
 
 Intensity = Range | Literal["format"] | None
 """How deep pixels become 8 bits; None refuses them, since their group was sampled and has no range."""
@@ -146,7 +156,7 @@ def sample_of(deep: DeepPixels) -> DeepSample:
     return DeepSample(deep.kind, deep.bits, declared, deep.limits, low, high, few)
 
 
-def find_range(samples: Sequence[DeepSample], rule: Literal["auto", "full", "percentile"]) -> tuple[Range, str]:
+def find_range(samples: Sequence[DeepSample], rule: Rule) -> tuple[Range, str]:
     """Find the range of a group, and say how.
 
     Args:
@@ -188,6 +198,8 @@ def to_eight_bits(deep: DeepPixels, intensity: Intensity) -> tuple[Image.Image, 
         found = _range_of(deep, intensity)
         eight = scaled(deep.values, found.low, found.high)
         remarks = deep.remarks + _remarks(deep, found)
+        if isinstance(intensity, Range) and intensity.kind not in ("", deep.kind):
+            remarks += (OTHER_KIND,)
     if deep.is_inverted:
         eight = 255 - eight
     if eight.ndim == 3 and eight.shape[2] == 4:
@@ -224,16 +236,28 @@ def _range_of(deep: DeepPixels, intensity: Intensity) -> Range:
             f"give their range, for example --intensity 0,4095, or put it into another group."
         )
     if isinstance(intensity, Range):
-        if intensity.kind not in ("", deep.kind):
-            raise ImageError(
-                f"The image holds {deep.kind} values, but most images of its group are {intensity.kind} ones, with "
-                f"intensity {intensity.low:g},{intensity.high:g}: put it into another group, or give --intensity."
-            )
-        return intensity
+        return intensity if intensity.kind in ("", deep.kind) else _other_kind(deep, intensity)
     sample = sample_of(deep)
     if deep.kind == "integer" and sample.low >= 0 and sample.high < 2**16:
         return Range(0.0, 2.0 ** min(deep.bits, 16) - 1)
     return Range(sample.low, sample.high)
+
+
+def _other_kind(deep: DeepPixels, intensity: Range) -> Range:
+    """Return the whole range of the format, for floats among integers and the reverse.
+
+    Raises:
+        ImageError: floats that are not from 0 to 1.
+    """
+    low, high = deep.limits
+    if deep.kind == "float" and not (
+        low <= np.nanmin(deep.values, initial=low) and np.nanmax(deep.values, initial=high) <= high
+    ):
+        raise ImageError(
+            f"The image holds float values beyond 0..1, but most images of its group hold integers, with intensity "
+            f"{intensity.low:g},{intensity.high:g}: put it into another group, or give --intensity."
+        )
+    return Range(low, high, deep.kind)
 
 
 def _remarks(deep: DeepPixels, found: Range) -> tuple[str, ...]:

@@ -13,12 +13,11 @@ from musc_ray.storage.filesystem import read_json, write_json
 from musc_ray.storage.paths import OutPaths, RunPaths
 
 SCHEMA_VERSION = 1
-"""Raised when the meaning of a field of a manifest, or the place of a table, changes.
+"""Raised when the meaning of a field of a manifest, or the place of a table, changes; older runs are still read.
 
-0: without the field; the tables lay in folders `group=<group>`. Such runs are still read.
-"""
+0: without the field; the tables lay in folders `group=<group>`."""
 
-OPTIONAL = ("skipped", "source_snapshot", "repeated_defects", "waiting", "thresholds", "night")
+OPTIONAL = ("skipped", "source_snapshot", "repeated_defects", "waiting", "thresholds", "night", "intensity")
 """Fields of run.json that only some runs have."""
 
 logger = logging.getLogger(__name__)
@@ -166,6 +165,7 @@ class RunManifest(_Manifest):
         waiting: numbers of new images that a nightly run leaves for a later one, by group.
         thresholds: by group; empty without a rule, None while the scores table is being rewritten.
         night: by group; None in a run on a whole archive.
+        intensity: the values that are shown black and white, of each group with images of more than 8 bits.
     """
 
     scored_at: datetime
@@ -182,6 +182,7 @@ class RunManifest(_Manifest):
     waiting: dict[str, int] = Field(default_factory=dict)
     thresholds: dict[str, float] | None = Field(default_factory=dict)
     night: dict[str, GroupNight] | None = None
+    intensity: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, run_paths: RunPaths) -> Self | None:

@@ -73,6 +73,10 @@ class OutPaths:
         """A feature shard."""
         return f"{self.features(features_id, group)}/shard-{shard:05d}.parquet"
 
+    def intensity(self, features_id: str, group: str) -> str:
+        """What a group's deep pixels are scaled from, found once."""
+        return f"{self.features(features_id, group)}/intensity.json"
+
     @property
     def night_lease(self) -> str:
         """Held by a nightly run, so that there is one at a time."""

@@ -53,6 +53,7 @@ class ShardImage:
         image_id, uri, version: as in the catalog.
         error, message: of one that failed.
         height, width: upright, in pixels; None of one that failed, and in shards older than these fields.
+        remarks: what of the image its features do not show; a phrase each.
     """
 
     image_id: str
@@ -62,11 +63,17 @@ class ShardImage:
     message: str | None = None
     height: int | None = None
     width: int | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class FeaturesMeta:
-    """What a shard's numbers mean; stored as JSON in the Parquet schema's metadata."""
+    """What a shard's numbers mean; stored as JSON in the Parquet schema's metadata.
+
+    Attributes:
+        intensity: the range of deep pixels; None in groups without one.
+        one_picture: digest of the pixels, if those of all extracted images are the same.
+    """
 
     grid: tuple[int, int]
     layers: tuple[int, ...]
@@ -78,6 +85,8 @@ class FeaturesMeta:
     features_id: str
     dtype: str = "float16"
     images: list[ShardImage] = field(default_factory=list)
+    intensity: tuple[float, float] | None = None
+    one_picture: str | None = None
 
     @property
     def extracted(self) -> list[ShardImage]:
@@ -124,7 +133,7 @@ def write_shard(
         name: [_checksum(image.image_id, row) for image, row in zip(images, rows, strict=True)]
         for name, rows in values.items()
     }
-    content = json.dumps({**asdict(meta), "checksums": checksums}).encode()
+    content = json.dumps({**_described(meta), "checksums": checksums}).encode()
     described = {METADATA_KEY: content, METADATA_CHECKSUM_KEY: str(zlib.crc32(content))}
     table = pa.table(columns).replace_schema_metadata(described)
     row_bytes = max(1, table.nbytes // max(1, len(images)))
@@ -138,6 +147,18 @@ def write_shard(
             write_statistics=False,
         )
     return int(table.nbytes)
+
+
+def _described(meta: FeaturesMeta) -> dict[str, Any]:
+    """Convert to JSON, without what few shards have: so that they are as earlier versions wrote them."""
+    content = asdict(meta)
+    for name in ("intensity", "one_picture"):
+        if content[name] is None:
+            del content[name]
+    for image in content["images"]:
+        if not image["remarks"]:
+            del image["remarks"]
+    return content
 
 
 def _checksum(image_id: str, values: Any) -> int:
@@ -177,9 +198,11 @@ def _parse_meta(metadata: dict[bytes, bytes] | None, path: str) -> tuple[Feature
         raise BrokenShardError(path, "the checksum of its metadata is wrong")
     content = json.loads(metadata[METADATA_KEY])
     checksums = content.pop("checksums", {})  # a shard of an earlier version has none
-    content["images"] = [ShardImage(**image) for image in content["images"]]
-    for key in ("grid", "layers", "image_size"):
-        content[key] = tuple(content[key])
+    content["images"] = [
+        ShardImage(**{**image, "remarks": tuple(image.get("remarks", ()))}) for image in content["images"]
+    ]
+    for key in ("grid", "layers", "image_size", "intensity"):
+        content[key] = tuple(content[key]) if content.get(key) is not None else None
     return FeaturesMeta(**content), checksums
 
 

@@ -8,6 +8,7 @@ from musc_ray.sources.deep import (
     BY_FORMAT,
     CLIPPED,
     NAN,
+    OTHER_KIND,
     SAMPLE_VALUES,
     DeepPixels,
     Range,
@@ -149,8 +150,7 @@ def test_what_the_range_does_to_an_image_is_said(image, range_, remarks):
     ("image", "intensity", "words"),
     [
         (up_to(4095), None, "--intensity"),
-        (up_to(1, np.float32), Range(0, 4095, "integer"), "integer"),
-        (up_to(4095), Range(0, 1, "float"), "float"),
+        (up_to(1.1, np.float32), Range(0, 4095, "integer"), "integers"),
         (deep(np.full((2, 2), np.nan, np.float32)), Range(0, 1), "NaN"),
         (deep(np.full((2, 2), np.nan, np.float32)), BY_FORMAT, "NaN"),
     ],
@@ -158,6 +158,21 @@ def test_what_the_range_does_to_an_image_is_said(image, range_, remarks):
 def test_what_fits_no_range_is_an_error_and_not_black(image, intensity, words):
     with pytest.raises(ImageError, match=words):
         to_eight_bits(image, intensity)
+
+
+@pytest.mark.parametrize(
+    ("image", "range_", "brightest"),
+    [(up_to(1, np.float32), Range(0, 4095, "integer"), 255), (up_to(65_535), Range(0, 1, "float"), 255)],
+)
+def test_numbers_of_another_kind_than_the_others_are_scaled_by_their_format(image, range_, brightest):
+    picture, remarks = to_eight_bits(image, range_)
+    assert picture.getextrema() == (0, brightest)
+    assert remarks == (OTHER_KIND,)
+
+
+@pytest.mark.parametrize(("stated", "kind"), [((0, 4095), "integer"), ((0, 1), "float"), ((12.5, 60), "float")])
+def test_the_kind_of_a_stated_range_shows(stated, kind):
+    assert Range.stated(*stated) == Range(*stated, kind)
 
 
 def test_inverted_values_are_white_where_they_are_low():
