@@ -68,7 +68,7 @@ def main() -> None:
             result, _ = rescore_new(settings, QUIET)
             seconds = time.perf_counter() - started
             assert result is not None
-            window = pq.read_table(folder / "out/runs" / result.run["run_id"] / "catalog.parquet")["uri"].to_pylist()
+            window = pq.read_table(folder / "out/runs" / result.run.run_id / "catalog.parquet")["uri"].to_pylist()
             whole = {**options, "source": table("window.csv", window), "out": str(folder / f"whole{night}")}
             started = time.perf_counter()
             expected = rows_of(run_archive(load_settings(None, whole), QUIET))
@@ -76,8 +76,8 @@ def main() -> None:
             rows = rows_of(result)
             worst = max(abs(row["score"] - expected[uri]["score"]) for uri, row in rows.items())
             auroc = image_auroc([label[uri] for uri in rows], [row["percentile"] for row in rows.values()])
-            drift = result.run["night"]["all"]["drift"]
-            extracted = result.run["stages"]["extract"]["images"]
+            drift = result.run.night["all"].drift
+            extracted = result.run.stages["extract"]["images"]
             print(
                 f"{night + 1:5} {len(rows):7} {extracted:10} {auroc:6.3f} {drift:+6.2f} {seconds:5.1f} "
                 f"{whole_seconds:5.1f} {worst:.1e}",

@@ -17,7 +17,7 @@ from memory import PeakMemory
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
 from musc_ray.pipeline import run_archive
-from musc_ray.planning.plan import plan_archive
+from musc_ray.planning.plan import list_archive, plan_archive
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.loading import load_settings
 
@@ -37,9 +37,9 @@ def main() -> None:
         common |= {"image_size": 224, "workers": 2, "report_images": 0, "report_thumbnails": 0}
         for number, case in enumerate(CASES):
             settings = load_settings(None, {**common, **case, "out": str(folder / f"out-{number}")})
-            plan = plan_archive(settings)
+            plan = plan_archive(settings, list_archive(settings))
             with PeakMemory() as memory:
-                stages = run_archive(settings, Progress(quiet=True)).run["stages"]
+                stages = run_archive(settings, Progress(quiet=True)).run.stages
             print(", ".join(f"{key} {value}" for key, value in case.items()))
             scoring = stages["mutual"]["seconds"] + stages["reduce"]["seconds"]
             read = stages["mutual"]["shards_read"] * settings.shard_size * 256 * 384 * 2

@@ -31,7 +31,7 @@ def aurocs(out: Path, images: str, references: int | str, seed: int) -> tuple[fl
     table = ds.dataset(result.scores_path).to_table(columns=["uri", "score_raw", "score"])
     truth = [labels[uri] for uri in table["uri"].to_pylist()]
     raw, final = (image_auroc(truth, table[name].to_numpy()) for name in ("score_raw", "score"))
-    return raw, final, result.run["stages"]["mutual"]["seconds"]
+    return raw, final, result.run.stages["mutual"]["seconds"]
 
 
 def main() -> None:

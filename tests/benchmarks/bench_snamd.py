@@ -57,11 +57,11 @@ def quality(folder: Path, name: str, labels: dict[str, int], layout: str) -> Non
     for case, (aggregation, degrees) in CASES.items():
         settings = load_settings(None, {**given, "aggregation": aggregation, "degrees": degrees})
         result = run_archive(settings, Progress(quiet=True))
-        rows = evaluate_run(settings.model_copy(update={"run_id": result.run["run_id"]}), Progress(quiet=True)).rows
+        rows = evaluate_run(settings.model_copy(update={"run_id": result.run.run_id}), Progress(quiet=True)).rows
         table = ds.dataset(result.scores_path).to_table(columns=["uri", "score_raw"])
         raw = image_auroc([labels[uri] for uri in table["uri"].to_pylist()], table["score_raw"].to_numpy())
         found = [getattr(rows[0], metric) for metric in METRICS]
-        mutual = result.run["stages"]["mutual"]
+        mutual = result.run.stages["mutual"]
         values = "".join(f"{'-' if value is None else format(value, '.4f'):>13}" for value in found)
         print(
             f"{case:15}{raw:11.4f}{values}{mutual['seconds']:10.1f}{mutual['seconds_in_kernel']:10.1f}",
