@@ -1,14 +1,13 @@
 """Fit a mask to its image: turned as the image is, and of the same aspect ratio; it is never stretched."""
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from musc_ray.evaluate.mask_pixels import turn
-from musc_ray.sources.decoding import FORMATS, TURNED, upright_size
+from musc_ray.settings.limits import MAX_PIXELS
+from musc_ray.sources.decoding import TURNED, open_picture, upright_size
 from musc_ray.sources.deep_files import ORIENTATION
 
 
@@ -33,7 +32,7 @@ def image_shape(data: bytes) -> ImageShape:
     """
     upright = upright_size(data)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with open_picture(data, MAX_PIXELS) as picture:
             orientation = picture.getexif().get(ORIENTATION, 1)
     except Exception:  # noqa: BLE001 - EXIF of a kind that Pillow does not know
         orientation = 1

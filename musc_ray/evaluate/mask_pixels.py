@@ -1,6 +1,5 @@
 """Decode masks of every mode and depth: the values of their pixels, their background, and what differs from it."""
 
-import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from musc_ray.errors import ImageError, reason_of
 from musc_ray.settings.limits import MAX_PIXELS
-from musc_ray.sources.decoding import FORMATS, TURNED
+from musc_ray.sources.decoding import TURNED, open_picture
 from musc_ray.sources.deep import DeepPixels, check_size
 from musc_ray.sources.deep_files import ORIENTATION, deep_pixels
 from musc_ray.sources.tiff import TIFF_STARTS, is_plain, read_tiff
@@ -163,7 +162,7 @@ def _read(data: bytes, max_pixels: int) -> MaskPixels:
     """Read a mask as `sources.decoding` reads an image, but for the scaling to 8 bits."""
     is_tiff = data[:4] in TIFF_STARTS
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = open_picture(data, max_pixels)
     except UnidentifiedImageError:
         if is_tiff:  # of a kind that Pillow does not know
             return _of_deep(read_tiff(data, max_pixels))

@@ -145,7 +145,7 @@ def _read_tiff(data: bytes, max_pixels: int, load: Callable[[Image.Image], Eight
     """Read a TIFF file: with Pillow what it shows as a viewer does, with tifffile what it does not know."""
     reason: Exception | None = None
     try:
-        with _opened(data, max_pixels) as picture:
+        with open_picture(data, max_pixels) as picture:
             check_size(picture.width, picture.height, max_pixels)
             picture.seek(0)
             if is_plain(picture, max_pixels):
@@ -163,7 +163,7 @@ def _read_tiff(data: bytes, max_pixels: int, load: Callable[[Image.Image], Eight
 
 
 def _read_with_pillow(data: bytes, max_pixels: int, load: Callable[[Image.Image], Eight]) -> Eight | DeepPixels:
-    with _opened(data, max_pixels) as picture:
+    with open_picture(data, max_pixels) as picture:
         check_size(picture.width, picture.height, max_pixels)
         picture.seek(0)
         deep = deep_pixels(picture, data, max_pixels)
@@ -190,16 +190,18 @@ def _shown(deep: DeepPixels, intensity: Intensity) -> tuple[Image.Image, tuple[s
     return colours if turn is None else colours.transpose(turn), remarks
 
 
-@contextmanager
-def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
-    """Read an image's header.
+def open_picture(data: bytes, max_pixels: int) -> Image.Image:
+    """Read an image's header with Pillow; its pixels are not decoded yet.
 
     Pillow's own limit is one of the process: it is raised where `max_pixels` allows more, and never lowered.
+
+    Raises:
+        UnidentifiedImageError, Image.DecompressionBombError, OSError: as Pillow.
     """
     with _pillow_limit:
         if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
             Image.MAX_IMAGE_PIXELS = max_pixels
-    yield Image.open(io.BytesIO(data), formats=FORMATS)
+    return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 @contextmanager
@@ -226,7 +228,7 @@ def upright_size(data: bytes) -> tuple[int, int]:
     try:
         if data[:4] in TIFF_STARTS:
             return tiff_size(data)
-        with _opened(data, MAX_PIXELS) as picture:
+        with open_picture(data, MAX_PIXELS) as picture:
             turned = picture.getexif().get(ORIENTATION, 1) in TURNED
     except Exception as error:  # as in decode_original
         raise ImageError("The file is not an image in a known format.") from error

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 
 from musc_ray.sources.images import Entry, ListedImage, Skipped
 
-MASK_FOLDER = re.compile(r"(?P<base>(?:.*/)?)(?P<folder>ground_truth|groundtruth|masks?)/(?P<inside>.*)", re.I | re.S)
-MASK_NAME = re.compile(r"(?P<image>.+)(?:_label|_gt|_mask)", re.I | re.S)
+MASK_FOLDER = re.compile(
+    r"(?P<base>(?:.*/)?)(?P<folder>ground[_-]?truth|gts?|labels?|masks?)/(?P<inside>.*)", re.I | re.S
+)
+MASK_NAME = re.compile(r"(?P<image>.+)[_-](?:label|gt|mask)", re.I | re.S)
 
 SPLITS = ("test", "train", "images")
 """Folders beside a folder of masks that hold the images."""
@@ -20,29 +22,40 @@ SPLITS = ("test", "train", "images")
 
 def without_masks(entries: Iterator[Entry]) -> Iterator[Entry]:
     """Yield entries, the masks among them as skipped; what may be a mask by its folder comes last."""
-    candidates: list[ListedImage] = []
+    in_mask_folders: list[ListedImage] = []
     folders: set[str] = set()
-    last_folder, names = "", set[str]()
+    folder, names = "", set[str]()
+    named_as_masks: list[tuple[ListedImage, str]] = []  # of this folder: their images may come after them
     for entry in entries:
         if not isinstance(entry, ListedImage):
             yield entry
-            continue
-        folder, _, name = entry.relative.rpartition("/")
-        if MASK_FOLDER.fullmatch(entry.relative):
-            candidates.append(entry)
-            continue
-        if folder != last_folder:
-            last_folder, names = folder, set()
-            folders.update(_with_parents(folder))
-        stem = name.rpartition(".")[0] or name
-        names.add(stem)
-        match = MASK_NAME.fullmatch(stem)
-        if match is not None and match["image"] in names:
-            yield Skipped(entry.uri, "mask", f"It is named as the mask of the image '{match['image']}' beside it.")
+        elif MASK_FOLDER.fullmatch(entry.relative):
+            in_mask_folders.append(entry)
+        else:
+            of_entry, _, name = entry.relative.rpartition("/")
+            if of_entry != folder:
+                yield from _judged_by_names(named_as_masks, names)
+                folder, names, named_as_masks = of_entry, set(), []
+                folders.update(_with_parents(folder))
+            stem = name.rpartition(".")[0] or name
+            names.add(stem)
+            match = MASK_NAME.fullmatch(stem)
+            if match is None:
+                yield entry
+            else:
+                named_as_masks.append((entry, match["image"]))
+    yield from _judged_by_names(named_as_masks, names)
+    for entry in in_mask_folders:
+        yield _judged(entry, folders)
+
+
+def _judged_by_names(entries: list[tuple[ListedImage, str]], names: set[str]) -> Iterator[Entry]:
+    """Yield entries that are named as masks; as skipped where the image of that name is in the same folder."""
+    for entry, image in entries:
+        if image in names:
+            yield Skipped(entry.uri, "mask", f"It is named as the mask of the image '{image}' beside it.")
         else:
             yield entry
-    for entry in candidates:
-        yield _judged(entry, folders)
 
 
 def _judged(entry: ListedImage, folders: set[str]) -> Entry:

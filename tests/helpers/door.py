@@ -102,6 +102,11 @@ FILES: dict[str, tuple[bytes, str]] = {
     "kos01/Part0_label.bmp": (picture("BMP", "1"), "mask"),
     "ksdd2/test/20000.png": (picture("PNG"), IMAGE),
     "ksdd2/test/20000_GT.png": (picture("PNG", "L"), "mask"),
+    "bolts/images/1.png": (picture("PNG"), IMAGE),
+    "bolts/gt/1.png": (picture("PNG", "L"), "mask"),
+    "nuts/img-1.png": (picture("PNG"), IMAGE),
+    "nuts/img-1-mask.png": (picture("PNG", "L"), "mask"),
+    "stickers/labels/1.png": (picture("PNG"), IMAGE),
     "screws/images/1.png": (picture("PNG"), IMAGE),
     "screws/masks/1.png": (picture("PNG", "L"), "mask"),
     # names that look like those of masks, but are not
