@@ -125,7 +125,7 @@ def extract_archive(settings: Settings, progress: Progress) -> dict[str, Any]:
         with ray_cluster(ClusterOptions.of(settings)), progress.watched(RunMetrics(context.run_id)):
             errors += extract_missing(context, progress, stages)
         check_errors(context, errors, "A run lists them all.")
-    return {**stages["extract"], "failed": len(errors)}
+    return {**stages["extract"], "failed": len(errors), "skipped": len(context.catalog.skipped)}
 
 
 def _list_images(settings: Settings, progress: Progress) -> tuple[RunContext, Stages]:

@@ -69,7 +69,7 @@ def print_extracted(figures: Mapping[str, Any]) -> None:
     """Print what an extraction did."""
     stdout_console().print(
         f"{figures['images']:,} images extracted, {figures['already_done']:,} already done, "
-        f"{figures['failed']:,} failed, {figures['seconds']:.1f} s"
+        f"{figures['failed']:,} failed, {figures['skipped']:,} skipped, {figures['seconds']:.1f} s"
     )
 
 
