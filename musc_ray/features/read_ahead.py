@@ -96,12 +96,21 @@ class ReadAhead:
             data = read_image(image.uri, self.limits.bytes)
             decoded = decode_for_model(data, self.image_size, self.limits.pixels, intensity)
         except (ImageError, *PERMANENT) as error:
-            return DecodedImage(_failed(image, type(error).__name__, redacted(str(error))), None)
+            return DecodedImage(_failed(image, type(error).__name__, redacted(_sentence(image.uri, error))), None)
         height, width = decoded.size
         extracted = ShardImage(
             image.image_id, image.uri, image.version, height=height, width=width, remarks=decoded.remarks
         )
         return DecodedImage(extracted, decoded.pixels)
+
+
+def _sentence(uri: str, error: Exception) -> str:
+    """Say why an image cannot be read."""
+    if "\\udc" in uri and isinstance(error, FileNotFoundError):
+        return "The name of the file is not UTF-8: rename it."
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"The file cannot be read: {error.strerror}."
+    return str(error)
 
 
 def _failed(image: CatalogImage, error: str, message: str) -> ShardImage:

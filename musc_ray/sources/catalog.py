@@ -88,6 +88,7 @@ def _catalog(source: Source, group_by: str | None, may_be_empty: bool = False) -
     skipped: list[Skipped] = []
     unreadable: list[Unreadable] = []
     folders: set[str] = set()
+    names: set[tuple[str, str]] = set()
     for entry in list_source(source):
         if isinstance(entry, Skipped):
             skipped.append(entry._replace(uri=storable(entry.uri), message=storable(entry.message)))
@@ -95,7 +96,7 @@ def _catalog(source: Source, group_by: str | None, may_be_empty: bool = False) -
         group = entry.group
         if group_of is not None:
             match = group_of.match(entry.relative)
-            if match is None:
+            if match is None or not match["group"]:
                 unreadable.append(_ungrouped(entry, group_by))
                 continue
             group = match["group"]
@@ -104,7 +105,7 @@ def _catalog(source: Source, group_by: str | None, may_be_empty: bool = False) -
             continue
         if group_of is None:
             folders.add(entry.relative.rpartition("/")[0].partition("/")[0])
-        again = _add(entry, storable(group), groups)
+        again = _add(entry, storable(group), groups, names)
         if again is not None:
             skipped.append(again)
     found = Catalog(
@@ -118,13 +119,21 @@ def _catalog(source: Source, group_by: str | None, may_be_empty: bool = False) -
     return found
 
 
-def _add(entry: ListedImage, group: str, groups: dict[str, dict[str, CatalogImage]]) -> Skipped | None:
-    """Add an image to its group; return it as skipped where the group has it by another name already."""
+def _add(
+    entry: ListedImage, group: str, groups: dict[str, dict[str, CatalogImage]], names: set[tuple[str, str]]
+) -> Skipped | None:
+    """Add an image to its group; return it as skipped where the group has it by another name already.
+
+    `names` holds the groups and first names of objects that have several: the first one may be in another group, or
+    hidden.
+    """
     images = groups.setdefault(group, {})
-    key = image_id(entry.uri)
-    if key in images or (entry.same_as is not None and image_id(entry.same_as) in images):
-        first = entry.uri if entry.same_as is None else entry.same_as
-        return Skipped(storable(entry.uri), "second_name", storable(f"{first} is the same image of group '{group}'."))
+    key, first = image_id(entry.uri), entry.same_as
+    if key in images or (first is not None and (image_id(first) in images or (group, first) in names)):
+        message = f"{first or entry.uri} is the same image of group '{group}'."
+        return Skipped(storable(entry.uri), "second_name", storable(message))
+    if first is not None:
+        names.add((group, first))
     images[key] = CatalogImage(key, storable(entry.uri), group, entry.version, entry.modified)
     return None
 

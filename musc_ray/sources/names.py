@@ -26,21 +26,27 @@ TEXT_SUFFIXES = _words(
     ".py .rst .sh .sha1 .sha256 .sha512 .toml .tsv .txt .xml .yaml .yml"
 )
 OTHER_SUFFIXES = _words(
-    ".aac .avi .avro .ckpt .db .dll .doc .docx .exe .feather .flac .h5 .hdf .hdf5 .joblib .lnk .lock .m4a "
+    ".aac .avi .avro .cbor .ckpt .db .dll .doc .docx .exe .feather .flac .h5 .hdf .hdf5 .joblib .lnk .lock .m4a "
     ".m4v .mat .mdb .mkv .mov .mp3 .mp4 .mpeg .mpg .npy .npz .onnx .orc .pickle .pkl .ppt .pptx .pt .pth .pyc "
-    ".safetensors .so .sqlite .sqlite3 .tfrecord .tflite .ttf .wav .webm .wmv .xls .xlsx"
+    ".mp .msg .pb .pyd .safetensors .so .sqlite .sqlite3 .tfrecord .ten .tflite .ttf .wav .webm .wmv .xls .xlsx"
 )
 
 SYSTEM_FOLDERS = frozenset(
     (
-        "@eadir",
         "#recycle",
         "#snapshot",
-        "__macosx",
         "$recycle.bin",
+        "@eadir",
+        "@recently-snapshot",
+        "@recycle",
+        "__macosx",
         "lost+found",
+        "network trash folder",
+        "recycled",
         "recycler",
         "system volume information",
+        "temporary items",
+        "~snapshot",
     )
 )
 SYSTEM_FILES = frozenset(
@@ -56,6 +62,14 @@ SYSTEM_FILES = frozenset(
     )
 )
 APPLE_DOUBLE = "._"
+STREAMS = (":encryptable", ":zone.identifier")
+"""How names end that Windows gives to notes on a file, where another system stores them as files."""
+
+COPIES = ("~", "_original")
+"""What editors and exiftool append to the name of the copy that they keep."""
+
+PARTIAL = (".crdownload", ".filepart", ".part")
+"""Extensions of files that are still being written."""
 
 
 class SkippedName(NamedTuple):
@@ -73,6 +87,12 @@ def skipped_part(relative: str) -> SkippedName | None:
             return SkippedName("system", f"'{part}' is an AppleDouble file of macOS.")
         if lower in SYSTEM_FOLDERS or lower in SYSTEM_FILES:
             return SkippedName("system", f"'{part}' is of an operating system, NAS or tool.")
+        if lower.endswith(STREAMS):
+            return SkippedName("system", f"'{part}' is a note of Windows on a file.")
+        if lower.endswith(COPIES) and suffix_of(lower.removesuffix("~").removesuffix("_original")) in IMAGE_SUFFIXES:
+            return SkippedName("system", f"'{part}' is a copy that a tool kept.")
+        if lower.endswith(PARTIAL):
+            return SkippedName("system", f"'{part}' is not written to its end.")
         if part.startswith(".") and part.strip("."):
             return SkippedName("hidden", f"'{part}' is hidden.")
     return None

@@ -51,7 +51,8 @@ def list_folder(fs: fsspec.AbstractFileSystem, folder: str) -> list[Info]:
         OSError, StorageError: it cannot be listed.
     """
     found = with_retries(lambda: fs.ls(folder, detail=True), f"list {_named(fs, folder)}")
-    return sorted((info for info in found if info["name"].rstrip("/") != folder), key=lambda info: str(info["name"]))
+    inside = (info for info in found if info["name"].rstrip("/") != folder and not _is_marker(info))
+    return sorted(inside, key=lambda info: str(info["name"]))
 
 
 def names_in(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
@@ -99,7 +100,12 @@ def flat_listing(fs: fsspec.AbstractFileSystem, prefix: str) -> list[Info]:
     """
     found = with_retries(lambda: fs.find(prefix, detail=True), f"list {_named(fs, prefix)}")
     fs.invalidate_cache()  # the driver would keep all of them
-    return [info for _, info in sorted(found.items()) if info["type"] != "directory"]
+    return [info for _, info in sorted(found.items()) if info["type"] != "directory" and not _is_marker(info)]
+
+
+def _is_marker(info: Info) -> bool:
+    """Return whether a key is only there for tools to show a folder: `photos/`, of zero bytes."""
+    return info["type"] != "directory" and str(info["name"]).endswith("/") and not info.get("size")
 
 
 def _named(fs: fsspec.AbstractFileSystem, path: str) -> str:
