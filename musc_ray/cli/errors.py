@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from musc_ray.cli.terminal import visible
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.settings.credentials import redacted
 from musc_ray.storage.retry import as_storage_error, is_storage_fault
@@ -77,5 +78,5 @@ def _print_usage_error(error: Any) -> int:
 
 
 def _print_error(sentence: str, code: int) -> int:
-    typer.echo(f"Error: {redacted(sentence)}", err=True)
+    typer.echo(f"Error: {visible(redacted(sentence))}", err=True)
     return code

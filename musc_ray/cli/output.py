@@ -6,8 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.table import Table
+
+from musc_ray.cli.terminal import visible
 
 PIPE_WIDTH = 100_000
 """Columns where standard output is not a terminal: no table of ours is cut or folded there."""
@@ -18,6 +20,11 @@ UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 def stdout_console() -> Console:
     """Return a console on standard output: as wide as the terminal, or, in a pipe, as wide as what is printed."""
     return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+
+
+def escape(text: str) -> str:
+    """Return text as rich prints it unchanged, its control characters spelled out: names come from anywhere."""
+    return escape_markup(visible(text))
 
 
 def fits(table: Table, console: Console) -> bool:

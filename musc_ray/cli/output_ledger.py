@@ -4,9 +4,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 
-from musc_ray.cli.output import plural
+from musc_ray.cli.output import escape, plural
 
 if TYPE_CHECKING:
     from musc_ray.sources.catalog import Catalog

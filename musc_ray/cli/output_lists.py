@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-
-from musc_ray.cli.output import bytes_text, plural, print_rows, stdout_console
+from musc_ray.cli.output import bytes_text, escape, plural, print_rows, stdout_console
 
 if TYPE_CHECKING:
     from musc_ray.cli.status import RunStatus

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
-from rich.markup import escape
 from rich.table import Column, Table
 
-from musc_ray.cli.output import fits, stdout_console
+from musc_ray.cli.output import escape, fits, stdout_console
 from musc_ray.evaluate.table import SHOWN, MetricsRow, shown_row
 
 if TYPE_CHECKING:

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
-from musc_ray.cli.output import bytes_text, plural, stdout_console
+from musc_ray.cli.output import bytes_text, escape, plural, stdout_console
 from musc_ray.planning.cost import SUGGESTED_REFERENCES, Plan
 from musc_ray.runtime.durations import format_duration
 

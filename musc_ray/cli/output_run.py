@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
-from musc_ray.cli.output import stdout_console
+from musc_ray.cli.output import escape, stdout_console
 from musc_ray.cli.output_ledger import print_ledger
 from musc_ray.errors import MuscRayError
 

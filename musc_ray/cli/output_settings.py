@@ -4,11 +4,9 @@ import re
 import textwrap
 from typing import Any, Literal, get_args, get_origin
 
-from rich.markup import escape
-
 from musc_ray.cli.app import VERBS
 from musc_ray.cli.options import PANELS, default_text, effects, option_name, panel_of
-from musc_ray.cli.output import stdout_console
+from musc_ray.cli.output import escape, stdout_console
 from musc_ray.settings.model import Settings
 
 INDENT = " " * 4

@@ -14,6 +14,7 @@ from musc_ray.evaluate.problems import Problem
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.sources.csv_rows import read_csv_rows
 from musc_ray.sources.reading import read_image
+from musc_ray.sources.rows import check_secrets
 from musc_ray.storage.filesystem import open_filesystem, uri_beside
 
 DEFECTIVE = "defective"
@@ -167,6 +168,8 @@ def _read_csv(table: str) -> dict[str, Label]:
                 raise MuscRayError(f"The labels {table} have no column '{missing[0]}': it needs uri and label.")
             if not row["uri"]:
                 raise MuscRayError(f"The labels {table}, line {line}: the uri is missing.")
+            for given in (row["uri"], row.get("mask")):
+                check_secrets(table, given or "")
             uri = uri_beside(fs, path, row["uri"])
             label = _csv_label(table, line, row, fs, path)
             if labels.setdefault(uri, label) != label:

@@ -107,15 +107,15 @@ class Container(ABC):
         """
 
     @abstractmethod
-    def split(self, uri: str) -> tuple[str, str] | None:
-        """Return the container's URI and the image's name in it; None if a URI names no image of this kind."""
+    def splits(self, uri: str) -> list[tuple[str, str]]:
+        """Return the container's URI and the image's name in it, in each way that the URI can be read; often none."""
 
     @abstractmethod
     def read(self, container: str, name: str, max_bytes: int) -> bytes:
         """Read an encoded image.
 
         Args:
-            container, name: what `split` returned.
+            container, name: what `splits` returned.
             max_bytes: larger images are refused before they are read.
 
         Raises:

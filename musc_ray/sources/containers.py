@@ -28,13 +28,9 @@ def container_kind(path: str) -> Container | None:
     return next((kind for kind in CONTAINERS if kind.recognises(path)), None)
 
 
-def split_uri(uri: str) -> ImageInContainer | None:
-    """Take a URI apart by the first kind of container that it may name an image of; None for plain files."""
-    for kind in CONTAINERS:
-        found = kind.split(uri)
-        if found is not None:
-            return ImageInContainer(kind, *found)
-    return None
+def split_uri(uri: str) -> list[ImageInContainer]:
+    """Take a URI apart in each way that it may name an image in a container; none for most plain files."""
+    return [ImageInContainer(kind, *found) for kind in CONTAINERS for found in kind.splits(uri)]
 
 
 def image_name(uri: str) -> str:

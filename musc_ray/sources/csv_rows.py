@@ -21,7 +21,7 @@ ONE_COLUMN = "\x1f"
 
 UTF_16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
-EXCEL_HINT = re.compile(rf"sep=([{DELIMITERS}])\s*", re.IGNORECASE)
+EXCEL_HINT = re.compile(rf'"?sep=([{DELIMITERS}])"?\s*', re.IGNORECASE)
 """First line of files that some programs write for Excel."""
 
 MAX_LINE = 1_000_000
@@ -126,7 +126,8 @@ def _records(lines: _Lines, names: Collection[str]) -> Iterator[tuple[int, list[
         return
     hint = EXCEL_HINT.fullmatch(first)
     delimiter = hint[1] if hint else _delimiter(first, names)
-    spaces = re.compile(rf'(?<!")" +(?=[{re.escape(delimiter)}\r\n]|$)')  # after a quoted value
+    sign, blank = re.escape(delimiter), " " if delimiter == "\t" else " \t"
+    spaces = re.compile(rf'(?<!")"[{blank}]+(?=[{sign}\r\n]|$)')  # after a quoted value
     cleaned = (spaces.sub('"', line) if '"' in line else line for line in chain(() if hint else (first,), lines))
     reader = csv.reader(cleaned, delimiter=delimiter, strict=True, skipinitialspace=True)
     while True:

@@ -1,10 +1,11 @@
 """Folders, prefixes, globs and single files: images by name or content, and what containers among them hold."""
 
+import re
 from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from musc_ray.errors import reason_of
+from musc_ray.errors import MuscRayError, reason_of
 from musc_ray.sources.base import Container, ListedFile, Source
 from musc_ray.sources.containers import container_kind
 from musc_ray.sources.images import DEFAULT_GROUP, Entry, ListedImage, Skipped, Unreadable
@@ -15,6 +16,8 @@ from musc_ray.sources.sniff import read_head
 from musc_ray.sources.walk import walk_files
 from musc_ray.storage.filesystem import open_filesystem
 from musc_ray.storage.retry import StorageError
+
+DELTA_LOG = re.compile(r"/_delta_log/\d+\.json\Z")
 
 SNIFFERS = 16
 """Files of unknown names whose first bytes are read at the same time."""
@@ -59,6 +62,7 @@ class FilesSource(Source):
         """List what is not in a container; containers are appended."""
         unnamed = []
         for found in walk_files(*open_filesystem(self.text)):
+            _refuse_delta(found)
             if not isinstance(found, ListedFile):
                 yield found
             elif is_image_name(found.path):
@@ -73,6 +77,19 @@ class FilesSource(Source):
                     yield verdict
         with ThreadPoolExecutor(SNIFFERS) as readers:
             yield from readers.map(_judged_by_content, unnamed)
+
+
+def _refuse_delta(found: ListedFile | Skipped | Unreadable) -> None:
+    """Refuse a folder of a Delta table: it keeps files that are no longer part of the table.
+
+    Raises:
+        MuscRayError: this is a file of a Delta table's log.
+    """
+    if isinstance(found, ListedFile) and DELTA_LOG.search(f"/{found.relative}"):
+        raise MuscRayError(
+            f"{found.uri} is the log of a Delta table, whose folder keeps removed files, too: give the table's live "
+            f"rows as a Parquet file or a CSV of URIs."
+        )
 
 
 def image_of(file: ListedFile) -> ListedImage:

@@ -51,10 +51,10 @@ class ParquetImages(Container):
         else:
             yield from list_parquet(file, columns)
 
-    def split(self, uri: str) -> tuple[str, str] | None:
+    def splits(self, uri: str) -> list[tuple[str, str]]:
         """Return the table's URI, and the row's number with the column if it is not a usual one."""
         match = IN_PARQUET.fullmatch(uri)
-        return None if match is None else (match[1], match[2])
+        return [] if match is None else [(match[1], match[2])]
 
     def read(self, container: str, name: str, max_bytes: int) -> bytes:
         """Read the image of a row; see `Container.read`. Larger row groups are refused, too."""

@@ -41,14 +41,15 @@ def read_image(uri: str, max_bytes: int = ImageLimits.bytes) -> bytes:
 def _read(uri: str, max_bytes: int) -> bytes:
     if "\0" in uri:
         raise ImageError("The URI contains a NUL byte: remove it.")
-    in_container = split_uri(uri)
-    if in_container is not None:
+    missing: FileNotFoundError | None = None
+    for in_container in split_uri(uri):
         try:
             with _image_errors():
                 return in_container.read(max_bytes)
-        except FileNotFoundError:
-            if not exists(*open_filesystem(uri)):  # a plain file may have such a name, too
-                raise
+        except FileNotFoundError as error:
+            missing = missing or error
+    if missing is not None and not exists(*open_filesystem(uri)):  # a plain file may have such a name, too
+        raise missing
     with _image_errors():
         fs, path = open_filesystem(uri)
         return read_at_most(fs, path, max_bytes)

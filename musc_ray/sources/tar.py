@@ -19,7 +19,7 @@ from musc_ray.sources.names import is_image_name, skipped_part, suffix_of
 from musc_ray.sources.sniff import HEAD_BYTES
 from musc_ray.storage.filesystem import open_filesystem
 
-IN_TAR = re.compile(r"(.+\.tar)#(.+)", re.DOTALL | re.IGNORECASE)
+IN_TAR = re.compile(r"(?<=.)\.tar#(?=.)", re.DOTALL | re.IGNORECASE)
 
 MAX_CACHED_TARS = 64
 """Tars whose members a process keeps in mind: shards are random samples, so reads jump between them."""
@@ -41,16 +41,20 @@ class Members(NamedTuple):
     Attributes:
         files: the content of each name, links resolved; of several members of one name the last counts.
         links: names of links, and the name of the file that each leads to.
+        to_folders: names of links to folders, whose files are listed by their own names.
         replaced: names of members that a later one of the same name replaces, once each time.
         broken: names of links that lead nowhere.
         special: names of devices and pipes.
+        sparse: names of files whose zeros are left out, so that their content does not lie there in one piece.
     """
 
     files: dict[str, Span]
     links: dict[str, str]
+    to_folders: list[str]
     replaced: list[str]
     broken: list[str]
     special: list[str]
+    sparse: list[str]
 
 
 class TarShard(Container):
@@ -62,22 +66,26 @@ class TarShard(Container):
 
     def entries(self, file: ListedFile, columns: ColumnNames) -> Iterator[Entry]:
         """List the members, as `FilesSource` lists files; those of unknown names by their content."""
+        _cached_members.cache_clear()  # it may have been written again
         members = tar_members(file.fs, file.path)
         for name, span in sorted(members.files.items(), key=lambda item: item[0] in members.links):
             yield _judged(file, name, span, members.links.get(name))
         for name in members.replaced:
             yield Skipped(f"{file.uri}#{name}", "second_name", "A later member of the tar has the same name.")
+        for name in members.to_folders:
+            yield Skipped(f"{file.uri}#{name}", "second_name", "The link leads to a folder that is listed already.")
         for name in members.special:
             yield Skipped(f"{file.uri}#{name}", "special", "It is a device or pipe.")
-        for name in members.broken:
-            uri, relative = f"{file.uri}#{name}", f"{file.relative}/{name}"
-            message = "The link leads to nothing in its tar."
-            yield Unreadable(uri, relative, DEFAULT_GROUP, "FileNotFoundError", message)
+        for names, error, message in (
+            (members.broken, "FileNotFoundError", "The link leads to nothing in its tar."),
+            (members.sparse, "UnsupportedFormat", "The member is a sparse file: write the tar without --sparse."),
+        ):
+            for name in names:
+                yield Unreadable(f"{file.uri}#{name}", f"{file.relative}/{name}", DEFAULT_GROUP, error, message)
 
-    def split(self, uri: str) -> tuple[str, str] | None:
-        """Return the tar's URI and the member's name."""
-        match = IN_TAR.fullmatch(uri)
-        return None if match is None else (match[1], match[2])
+    def splits(self, uri: str) -> list[tuple[str, str]]:
+        """Return the tar's URI and the member's name: either may have `.tar#` in it."""
+        return [(uri[: match.end() - 1], uri[match.end() :]) for match in IN_TAR.finditer(uri)]
 
     def read(self, container: str, name: str, max_bytes: int) -> bytes:
         """Read a member; see `Container.read`."""
@@ -119,7 +127,7 @@ def tar_members(fs: fsspec.AbstractFileSystem, path: str) -> Members:
     Raises:
         MuscRayError: not a tar file, or one that breaks or ends before its end: it is not listed in part.
     """
-    found = Members({}, {}, [], [], [])
+    found = Members({}, {}, [], [], [], [], [])
     targets: dict[str, str] = {}
     try:
         with fs.open(path, "rb") as file:
@@ -130,14 +138,29 @@ def tar_members(fs: fsspec.AbstractFileSystem, path: str) -> Members:
         raise MuscRayError(
             f"{path} is not a readable tar file ({reason_of(error)}): repair or remove it; it is not listed in part."
         ) from error
-    for name in targets:
-        target = _target(name, targets, found.files)
-        if target is None:
-            found.broken.append(name)
-        else:
-            found.links[name] = target
-            found.files[name] = found.files[target]
+    _resolve(targets, found)
     return found
+
+
+def _resolve(targets: dict[str, str], found: Members) -> None:
+    """Give each link the content of the file that it leads to, through other links and links to folders."""
+    files = {posixpath.normpath(name): name for name in found.files}
+    folders = {folder for path in files for folder in _folders_of(path)}
+    links = {posixpath.normpath(name): target for name, target in targets.items()}
+    contents = {}
+    for name in targets:
+        path = _target(posixpath.normpath(name), links)
+        if path in files:
+            found.links[name] = files[path]
+            contents[name] = found.files[files[path]]
+        else:
+            (found.to_folders if path in folders else found.broken).append(name)
+    found.files.update(contents)
+
+
+def _folders_of(path: str) -> Iterator[str]:
+    while path := path.rpartition("/")[0]:
+        yield path
 
 
 def _read_tar(file: IO[bytes], start: int, found: Members, targets: dict[str, str]) -> int | None:
@@ -167,22 +190,26 @@ def _add(member: tarfile.TarInfo, found: Members, targets: dict[str, str]) -> No
         found.replaced.append(name)
         found.files.pop(name, None)
         targets.pop(name, None)
-    if member.isfile():
+    if member.sparse is not None or any(key.startswith("GNU.sparse") for key in member.pax_headers):
+        found.sparse.append(name)
+    elif member.isfile():
         found.files[name] = Span(member.offset_data, member.size)
     elif member.issym():
         targets[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
     elif member.islnk():
-        targets[name] = member.linkname
+        targets[name] = posixpath.normpath(member.linkname)
     else:
         found.special.append(name)
 
 
-def _target(name: str, targets: dict[str, str], files: dict[str, Span]) -> str | None:
-    """Return the file that a link leads to; None if it leads to none, or in a ring."""
+def _target(path: str, links: dict[str, str]) -> str | None:
+    """Return the path that a link leads to, which is not a link itself; None if it leads in a ring."""
     for _ in range(MAX_LINKS):
-        name = targets.get(name, name)
-        if name in files and name not in targets:
-            return name
+        steps = [path, *_folders_of(path)]
+        link = next((step for step in reversed(steps) if step in links), None)  # the outermost folder first
+        if link is None:
+            return path
+        path = posixpath.normpath(links[link] + path[len(link) :])
     return None
 
 

@@ -69,9 +69,10 @@ class _Walk:
     Attributes:
         fs, root: where.
         depth: levels of folders that are listed, the root included; None for all.
-        folders: local folders walked so far, against rings of links.
+        folders: local folders walked so far.
         names: first URI of each local file with several names.
-        links: symbolic links and their level, followed last, so that a file is listed by its own name.
+        links: symbolic links, their level, and whether another link led there; followed last, so that a file is listed
+            by its own name.
         real_root: the local root without symbolic links.
         results: folders that musc_ray wrote: pictures of a report are not images of the archive.
     """
@@ -81,7 +82,7 @@ class _Walk:
     depth: int | None = None
     folders: set[FileNumber] = field(default_factory=set)
     names: dict[FileNumber, str] = field(default_factory=dict)
-    links: list[tuple[str, int]] = field(default_factory=list)
+    links: list[tuple[str, int, bool]] = field(default_factory=list)
     real_root: str = ""
     results: set[str] = field(default_factory=set)
 
@@ -97,7 +98,6 @@ class _Walk:
             return
         if is_local(self.fs):
             self.real_root = os.path.realpath(self.root)
-            self.folders.update(_number(str(above)) for above in PurePosixPath(self.real_root).parents)
         yield from self._below(self.root, level=1, linked=False)
         while self.links:
             yield from self._follow(*self.links.pop(0))
@@ -124,7 +124,7 @@ class _Walk:
             for info in infos:
                 name = str(info["name"]).rstrip("/")
                 if info.get("islink"):
-                    self.links.append((name, level))
+                    self.links.append((name, level, linked))
                 elif info["type"] != "directory":
                     yield self._judged(info, linked)
 
@@ -141,8 +141,8 @@ class _Walk:
     def _enters(self, level: int) -> bool:
         return self.depth is None or level < self.depth
 
-    def _follow(self, path: str, level: int) -> Iterator[Found]:
-        """List what a symbolic link leads to."""
+    def _follow(self, path: str, level: int, in_linked: bool) -> Iterator[Found]:
+        """List what a symbolic link leads to; a folder that is listed already only for the source's own links."""
         skipped = self._skipped_part(path)
         if skipped is not None:
             yield skipped
@@ -159,7 +159,9 @@ class _Walk:
             yield Unreadable(self._uri(path), self._relative(path), DEFAULT_GROUP, "FileNotFoundError", message)
         elif found["type"] != "directory":
             yield self._judged(found, linked=True)
-        elif _number(path) in self.folders:
+        elif _number(path) in _above(path):
+            yield Skipped(self._uri(path), "second_name", "The link leads back to a folder that holds it.")
+        elif in_linked and _number(path) in self.folders:
             yield Skipped(self._uri(path), "second_name", "The link leads to a folder that is listed already.")
         elif self._enters(level):
             yield from self._below(path, level + 1, linked=True)
@@ -207,6 +209,12 @@ class _Walk:
 
 def _incomplete(place: str, error: Exception) -> MuscRayError:
     return MuscRayError(f"Cannot list {place}: {reason_of(error)}; an archive that is seen in part is not scored.")
+
+
+def _above(path: str) -> set[FileNumber]:
+    """Return the folders that hold a link, up to the root of the filesystem."""
+    folder = PurePosixPath(os.path.realpath(PurePosixPath(path).parent))
+    return {_number(str(above)) for above in (folder, *folder.parents)}
 
 
 def _number(path: str) -> FileNumber:

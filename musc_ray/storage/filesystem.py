@@ -74,6 +74,8 @@ def uri_beside(fs: fsspec.AbstractFileSystem, table: str, given: str) -> str:
     Raises:
         MuscRayError: a path that means nothing here.
     """
+    if given.startswith("file:///"):
+        return f"file://{posixpath.normpath(given.removeprefix('file://'))}"
     if "://" in given:
         return given
     if given.startswith("file:/"):  # as Java writes it
@@ -83,7 +85,7 @@ def uri_beside(fs: fsspec.AbstractFileSystem, table: str, given: str) -> str:
     if given.startswith("/"):
         if fs.root_marker != "/":
             raise MuscRayError(f"{given!r} begins with / in a table that is not on a disk: write a whole URI.")
-        return str(fs.unstrip_protocol(given))
+        return str(fs.unstrip_protocol(posixpath.normpath(given)))
     return str(fs.unstrip_protocol(_joined(table.rpartition("/")[0], given, fs.root_marker == "/")))
 
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from musc_ray.cli import app, output, output_lists, output_metrics, output_plan
 from musc_ray.cli.output import PIPE_WIDTH, bytes_text, plural
 from musc_ray.cli.status import RunStatus
+from musc_ray.cli.terminal import visible
 from musc_ray.settings.model import Settings
 from musc_ray.storage.garbage import Garbage
 from musc_ray.storage.paths import OutPaths
@@ -138,3 +139,16 @@ def test_status_as_one_document(monkeypatch):
     assert [run["run_id"] for run in document] == [run.run_id for run in STATUS]
     assert document[0]["stages"] == STATUS[0].stages
     assert (document[0]["complete"], document[0]["shards_done"], document[0]["shards"]) == (False, 8, 15_625)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a b\u00fc.png", "a b\u00fc.png"),
+        ("\x1b[31m.png", "\\x1b[31m.png"),
+        ("two\nlines\t", "two\nlines\t"),
+        ("\x07\udcff", "\\x07\\udcff"),
+    ],
+)
+def test_names_are_no_commands_to_a_terminal(text, shown):
+    assert visible(text) == shown

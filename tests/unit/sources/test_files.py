@@ -3,8 +3,10 @@
 import errno
 import os
 import re
+import subprocess
 import tarfile
 from collections import Counter
+from typing import ClassVar
 
 import fsspec
 import pyarrow as pa
@@ -204,6 +206,135 @@ def test_links_in_tars_lead_to_their_image(tmp_path, kind):
     (image,) = list_images(str(tmp_path)).groups["all"]
     assert image.uri.endswith("a.tar#img/1.png")
     assert read_image(image.uri) == b"text"
+
+
+def test_links_in_tars_of_the_present_folder_and_through_folders(tmp_path):
+    """As `tar cf x.tar .` writes them."""
+    members = {
+        "./a.png": picture("PNG"),
+        "./l.png": "a.png",
+        "./day/b.jpg": picture("JPEG"),
+        "./latest": "day",
+        "./through.jpg": "latest/b.jpg",
+        "./twice": "latest",
+        "./gone.png": "latest/c.png",
+    }
+    (tmp_path / "x.tar").write_bytes(tar_of(members))
+    catalog = list_images(str(tmp_path))
+    assert outcomes(catalog, f"{tmp_path}/x.tar#") == {
+        "./a.png": IMAGE,
+        "./l.png": "second_name",
+        "./day/b.jpg": IMAGE,
+        "./latest": "second_name",
+        "./through.jpg": "second_name",
+        "./twice": "second_name",
+        "./gone.png": ERROR,
+    }
+
+
+def test_members_with_names_of_containers_are_read(tmp_path):
+    inside = {"y.tar#z.png": picture("PNG"), "t.parquet#row=1": picture("JPEG")}
+    (tmp_path / "x.tar").write_bytes(tar_of(inside))
+    (tmp_path / "odd.tar#name.tar").write_bytes(tar_of({"a.png": picture("BMP")}))
+    read = {
+        image.uri.partition(".tar#")[2]: read_image(image.uri) for image in list_images(str(tmp_path)).groups["all"]
+    }
+    assert read == {**inside, "name.tar#a.png": picture("BMP")}
+
+
+def test_sparse_members_of_tars_are_errors(tmp_path):
+    with (tmp_path / "a.bmp").open("wb") as file:
+        file.write(b"BM")
+        file.seek(2**20)
+        file.write(b"end")
+    for kind in ("gnu", "pax"):
+        command = ["tar", f"--format={kind}", "--sparse", "-cf", f"{tmp_path}/{kind}.tar", "-C", str(tmp_path), "a.bmp"]
+        subprocess.run(command, check=True)
+        (tmp_path / "kept.png").write_bytes(picture("PNG"))
+        found = outcomes(list_images(f"{tmp_path}/*.[tp][an][rg]"), str(tmp_path))
+        (tmp_path / f"{kind}.tar").unlink()
+        assert [(outcome, name.startswith(kind)) for name, outcome in found.items() if "#" in name] == [(ERROR, True)]
+
+
+def test_a_container_that_is_written_again_is_read_anew(tmp_path):
+    path = tmp_path / "x.tar"
+    for names in (("a.png", "b.png"), ("b.png", "a.png")):
+        path.write_bytes(tar_of({name: name.encode() for name in names}))
+        images = list_images(str(tmp_path)).groups["all"]
+        assert {image.uri.rpartition("#")[2]: read_image(image.uri) for image in images} == {
+            "a.png": b"a.png",
+            "b.png": b"b.png",
+        }
+
+
+def test_one_object_is_one_image_of_each_group(tmp_path):
+    for folder in ("A", "B", "C", ".store"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "A/x.png").write_bytes(picture("PNG"))
+    (tmp_path / ".store/k").write_bytes(picture("PNG"))
+    for name, target in {"B/x.png": "../A/x.png", "B/y.png": "../A/x.png", "C/1.png": "../.store/k"}.items():
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "C/2.png").symlink_to("../.store/k")
+    (tmp_path / "D").symlink_to("A")
+    catalog = list_images(str(tmp_path), "{group}/*")
+    assert {name: len(images) for name, images in catalog.groups.items()} == {"A": 1, "B": 1, "C": 1, "D": 1}
+    assert outcomes(catalog, str(tmp_path)) == {
+        "A/x.png": IMAGE,
+        "B/x.png": IMAGE,
+        "B/y.png": "second_name",
+        "C/1.png": IMAGE,
+        "C/2.png": "second_name",
+        "D/x.png": IMAGE,
+        ".store/k": "hidden",
+    }
+
+
+def test_a_group_without_a_name_is_an_error(tmp_path):
+    for name in ("lot1 a.png", "b.png"):
+        (tmp_path / name).write_bytes(picture("PNG"))
+    for group_by in (r"(?P<group>lot\d)?.*", r"(?P<group>[lot]*\d?).*"):
+        catalog = list_images(str(tmp_path), group_by)
+        assert list(catalog.groups) == ["lot1"]
+        assert [entry.error for entry in catalog.unreadable] == ["GroupByError"]
+
+
+def test_the_folder_of_a_delta_table_is_refused(tmp_path):
+    (tmp_path / "_delta_log").mkdir()
+    (tmp_path / "_delta_log/00000000000000000000.json").write_text("{}")
+    (tmp_path / "a.png").write_bytes(picture("PNG"))
+    with pytest.raises(MuscRayError, match="Delta table"):
+        list_images(str(tmp_path))
+
+
+class Store(fsspec.AbstractFileSystem):
+    """An object store with keys that a disk cannot hold: markers of folders, a key that begins others."""
+
+    protocol = "store"
+    keys: ClassVar[dict[str, bytes]] = {
+        "bk/e/im.parquet/": b"",
+        "bk/e/im.parquet/a.png": picture("PNG"),
+        "bk/sub": picture("PNG"),
+        "bk/sub/c.png": picture("PNG"),
+    }
+
+    def find(self, path, **_):
+        return {key: self.info(key) for key in self.keys if key == path or key.startswith(f"{path}/")}
+
+    def ls(self, path, detail=True, **_):
+        raise NotImplementedError
+
+    def info(self, path, **_):
+        if path in self.keys:
+            return {"name": path, "type": "file", "size": len(self.keys[path])}
+        if any(key.startswith(f"{path}/") for key in self.keys):
+            return {"name": path, "type": "directory", "size": 0}
+        raise FileNotFoundError(path)
+
+
+def test_markers_of_folders_and_keys_that_begin_others():
+    fsspec.register_implementation("store", Store, clobber=True)
+    assert outcomes(list_images("store://bk/e"), "bk/e") == {"im.parquet/a.png": IMAGE}
+    assert outcomes(list_images("store://bk/sub"), "bk") == {"sub": IMAGE, "sub/c.png": IMAGE}
 
 
 def test_images_that_group_by_does_not_match_are_errors(tmp_path):
