@@ -89,7 +89,7 @@ class _Walk:
     def files(self) -> Iterator[Found]:
         """List all files."""
         if lists_flat(self.fs) and self.depth is None:
-            infos = self._listed(self.root, flat_listing)
+            infos = [info for info in self._listed(self.root, flat_listing) if info["name"] != self.root]
             found = (RESULT.fullmatch(str(info["name"])) for info in infos)
             self.results = {f"{match[1]}{folder}/" for match in found if match for folder in RESULT_FOLDERS}
             infos.reverse()

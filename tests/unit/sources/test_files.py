@@ -1,6 +1,7 @@
 """Files, folders and links as people have them: every entry is an image, an error, or skipped with its reason."""
 
 import errno
+import io
 import os
 import re
 import subprocess
@@ -320,8 +321,8 @@ class Store(fsspec.AbstractFileSystem):
     def find(self, path, **_):
         return {key: self.info(key) for key in self.keys if key == path or key.startswith(f"{path}/")}
 
-    def ls(self, path, detail=True, **_):
-        raise NotImplementedError
+    def _open(self, path, *_, **__):
+        return io.BytesIO(self.keys[path])
 
     def info(self, path, **_):
         if path in self.keys:
