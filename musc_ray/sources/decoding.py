@@ -175,8 +175,16 @@ def _upright(picture: Image.Image, at_least: int | None) -> Image.Image:
     if at_least is not None:
         scale = at_least / max(picture.size)
         picture.draft(None, (math.ceil(picture.width * scale), math.ceil(picture.height * scale)))
+    unused_alpha = picture.format == "TGA" and picture.mode == "RGBA" and not _tga_alpha_bits(picture)
     picture.load()
-    return ImageOps.exif_transpose(picture)
+    return picture.convert("RGB") if unused_alpha else ImageOps.exif_transpose(picture)
+
+
+def _tga_alpha_bits(picture: Image.Image) -> int:
+    """Return how many bits of a TGA file's pixels are alpha, by its header, which Pillow does not ask."""
+    file = getattr(picture, "fp")  # noqa: B009 - of all opened pictures, but not of the type
+    file.seek(17)
+    return int(file.read(1)[0] & 0x0F)
 
 
 def _shown(deep: DeepPixels, intensity: Intensity) -> tuple[Image.Image, tuple[str, ...]]:

@@ -28,7 +28,8 @@ BANDS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR:
 """Bands that a photometric interpretation has, without extra samples."""
 
 SHOWN = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, CMYK, YCBCR, CFA, LINEAR_RAW)
-ALPHA = (1, 2)
+ASSOCIATED = 1
+ALPHA = (ASSOCIATED, 2)
 """Extra samples that are alpha, associated or not. Others, and undeclared ones, are further bands."""
 
 PLAIN = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate", 34925: "LZMA", 50000: "Zstandard"}
@@ -162,6 +163,8 @@ def _interpreted(page: Any, values: Values) -> DeepPixels:
     shown = 4 if photometric == CMYK and colours >= 4 else 3 if colours >= 3 else 1
     used = "first is" if shown == 1 else f"first {shown} are"
     remarks = (f"of {colours} bands the {used} used",) if shown < colours else ()
+    if alpha is not None and extra[0] == ASSOCIATED:
+        alpha = None  # the colours are multiplied by it already, which is what they look like over black
     bits = _bits(page)
     chosen = values[..., 0] if shown == 1 else values[..., :shown]
     if values.dtype == np.bool_ or bits < 8:

@@ -185,3 +185,13 @@ def test_deep_images_are_upright_as_others_are(kind, orientation):
     np.testing.assert_array_equal(np.asarray(decode_original(data)), np.asarray(expected))
     assert upright_size(data) == expected.size[::-1]
     assert upright_size(encoded(GRADIENT, kind, exif=exif)) == expected.size[::-1]
+
+
+def test_alpha_that_a_tga_does_not_declare_is_not_alpha():
+    picture = Image.new("RGBA", (9, 7), (200, 100, 50, 0))
+    picture.putpixel((0, 0), (200, 100, 50, 7))
+    data = bytearray(encoded(picture, "TGA"))
+    assert data[17] & 0x0F == 8
+    assert decode_original(bytes(data)).getpixel((1, 1)) == (0, 0, 0), "declared: composited over black"
+    data[17] &= 0xF0
+    assert decode_original(bytes(data)).getpixel((1, 1)) == (200, 100, 50)

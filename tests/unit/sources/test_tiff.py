@@ -1,7 +1,10 @@
 """TIFF files of every kind show the picture that a viewer shows."""
 
+import io
+
 import numpy as np
 import pytest
+import tifffile
 
 from musc_ray.errors import ImageError
 from musc_ray.sources.decoding import decode_for_model, decode_original, upright_size
@@ -145,3 +148,13 @@ def test_a_file_that_ends_early_is_an_error_and_no_black_rows(compression):
     data = tiff(DEEP, compression=compression, rowsperstrip=8, metadata=None)
     with pytest.raises(ImageError, match="truncated or broken"):
         decode_original(data[:-20])
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("assocalpha", 128), ("unassalpha", 64)])
+def test_colours_that_are_multiplied_by_their_alpha_are_not_darkened_again(kind, expected):
+    """Premultiplied half white is grey over black, in 16 bits as in 8."""
+    values = np.full((8, 8, 4), 32768, np.uint16)
+    values[0, 0, 3] = 65535
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, photometric="rgb", extrasamples=[kind])
+    assert decode_original(file.getvalue()).getpixel((4, 4)) == (expected,) * 3
