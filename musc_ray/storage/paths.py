@@ -74,8 +74,8 @@ class OutPaths:
         return f"{self.features(features_id, group)}/shard-{shard:05d}.parquet"
 
     def intensity(self, features_id: str, group: str) -> str:
-        """What a group's deep pixels are scaled from, found once."""
-        return f"{self.features(features_id, group)}/intensity.json"
+        """What a group's deep pixels are scaled from, found once; readers of Parquet pass over names with `_`."""
+        return f"{self.features(features_id, group)}/_intensity.json"
 
     @property
     def night_lease(self) -> str:

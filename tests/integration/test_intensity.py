@@ -127,4 +127,4 @@ def test_a_night_uses_the_same_range_and_says_what_does_not_fit(plant, invoke):
 def test_garbage_collection_keeps_the_range(plant, invoke):
     folder, _, _ = plant
     assert invoke("gc", folder / "out", "--delete").exit_code == 0
-    assert len(list((folder / "out").glob("features/*/group=deep/intensity.json"))) == 1
+    assert len(list((folder / "out").glob("features/*/group=deep/_intensity.json"))) == 1

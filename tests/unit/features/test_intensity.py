@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -31,7 +34,7 @@ def ranges(tmp_path, **given):
 
 
 def stored(tmp_path) -> dict[str, object]:
-    files = (tmp_path / "out").glob("features/*/group=*/intensity.json")
+    files = (tmp_path / "out").glob("features/*/group=*/_intensity.json")
     return {path.parent.name.removeprefix("group="): json.loads(path.read_text()) for path in files}
 
 
@@ -114,7 +117,7 @@ def test_a_fault_of_the_storage_is_raised(tmp_path, monkeypatch):
 def test_a_broken_file_is_named(tmp_path):
     write(tmp_path / "images" / "a", 2, 4000)
     ranges(tmp_path)
-    (path,) = (tmp_path / "out").glob("features/*/group=*/intensity.json")
+    (path,) = (tmp_path / "out").glob("features/*/group=*/_intensity.json")
     path.write_text('{"range": {"low": 0}}')
     with pytest.raises(MuscRayError, match=r"intensity\.json"):
         ranges(tmp_path)
@@ -125,10 +128,19 @@ def test_a_range_is_part_of_the_runs_id_and_of_no_other(tmp_path):
     listed = catalog_images(str(tmp_path / "images"))
     workspace = opened(tmp_path / "out")
     found = context_of(workspace, listed)
-    (path,) = (tmp_path / "out").glob("features/*/group=*/intensity.json")
+    (path,) = (tmp_path / "out").glob("features/*/group=*/_intensity.json")
     path.write_text(path.read_text().replace("4095", "4000"))
     other = context_of(workspace, listed)
     path.write_text('{"range": null}')
     without = context_of(workspace, listed)
     assert len({found.run_id, other.run_id, without.run_id}) == 3
     assert (found.range_of("all").high, other.range_of("all").high, without.range_of("all")) == (4095, 4000, None)
+
+
+def test_the_folder_of_features_is_still_a_table(tmp_path):
+    write(tmp_path / "images" / "a", 2, 4000)
+    ranges(tmp_path)
+    (path,) = (tmp_path / "out").glob("features/*/group=*/_intensity.json")
+    pq.write_table(pa.table({"image_id": ["a"]}), path.parent / "shard-00000.parquet")
+    assert ds.dataset(path.parent, format="parquet").count_rows() == 1
+    assert pq.read_table(path.parent).num_rows == 1

@@ -48,3 +48,8 @@ def test_settings_added_later_enter_ids_only_when_changed(name):
     changed = {"aggregation": "snamd", "repeated_defects": True}[name]
     assert name not in identity_values(Settings(), "scores")
     assert identity_values(load_settings(None, {name: changed}), "scores")[name] == changed
+
+
+def test_the_intensity_changes_features_and_is_left_out_while_it_is_found():
+    assert "intensity" not in identity_values(Settings(), "features")
+    assert identity_values(load_settings(None, {"intensity": "0,4095"}), "features")["intensity"] == (0, 4095)

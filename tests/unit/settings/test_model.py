@@ -95,6 +95,9 @@ def test_a_model_built_directly_refuses_unknown_keys_and_hides_values() -> None:
         ("layers", "23,5", (5, 23)),
         ("layers", [0], (0,)),
         ("interval", "0,0.5", (0.0, 0.5)),
+        ("intensity", "percentile", "percentile"),
+        ("intensity", "0, 4095", (0.0, 4095.0)),
+        ("intensity", [-1.5, 2], (-1.5, 2.0)),
         ("interval", [0.1, 1], (0.1, 1.0)),
         ("references", "128", 128),
         ("references", "all", "all"),
@@ -134,6 +137,16 @@ def test_accepted_values(key: str, given_value: object, expected: object) -> Non
         ("workers", 0, "Setting 'workers' must be a whole number of at least 1, not 0: the nearest is 1."),
         ("threads", "x", "Setting 'threads' must be a whole number of at least 1, not 'x'."),
         ("seed", -1, "Setting 'seed' must be a whole number of at least 0, not -1: the nearest is 0."),
+        (
+            "intensity",
+            "bright",
+            "Setting 'intensity' must be auto, full, percentile or two numbers, for example 0,4095, not 'bright'.",
+        ),
+        (
+            "intensity",
+            "4095,0",
+            "Setting 'intensity' must go from a lower to a higher number, not 4095,0: did you mean 0,4095?",
+        ),
         ("max_pixels", "1e8", "Setting 'max_pixels' must be a whole number of at least 1, not '1e8'."),
         (
             "report_images",
