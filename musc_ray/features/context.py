@@ -82,15 +82,15 @@ def context_of(
         earlier: see `RunContext`.
     """
     settings, out_paths, meta = workspace.settings, workspace.out_paths, workspace.meta
-    intensity = group_ranges(workspace, listed)
-    ranges = stated(intensity)
-    identity = run_id(run_values(settings, meta.features_id, workspace.arithmetic, listed, earlier, ranges), listed)
     if settings.overwrite:
         _forget_listed(workspace, listed, earlier or {})
+    existing = {name: existing_shards(out_paths, meta.features_id, name) for name in listed}
+    plain = {name for name, shards in existing.items() if any(shard.intensity is None for shard in shards.values())}
+    intensity = group_ranges(workspace, listed, plain)
+    ranges = stated(intensity)
+    identity = run_id(run_values(settings, meta.features_id, workspace.arithmetic, listed, earlier, ranges), listed)
     groups = {
-        name: assign_shards(
-            images, existing_shards(out_paths, meta.features_id, name), settings.shard_size, ranges.get(name)
-        )
+        name: assign_shards(images, existing[name], settings.shard_size, ranges.get(name))
         for name, images in listed.items()
     }
     return RunContext(

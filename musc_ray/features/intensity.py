@@ -1,10 +1,11 @@
 """The range of deep pixels of each group: found once from a sample of its images, then the same for all of them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple
 
 from musc_ray.errors import ImageError, MuscRayError
 from musc_ray.features.workspace import Workspace
@@ -13,7 +14,7 @@ from musc_ray.sources.decoding import sample_image
 from musc_ray.sources.deep import DeepSample, Range, Rule, find_range
 from musc_ray.sources.images import CatalogImage
 from musc_ray.sources.reading import read_image
-from musc_ray.storage.conditional import create, read_version
+from musc_ray.storage.conditional import create
 from musc_ray.storage.filesystem import read_json
 from musc_ray.storage.retry import PERMANENT, with_retries
 
@@ -32,14 +33,17 @@ class FoundRange(NamedTuple):
     found: str
 
 
-def group_ranges(workspace: Workspace, listed: Mapping[str, Sequence[CatalogImage]]) -> dict[str, FoundRange]:
+def group_ranges(
+    workspace: Workspace, listed: Mapping[str, Sequence[CatalogImage]], plain: Collection[str] = ()
+) -> dict[str, FoundRange]:
     """Find the range of each group that holds deep images: stored ones first, then from a sample.
 
-    What is found, or that there is none, is stored beside the group's features: later runs on more images use the same.
+    What is found is stored beside the group's features: later runs on more images use the same.
 
     Args:
         workspace: the OUT; with `overwrite`, what is stored there is found again.
-        listed: images by group.
+        listed: images by group, in the order of their ids, which are hashes: the first ones are a random sample.
+        plain: groups with features that were extracted without a range: they stay without one.
 
     Raises:
         StorageError: the storage did not answer.
@@ -48,7 +52,8 @@ def group_ranges(workspace: Workspace, listed: Mapping[str, Sequence[CatalogImag
     given = workspace.settings.intensity
     if isinstance(given, tuple):
         return dict.fromkeys(listed, FoundRange(Range(*given), ""))
-    ranges = {name: _group_range(workspace, given, name, images) for name, images in listed.items()}
+    kept = () if workspace.settings.overwrite else plain
+    ranges = {name: _group_range(workspace, given, name, images, name in kept) for name, images in listed.items()}
     return {name: found for name, found in ranges.items() if found is not None}
 
 
@@ -57,32 +62,33 @@ def stated(ranges: Mapping[str, FoundRange]) -> dict[str, tuple[float, float]]:
     return {name: (found.range.low, found.range.high) for name, found in ranges.items()}
 
 
-def _group_range(workspace: Workspace, rule: Rule, group: str, images: Sequence[CatalogImage]) -> FoundRange | None:
-    candidates = [image for image in images if image.uri.rpartition(".")[2].lower() not in EIGHT_BITS]
-    if not candidates:
+def _group_range(
+    workspace: Workspace, rule: Rule, group: str, images: Sequence[CatalogImage], is_plain: bool
+) -> FoundRange | None:
+    candidates = (image for image in images if image.uri.rpartition(".")[2].lower() not in EIGHT_BITS)
+    sample = list(islice(candidates, SAMPLE_IMAGES))
+    if not sample:
         return None
-    out_paths = workspace.out_paths
-    path = out_paths.intensity(workspace.meta.features_id, group)
-    if workspace.settings.overwrite:
-        if read_version(out_paths.fs, path) is not None:
-            with_retries(lambda: out_paths.fs.rm_file(path), f"remove {path}")
-    elif (stored := read_json(out_paths.fs, path)) is not None:
+    fs, path = workspace.out_paths.fs, workspace.out_paths.intensity(workspace.meta.features_id, group)
+    stored = read_json(fs, path)
+    if stored is not None and not workspace.settings.overwrite:
         return _parsed(stored, path)
-    samples = sample_group(candidates, workspace.settings.image_limits)
-    if not samples:  # nothing is known of a group whose sample cannot be read
+    if is_plain:
         return None
-    content: dict[str, object] = {"range": None}
-    deep = [sample for sample in samples if sample is not None]
-    if deep:
-        found, how = find_range(deep, rule)
-        content = {"range": asdict(found), "found": how}
-    if not create(out_paths.fs, path, json.dumps(content, indent=2).encode()):  # another run was faster
-        content = read_json(out_paths.fs, path) or content
-    return _parsed(content, path)
+    if stored is not None:
+        with_retries(lambda: fs.rm_file(path), f"remove {path}")
+    deep = read_sample(sample, workspace.settings.image_limits)
+    if not deep:
+        return None
+    found = FoundRange(*find_range(deep, rule))
+    content = json.dumps({"range": asdict(found.range), "found": found.found}, indent=2)
+    if create(fs, path, content.encode()):
+        return found
+    return _parsed(read_json(fs, path) or {}, path)  # another run was faster
 
 
-def sample_group(images: Sequence[CatalogImage], limits: ImageLimits) -> list[DeepSample | None]:
-    """Read the sample of a group: its first images by id, which is a hash; None for 8-bit ones.
+def read_sample(images: Sequence[CatalogImage], limits: ImageLimits) -> list[DeepSample]:
+    """Read images of a group, return what is deep of them.
 
     Images that cannot be read are left out: extraction says why.
 
@@ -90,23 +96,18 @@ def sample_group(images: Sequence[CatalogImage], limits: ImageLimits) -> list[De
         StorageError: the storage did not answer.
     """
 
-    def sample(image: CatalogImage) -> list[DeepSample | None]:
+    def read(image: CatalogImage) -> DeepSample | None:
         try:
-            return [sample_image(read_image(image.uri, limits.bytes), limits.pixels)]
+            return sample_image(read_image(image.uri, limits.bytes), limits.pixels)
         except (ImageError, MemoryError, *PERMANENT):
-            return []
+            return None
 
     with ThreadPoolExecutor(MAX_THREADS) as pool:
-        return [found for part in pool.map(sample, sorted(images)[:SAMPLE_IMAGES]) for found in part]
+        return [found for found in pool.map(read, images) if found is not None]
 
 
-def _parsed(content: Mapping[str, object], path: str) -> FoundRange | None:
+def _parsed(content: Mapping[str, Any], path: str) -> FoundRange:
     try:
-        stored = content["range"]
-        if stored is None:
-            return None
-        if not isinstance(stored, dict):
-            raise TypeError(f"its range is {stored!r}")
-        return FoundRange(Range(**stored), str(content["found"]))
+        return FoundRange(Range(**content["range"]), str(content["found"]))
     except (LookupError, TypeError) as error:
         raise MuscRayError(f"{path} is not a range of intensities ({error}): delete it and run again.") from error

@@ -196,7 +196,7 @@ def to_eight_bits(deep: DeepPixels, intensity: Intensity) -> tuple[Image.Image, 
         eight, remarks = deep.values, deep.remarks
     else:
         found = _range_of(deep, intensity)
-        eight = scaled(deep.values, found.low, found.high)
+        eight = scaled(deep.values, found.low, found.high, deep.kind == "integer" and intensity != BY_FORMAT)
         remarks = deep.remarks + _remarks(deep, found)
         if isinstance(intensity, Range) and intensity.kind not in ("", deep.kind):
             remarks += (OTHER_KIND,)
@@ -207,13 +207,21 @@ def to_eight_bits(deep: DeepPixels, intensity: Intensity) -> tuple[Image.Image, 
     return Image.fromarray(eight), remarks
 
 
-def scaled(values: Values, low: float, high: float) -> npt.NDArray[np.uint8]:
-    """Scale low..high to 0..255; clip what is outside; NaN is low."""
-    factor = 255.0 / max(high - low, 1e-300)
+def scaled(values: Values, low: float, high: float, in_bins: bool = False) -> npt.NDArray[np.uint8]:
+    """Scale low..high to 0..255; clip what is outside; NaN is low.
+
+    Args:
+        values: of any real dtype.
+        low, high: become 0 and 255.
+        in_bins: for integers: 256 bins of the same width instead of rounding. Of 12 bits the lower 4 are dropped, which
+            gives back 8-bit values that were multiplied by 16, and those that were scaled to 4095.
+    """
+    factor = 256.0 / (high - low + 1) if in_bins else 255.0 / max(high - low, 1e-300)
+    whole = np.floor if in_bins else np.rint
 
     def convert(part: Values) -> npt.NDArray[np.uint8]:
         wide = (part.astype(np.float64) - low) * factor
-        return np.rint(np.clip(np.nan_to_num(wide, nan=0.0, posinf=255.0, neginf=0.0), 0.0, 255.0)).astype(np.uint8)
+        return whole(np.clip(np.nan_to_num(wide, nan=0.0, posinf=255.0, neginf=0.0), 0.0, 255.0)).astype(np.uint8)
 
     if values.dtype.itemsize <= 2 and values.dtype.kind in "ui":
         table = convert(np.arange(2**16, dtype=np.uint16).view(f"{values.dtype.kind}2"))

@@ -125,6 +125,16 @@ def test_values_are_scaled_and_rounded(dtype):
     assert scaled((RAMP - 128).astype(np.int16), -128, 127).ravel().tolist() == list(range(256))
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("rounded", [False, True])
+def test_copies_of_8_bit_images_in_more_bits_are_the_same_pixels(bits, rounded):
+    """Copies by a factor of two, and copies that reach the highest value."""
+    factor = (2**bits - 1) / 255 if rounded else 2 ** (bits - 8)
+    copy = deep(np.rint(RAMP * factor).astype(np.uint16))
+    picture, _ = to_eight_bits(copy, found("auto", copy))
+    np.testing.assert_array_equal(np.asarray(picture), RAMP)
+
+
 def test_what_is_not_a_number_is_the_lowest_or_highest_value():
     values = np.array([[np.nan, np.inf], [-np.inf, 0.5]], np.float32)
     assert scaled(values, 0, 1).tolist() == [[0, 255], [0, 128]]
