@@ -282,7 +282,7 @@ def test_broken_images_are_rows_and_the_others_are_scored(musc_ray, tmp_path, ar
     assert {row["stage"] for row in errors} == {"extract"}
     assert all(row["message"] and row["error"] == "ImageError" for row in errors)
     assert len(by_id(out)) == 40
-    too_many = musc_ray("run", mixed, tmp_path / "strict", *options)
+    too_many = musc_ray("run", mixed, tmp_path / "strict", *options, "--max-error-fraction", "0.01")
     assert too_many.exit_code == 1
     assert "max_error_fraction" in too_many.stderr
     assert "3 of 43" in too_many.stderr
