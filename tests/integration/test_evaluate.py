@@ -169,6 +169,7 @@ def test_what_is_missing_is_noted_and_the_rest_is_computed(tmp_path, shared_ray,
     assert rows_of(tmp_path / "out")[0]["image_auroc"] is not None
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_masks_is_named(tmp_path, shared_ray, invoke):
     kinds = ["good", "cut", "good", "cut", "cut", "cut", "cut", "cut", "good"]
     images = archive(tmp_path / "data", {"a": kinds})
@@ -218,6 +219,7 @@ def test_what_is_wrong_with_masks_is_named(tmp_path, shared_ray, invoke):
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_masks_on_white(tmp_path, shared_ray, invoke):
     """One of four masks is black nearly everywhere: a large defect, since white is the background of the others."""
     images = archive(tmp_path / "data", {"a": ["good", "cut", "cut", "cut", "cut", "good"]})

@@ -74,6 +74,7 @@ def test_a_group_of_one_picture_fails_with_a_sentence(plant):
     assert scores(folder, run, "black") == {}
 
 
+@pytest.mark.slow
 def test_only_pictures_of_one_kind_are_a_failed_run(plant, invoke, tmp_path):
     folder, _, options = plant
     result = invoke("run", folder / "images" / "black", tmp_path / "out", *options[:-6], "--set", "workers=1")
@@ -81,6 +82,7 @@ def test_only_pictures_of_one_kind_are_a_failed_run(plant, invoke, tmp_path):
     assert "All images of group 'all' are the same picture" in " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_the_report_and_heat_maps_show_the_same_pixels(plant, invoke, tmp_path):
     folder, _, _ = plant
     pages = folder / "out" / "runs" / runs(folder)[0]["run_id"] / "report" / "data"
@@ -104,6 +106,7 @@ def test_the_same_command_finds_the_run(plant, invoke):
     assert len(runs(folder)) == 1
 
 
+@pytest.mark.slow
 def test_a_night_uses_the_same_range_and_says_what_does_not_fit(plant, invoke):
     folder, _, _ = plant
     write(folder / "images", CELLS[6:8], first=6)
