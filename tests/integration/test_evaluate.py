@@ -129,6 +129,7 @@ def test_every_row_equals_the_metrics_in_memory(tmp_path, shared_ray, invoke, mo
     assert all((row["mask"] is None) == (row["label"] == 0) for row in labels)
 
 
+@pytest.mark.slow
 def test_pixels_of_the_original_size(tmp_path, shared_ray, invoke):
     images = archive(tmp_path / "data", {"nut": ["good", "cut", "good", "cut", "good"]})
     evaluated.write_run(tmp_path / "out", images, SIZE)

@@ -40,6 +40,7 @@ def scored_groups(out, result):
     return Counter(table["group"].to_pylist())
 
 
+@pytest.mark.slow
 def test_the_same_images_with_and_without_groups_are_two_runs(given, shared_ray, tmp_path):
     runs = [
         run_archive(load_settings(None, {**given, "out": str(tmp_path), "group_by": group_by}), Progress(quiet=True))
