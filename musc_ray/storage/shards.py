@@ -231,7 +231,7 @@ def read_layer(
     """
     with _opened(fs, path) as (parquet, meta, checksums):
         values = meta.grid[0] * meta.grid[1] * meta.channels
-        rows = _read_rows(parquet, checksums, layer_column(layer), image_ids, FLOAT16, values, path)
+        rows = _read_rows(parquet, checksums, layer_column(layer), image_ids, FLOAT16, values)
     return rows.reshape(len(image_ids), meta.grid[0] * meta.grid[1], meta.channels)
 
 
@@ -243,7 +243,7 @@ def read_class_tokens(fs: fsspec.AbstractFileSystem, path: str, image_ids: Seque
         BrokenShardError: as `read_layer`.
     """
     with _opened(fs, path) as (parquet, meta, checksums):
-        return _read_rows(parquet, checksums, CLASS_TOKEN, image_ids, FLOAT32, meta.class_channels, path)
+        return _read_rows(parquet, checksums, CLASS_TOKEN, image_ids, FLOAT32, meta.class_channels)
 
 
 @contextmanager
@@ -275,21 +275,20 @@ def _read_rows(
     image_ids: Sequence[str],
     dtype: np.dtype,
     values: int,
-    path: str,
 ) -> npt.NDArray[Any]:
-    """The checked values of a column for the given images, (A, values) in their order."""
+    """The checked values of a column for the given images, (A, values) in their order; `_opened` names the shard."""
     table = parquet.read(columns=["image_id", column])
     row_of = {image_id: row for row, image_id in enumerate(table["image_id"].to_pylist())}
     if len(row_of) * values * dtype.itemsize > table.nbytes:
-        raise BrokenShardError(path, f"{column} has fewer values than its metadata states")
+        raise ValueError(f"{column} has fewer values than its metadata states")
     rows = np.empty((len(image_ids), values), dtype)
     for target, image_id in enumerate(image_ids):
         row = row_of[image_id]
         rows[target] = np.frombuffer(table[column][row].as_buffer(), dtype).reshape(values)
         if column in checksums and _checksum(image_id, rows[target]) != checksums[column][row]:
-            raise BrokenShardError(path, f"the checksum of image {image_id} in {column} is wrong")
+            raise ValueError(f"the checksum of image {image_id} in {column} is wrong")
         if not _is_finite(rows[target]):
-            raise BrokenShardError(path, f"image {image_id} has NaN or infinite numbers in {column}")
+            raise ValueError(f"image {image_id} has NaN or infinite numbers in {column}")
     return rows
 
 
