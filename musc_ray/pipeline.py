@@ -100,8 +100,9 @@ def _compute(context: RunContext, stages: Stages, progress: Progress, labels: Ma
         check_errors(context, errors)
         scored_at = time_after_all(context.out_paths, datetime.now(UTC))
         scored = score_all(context, errors, scored_at, progress, stages)
-        errors += group_errors(context, scored.failed, errors)
-        write_errors(context, errors)
+        if scored.failed:
+            errors += group_errors(context, scored.failed, errors)
+            write_errors(context, errors)
         metrics = image_aurocs(run_paths, [group.group for group in scored.groups], labels)
         run = run_manifest(context, scored, scored_at, stages, len(errors), metrics)
         started = time.monotonic()

@@ -1,6 +1,5 @@
 """Output of what became of all that a source lists: scored, failed, skipped."""
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -32,7 +31,7 @@ def ledger_document(catalog: "Catalog") -> dict[str, Any]:
     return {
         "listed": catalog.listed,
         "errors": len(catalog.unreadable),
-        "skipped": dict(Counter(entry.reason for entry in catalog.skipped)),
+        "skipped": catalog.skipped_by_reason,
         "error_examples": [_example(entry) for entry in catalog.unreadable[:MAX_EXAMPLES]],
         "skipped_examples": [_example(entry) for entry in _one_of_each(catalog)],
         "notes": list(catalog.notes),
@@ -45,7 +44,7 @@ def print_catalog(catalog: "Catalog", console: Console) -> None:
     if catalog.unreadable:
         line += f", {len(catalog.unreadable):,} are errors"
     if catalog.skipped:
-        line += f", {len(catalog.skipped):,} are skipped ({_reasons(Counter(e.reason for e in catalog.skipped))})"
+        line += f", {len(catalog.skipped):,} are skipped ({_reasons(catalog.skipped_by_reason)})"
     console.print(f"{line}.", soft_wrap=True)
     for label, entries in (("Error", catalog.unreadable[:MAX_EXAMPLES]), ("Skipped", _one_of_each(catalog))):
         for entry in entries:
@@ -54,7 +53,7 @@ def print_catalog(catalog: "Catalog", console: Console) -> None:
         console.print(f"Note: {escape(note)}", soft_wrap=True)
 
 
-def _reasons(counts: "Counter[str] | dict[str, int]") -> str:
+def _reasons(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in sorted(counts.items()))
 
 

@@ -1,7 +1,6 @@
 """Build the manifests of a run: what it will do, and what it did (`storage/manifest.py` has the models)."""
 
 import platform
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -101,7 +100,7 @@ def run_manifest(
             "python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},
         },
-        skipped=dict(Counter(entry.reason for entry in context.catalog.skipped)),
+        skipped=context.catalog.skipped_by_reason,
         source_snapshot=context.catalog.snapshot,
         repeated_defects=None if repeated is None else _defect_counts(repeated),
         waiting=dict(context.waiting),

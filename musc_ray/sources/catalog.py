@@ -1,5 +1,6 @@
 """The catalog of an archive: its images by group with their ids and versions, what was skipped, what is unreadable."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -39,6 +40,11 @@ class Catalog:
     def images(self) -> int:
         """Number of images in groups."""
         return sum(map(len, self.groups.values()))
+
+    @property
+    def skipped_by_reason(self) -> dict[str, int]:
+        """Number of skipped entries by reason."""
+        return dict(Counter(entry.reason for entry in self.skipped))
 
     @property
     def listed(self) -> int:

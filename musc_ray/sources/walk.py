@@ -41,7 +41,7 @@ def walk_files(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Found]:
         yield from _Walk(fs, path).files()
     elif found is not None:
         yield ListedFile.of(fs, path, str(PurePosixPath(path).parent), found)
-        if lists_flat(fs) and any(str(info["name"]).startswith(f"{path}/") for info in flat_listing(fs, path)):
+        if lists_flat(fs):
             yield from _Walk(fs, path).files()  # in a store, a key may also be the beginning of others
     elif GLOB_SIGNS.search(path):
         yield from _glob(fs, path)
