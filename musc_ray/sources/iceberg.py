@@ -14,6 +14,7 @@ from musc_ray.sources.columns import IMAGE_COLUMNS, Columns, kinds_of, need_colu
 from musc_ray.sources.images import Entry
 from musc_ray.sources.row_filter import filter_errors, filter_sentence, parse_condition
 from musc_ray.sources.rows import RowTable, named_image, rows_of
+from musc_ray.storage.filesystem import whole_uri
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
@@ -108,12 +109,9 @@ def _whole(given: str) -> str:
     Raises:
         MuscRayError: it is relative.
     """
-    if "://" in given:
-        return given
-    if given.startswith("file:/"):  # as Java writes it
-        return f"file://{given.removeprefix('file:')}"
-    if given.startswith("/"):
-        return f"file://{given}"  # as fsspec has it: nothing is encoded
+    whole = whole_uri(f"file://{given}" if given.startswith("/") else given)  # as fsspec has it: nothing is encoded
+    if whole is not None:
+        return whole
     raise MuscRayError(f"{given!r} is relative to nothing: store whole URIs, or absolute paths.")
 
 

@@ -65,6 +65,18 @@ def absolute(uri: str) -> str:
     return path if is_local(fs) else str(fs.unstrip_protocol(path))
 
 
+def whole_uri(given: str) -> str | None:
+    """Return a URI that a table names as other tables write it; None for a path.
+
+    Of local files `.`, `..` and `//` are resolved, so that a file has one name; keys of stores may have them.
+    """
+    if given.startswith("file:/") and not given.startswith("file://"):  # as Java writes it
+        given = f"file://{given.removeprefix('file:')}"
+    if given.startswith("file:///"):
+        return f"file://{posixpath.normpath(given.removeprefix('file://'))}"
+    return given if "://" in given else None
+
+
 def uri_beside(fs: fsspec.AbstractFileSystem, table: str, given: str) -> str:
     r"""The URI of a file that a table names: a URI as it is, a relative path beside the table.
 
@@ -74,12 +86,9 @@ def uri_beside(fs: fsspec.AbstractFileSystem, table: str, given: str) -> str:
     Raises:
         MuscRayError: a path that means nothing here.
     """
-    if given.startswith("file:///"):
-        return f"file://{posixpath.normpath(given.removeprefix('file://'))}"
-    if "://" in given:
-        return given
-    if given.startswith("file:/"):  # as Java writes it
-        return f"file://{given.removeprefix('file:')}"
+    whole = whole_uri(given)
+    if whole is not None:
+        return whole
     if WINDOWS_PATH.match(given):
         raise MuscRayError(f"{given!r} is a path of Windows: write it relative to the table, or as a URI.")
     if given.startswith("/"):
