@@ -5,10 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from PIL import Image
-
 from musc_ray.evaluate.layouts import MASK_FOLDERS, UNKNOWN, PathLabel, without_ending
-from musc_ray.sources.decoding import FORMATS
+from musc_ray.sources.names import is_image_name
 from musc_ray.storage.filesystem import open_filesystem
 from musc_ray.storage.listing import MISSING, list_folder
 
@@ -32,7 +30,7 @@ class Folder:
         ended: dict[str, str] = {}
         plain: dict[str, str] = {}
         for fold in (str, str.casefold):
-            for name in sorted(filter(is_image_name, self.files), key=lambda name: (not name.endswith(".png"), name)):
+            for name in sorted(filter(_may_be_mask, self.files), key=lambda name: (not name.endswith(".png"), name)):
                 stem = name.rpartition(".")[0]
                 plain.setdefault(fold(stem), name)
                 if without_ending(stem) != stem:
@@ -64,7 +62,7 @@ class Folders:
     def below(self, uri: str, depth: int = MAX_DEPTH) -> Iterable[str]:
         """Yield the URIs of all images in a folder and below it."""
         folder = self.at(uri)
-        yield from (f"{uri}/{name}" for name in folder.files if is_image_name(name))
+        yield from (f"{uri}/{name}" for name in folder.files if _may_be_mask(name))
         if depth:
             for name in folder.folders:
                 yield from self.below(f"{uri}/{name}", depth - 1)
@@ -129,12 +127,8 @@ def find_masks(images: Mapping[str, PathLabel]) -> FoundMasks:
     return FoundMasks(by_image, frozenset(every - set(by_image.values())))
 
 
-def is_image_name(name: str) -> bool:
-    """Return whether a file's extension is one of an image."""
-    return f".{name.rpartition('.')[2].lower()}" in _EXTENSIONS and not name.startswith(".")
-
-
-_EXTENSIONS = frozenset(extension for extension, kind in Image.registered_extensions().items() if kind in FORMATS)
+def _may_be_mask(name: str) -> bool:
+    return is_image_name(name) and not name.startswith(".")
 
 
 def _mask_roots(folders: Folders, folder: str, base: str) -> Iterable[tuple[str, list[str]]]:

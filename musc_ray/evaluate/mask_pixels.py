@@ -91,13 +91,13 @@ def background_vote(mask: MaskPixels) -> Background | None:
 
 
 def surrounding_colour(mask: MaskPixels) -> Background | None:
-    """Return the colour that surrounds and fills a mask; None if there is none."""
+    """Return the colour that surrounds and fills a mask; None if no colour does."""
     colour, of_border, of_pixels = _border(mask.values)
     return colour if of_border >= MIN_OF_BORDER and of_pixels > MIN_OF_PIXELS else None
 
 
 def common_background(votes: Iterable[Background | None]) -> Background:
-    """Return the background of most of some masks; black if there is none."""
+    """Return the background of most of some masks; black if they do not agree."""
     counts = Counter(vote for vote in votes if vote is not None)
     colour, count = max(counts.items(), key=lambda item: item[1], default=(BLACK, 0))
     return colour if count >= MIN_OF_MASKS * counts.total() else BLACK

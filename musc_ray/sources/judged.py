@@ -1,4 +1,4 @@
-"""What an entry is that is not named as an image: by its name, or else by the first bytes of its content."""
+"""Classify an entry that is not named as an image: by its name, or else by the first bytes of its content."""
 
 from musc_ray.sources.images import DEFAULT_GROUP, Skipped, Unreadable
 from musc_ray.sources.names import skipped_suffix, unsupported_suffix

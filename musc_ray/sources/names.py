@@ -1,4 +1,4 @@
-"""What a file is by its name: an image, something that is plainly none, or something whose content must decide."""
+"""Classify a file by its name: an image, plainly not an image, or something whose content must decide."""
 
 from pathlib import PurePosixPath
 from typing import NamedTuple

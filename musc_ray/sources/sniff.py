@@ -1,4 +1,4 @@
-"""What a file is by the first bytes of its content, where its name does not say."""
+"""Classify a file by the first bytes of its content, where its name does not say."""
 
 import io
 import re
@@ -66,7 +66,7 @@ def read_head(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
 
 
 def content_kind(head: bytes) -> Content:
-    """Return what a file is from its first bytes."""
+    """Classify a file by its first bytes."""
     if not head:
         return "empty"
     if _is_image(head):

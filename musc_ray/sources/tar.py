@@ -103,7 +103,7 @@ def _read(fs: fsspec.AbstractFileSystem, path: str, span: Span) -> bytes:
 
 
 def _judged(file: ListedFile, name: str, span: Span, first_name: str | None) -> Entry:
-    """Return what a member is."""
+    """Classify a member: an image, skipped, or unreadable."""
     uri, relative = f"{file.uri}#{name}", f"{file.relative}/{name}"
     skipped = skipped_part(posixpath.normpath(name))
     if skipped is not None:
