@@ -106,9 +106,7 @@ class _Files:
             elif is_image_name(found.path):
                 images[found.uri] = None
             else:
-                others.append(
-                    Skipped(found.uri, "other", "A filter keeps rows of Parquet tables; this is not one.")
-                )
+                others.append(Skipped(found.uri, "other", "A filter keeps rows of Parquet tables; this is not one."))
         if not tables:
             raise MuscRayError(f"There are no Parquet files in {path}: a filter is for a table or a folder of tables.")
         base = tables[0].path[: len(tables[0].path) - len(tables[0].relative)].rstrip("/")
