@@ -178,11 +178,18 @@ def test_a_lease_on_s3_is_held_by_one(server, monkeypatch):
     assert not fs.exists(path)
 
 
-def test_tables_in_a_bucket_name_what_is_beside_them(server, monkeypatch):
+@pytest.fixture
+def store(server, monkeypatch):
+    """The server as this process sees it with the server's credentials in its environment."""
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
-    fs = s3fs.S3FileSystem()
+    yield s3fs.S3FileSystem()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_tables_in_a_bucket_name_what_is_beside_them(store):
+    fs = store
     fs.mkdirs("tables", exist_ok=True)
     fs.pipe({f"tables/{name}": name.encode() for name in ("a.png", "lists/b.png", "lists/x/c.png")})
     content = "\ufeffuri;group\r\n./b.png;0\r\n../a.png;001\r\nx\\c.png;01\r\n../../d.png;x\r\n/e.png;x\r\n;x\r\n"
@@ -207,14 +214,10 @@ def test_tables_in_a_bucket_name_what_is_beside_them(server, monkeypatch):
             "001": ["s3://tables/a.png"],
             "01": ["s3://tables/a.png"],
         }
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
-def test_a_messy_bucket_loses_nothing(server, monkeypatch):
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    fs = s3fs.S3FileSystem()
+def test_a_messy_bucket_loses_nothing(store):
+    fs = store
     fs.mkdirs("messy", exist_ok=True)
     expected = {name: outcome for name, (_, outcome) in FILES.items()}
     for name, (content, _) in FILES.items():
@@ -228,4 +231,3 @@ def test_a_messy_bucket_loses_nothing(server, monkeypatch):
     assert catalog.listed == len(expected)
     pictures = list_images("s3://messy/archive/*/a.jpg").groups["all"]
     assert [image.uri for image in pictures] == ["s3://messy/archive/ext/a.jpg"]
-    s3fs.S3FileSystem.clear_instance_cache()
