@@ -1,32 +1,15 @@
-"""Build backbones: the shape alone, checked against the settings, or the model with its weights."""
+"""Build backbones: the model of a library, with its weights or with random ones."""
 
 from collections.abc import Sequence
 
 import torch
 
-from musc_ray.backbones.base import Backbone, BackboneInfo, check_image_size, check_layers
+from musc_ray.backbones.base import Backbone, TokenModel
 from musc_ray.backbones.names import BackboneName, resolve_backbone
-from musc_ray.backbones.open_clip_vit import OpenClipVit
-from musc_ray.backbones.timm_vit import TimmVit
-from musc_ray.backbones.weights import WeightsFile, load_state_dict
+from musc_ray.backbones.shape import BackboneInfo
+from musc_ray.backbones.state_dict import load_state_dict
+from musc_ray.backbones.weights import WeightsFile
 from musc_ray.errors import MuscRayError, reason_of
-
-
-def describe_backbone(
-    name: str, image_size: tuple[int, int] | None = None, layers: Sequence[int] | None = None
-) -> BackboneInfo:
-    """Return the shape of a backbone, found without weights and checked against what is requested.
-
-    Args:
-        name: `open_clip:MODEL/TAG`, `timm:MODEL` or an alias.
-        image_size: (H, W) in pixels; None for 518, or the largest multiple of the patch size below.
-        layers: 0-based blocks; None for the last block of each quarter of the network.
-
-    Raises:
-        SettingsError: unknown model, not a ViT, no such layer, or an image size that is not whole patches.
-    """
-    resolved = resolve_backbone(name)
-    return _info(resolved, _build(resolved, meta=True), image_size, layers)
 
 
 def load_backbone(
@@ -51,8 +34,8 @@ def load_backbone(
         MuscRayError: the weights do not fit the model.
     """
     resolved = resolve_backbone(name)
-    model = _build(resolved, meta=False)
-    info = _info(resolved, model, image_size, layers)
+    model = build_model(resolved, meta=False)
+    info = BackboneInfo.of(resolved.canonical, model, image_size, layers)
     model.module.load_state_dict(_fitting_state(model, weights, info.name), strict=True)
     model.resize(info.image_size)
     return Backbone(model, info, weights.sha256, device, precision)
@@ -60,35 +43,31 @@ def load_backbone(
 
 def untrained_backbone(info: BackboneInfo, *, device: str = "cpu", precision: str = "float32") -> Backbone:
     """Build a backbone of this shape with random weights, to measure the speed of the real one."""
-    model = _build(resolve_backbone(info.name), meta=False)
+    model = build_model(resolve_backbone(info.name), meta=False)
     model.resize(info.image_size)
     return Backbone(model, info, "", device, precision)
 
 
-def _build(name: BackboneName, meta: bool) -> OpenClipVit | TimmVit:
-    return OpenClipVit(name, meta) if name.library == "open_clip" else TimmVit(name, meta)
+def build_model(name: BackboneName, meta: bool) -> TokenModel:
+    """Build a model; its library alone is imported.
+
+    Args:
+        name: of the model.
+        meta: without memory for its weights, for its shape alone.
+
+    Raises:
+        SettingsError: unknown model, or not a ViT.
+    """
+    if name.library == "open_clip":
+        from musc_ray.backbones.open_clip_vit import OpenClipVit
+
+        return OpenClipVit(name, meta)
+    from musc_ray.backbones.timm_vit import TimmVit
+
+    return TimmVit(name, meta)
 
 
-def _info(
-    name: BackboneName,
-    model: OpenClipVit | TimmVit,
-    image_size: tuple[int, int] | None,
-    layers: Sequence[int] | None,
-) -> BackboneInfo:
-    size = check_image_size(image_size, model.patch_size, name.canonical)
-    return BackboneInfo(
-        name=name.canonical,
-        image_size=size,
-        patch_size=model.patch_size,
-        grid=(size[0] // model.patch_size, size[1] // model.patch_size),
-        depth=model.depth,
-        layers=check_layers(layers, model.depth, name.canonical),
-        channels=model.channels,
-        class_channels=model.class_channels,
-    )
-
-
-def _fitting_state(model: OpenClipVit | TimmVit, weights: WeightsFile, name: str) -> dict[str, torch.Tensor]:
+def _fitting_state(model: TokenModel, weights: WeightsFile, name: str) -> dict[str, torch.Tensor]:
     """Return the tensors of a weights file under a model's names.
 
     Raises:

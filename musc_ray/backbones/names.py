@@ -1,6 +1,6 @@
 """Backbone names: `open_clip:MODEL/TAG`, `timm:MODEL` and short aliases.
 
-A model library is imported only to suggest names for an unknown one.
+A model library is imported only to suggest names for an unknown one that no alias is near to.
 """
 
 from dataclasses import dataclass
@@ -29,6 +29,9 @@ ALIASES = {
     "dinov3-vit-l-16": "timm:vit_large_patch16_dinov3.lvd1689m",
     "dinov3-vit-s-16": "timm:vit_small_patch16_dinov3.lvd1689m",
 }
+
+NEAR = 0.7
+"""Similarity from which an alias, or its model, is suggested without a look at the libraries; 1 is equal."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,26 @@ def resolve_backbone(name: str) -> BackboneName:
 
 
 def _nearest(name: str) -> list[str]:
-    """Return valid names close to an unknown one: aliases and pretrained models of both libraries."""
+    """Return valid names close to an unknown one: aliases and their models, else pretrained models of both libraries.
+
+    Their import takes seconds: they are asked only about names that are written as theirs, with `_` or `/`.
+    """
+    wanted = name.lower()
+    known = {full.partition(":")[2].lower(): full for full in ALIASES.values()} | {alias: alias for alias in ALIASES}
+    near = get_close_matches(wanted, known, n=3, cutoff=NEAR)
+    if not near:
+        known |= _library_names() if "_" in name or "/" in name else {}
+        near = get_close_matches(wanted, known, n=3, cutoff=0.6)
+    return [known[match] for match in near] or ["clip-vit-l-14-336", "dinov2-vit-s-14"]
+
+
+def _library_names() -> dict[str, str]:
+    """Return all pretrained models of both libraries in full, by their names in lower case."""
     import open_clip
     import timm
 
-    known = {f"{model.lower()}/{tag}": f"open_clip:{model}/{tag}" for model, tag in open_clip.list_pretrained()}
-    known |= {model.lower(): f"timm:{model}" for model in timm.list_models(pretrained=True)}
-    known |= {alias: alias for alias in ALIASES}
-    near = get_close_matches(name.lower(), known, n=3, cutoff=0.6)
-    return [known[match] for match in near] or ["clip-vit-l-14-336", "dinov2-vit-s-14"]
+    names = {f"{model.lower()}/{tag}": f"open_clip:{model}/{tag}" for model, tag in open_clip.list_pretrained()}
+    return names | {model.lower(): f"timm:{model}" for model in timm.list_models(pretrained=True)}
 
 
 def unknown_model(name: BackboneName, known: list[str]) -> SettingsError:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
-from musc_ray.backbones import BackboneInfo
+from musc_ray.backbones.shape import BackboneInfo
 from musc_ray.features.arithmetic import Arithmetic
 from musc_ray.settings.model import Settings, identity_values
 from musc_ray.sources.images import CatalogImage

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from musc_ray.backbones import BackboneInfo, describe_backbone
+from musc_ray.backbones.describe import describe_backbone
 from musc_ray.backbones.names import resolve_backbone
+from musc_ray.backbones.shape import BackboneInfo
 from musc_ray.backbones.weights import fetch_weights
 from musc_ray.features.arithmetic import Arithmetic, resolve_arithmetic
 from musc_ray.features.ids import features_id, features_values

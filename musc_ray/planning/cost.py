@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from musc_ray.backbones import BackboneInfo
+from musc_ray.backbones.shape import BackboneInfo
 from musc_ray.core import products_per_tile
 from musc_ray.core.distance_summary import SUMMARY_BYTES
 from musc_ray.core.patch_scores import MAX_EXACT_REFERENCES, pending_bytes_per_patch

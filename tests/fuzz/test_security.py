@@ -19,7 +19,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from musc_ray.backbones.weights import load_state_dict
+from musc_ray.backbones.state_dict import load_state_dict
 from musc_ray.errors import MuscRayError
 from musc_ray.settings.credentials import HIDDEN, RedactingFormatter, carries_secret, redacted
 from musc_ray.storage.arrays import read_array
@@ -55,7 +55,7 @@ FORBIDDEN = re.compile(
 def test_there_is_code_to_look_at():
     assert len(CODE) > 100
     assert FORBIDDEN.fullmatch("pickle.loads")
-    assert [name for name, _, _ in calls(ROOT / "musc_ray/backbones/weights.py") if name == "torch.load"]
+    assert [name for name, _, _ in calls(ROOT / "musc_ray/backbones/state_dict.py") if name == "torch.load"]
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))

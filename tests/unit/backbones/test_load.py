@@ -2,7 +2,6 @@
 
 import pickle
 
-import numpy as np
 import open_clip
 import pytest
 import timm
@@ -10,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from musc_ray.backbones import describe_backbone, load_backbone
-from musc_ray.backbones.base import default_layers
 from musc_ray.backbones.names import ALIASES, resolve_backbone
-from musc_ray.backbones.weights import WeightsFile, fetch_weights, load_state_dict
+from musc_ray.backbones.shape import default_layers
+from musc_ray.backbones.state_dict import load_state_dict
+from musc_ray.backbones.weights import WeightsFile, fetch_weights
 from musc_ray.errors import MuscRayError, SettingsError
 
 TIMM_MODELS = {
@@ -203,41 +203,3 @@ def test_weights_that_do_not_fit_name_the_tensor(tmp_path):
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(MuscRayError, match=r"no tensor 'norm\.weight'"):
         load_backbone("timm:vit_tiny_patch16_224", image_size=None, layers=None, weights=weights)
-
-
-def test_remote_weights_are_copied_once_per_version(tmp_path):
-    import fsspec
-
-    memory = fsspec.filesystem("memory")
-    memory.pipe_file("/bucket/w.safetensors", b"first")
-    name = resolve_backbone("dinov2-vit-s-14")
-    first = fetch_weights(name, "memory://bucket/w.safetensors", tmp_path)
-    assert first.path.read_bytes() == b"first"
-    assert fetch_weights(name, "memory://bucket/w.safetensors", tmp_path) == first
-    memory.pipe_file("/bucket/w.safetensors", b"second!")
-    assert fetch_weights(name, "memory://bucket/w.safetensors", tmp_path).path.read_bytes() == b"second!"
-    memory.rm("/bucket", recursive=True)
-
-
-@pytest.mark.parametrize("where", ["nowhere.safetensors", "memory://nowhere/w.safetensors", "."])
-def test_missing_weights_name_the_option(tmp_path, where):
-    location = where if "://" in where else str(tmp_path / where)
-    with pytest.raises(MuscRayError, match="--weights"):
-        fetch_weights(resolve_backbone("dinov2-vit-s-14"), location)
-
-
-def test_an_unreachable_hub_says_to_give_a_file(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    with pytest.raises(MuscRayError, match="--weights PATH"):
-        fetch_weights(resolve_backbone("dinov2-vit-s-14"), None)
-
-
-def test_the_hash_is_of_the_file(tmp_path):
-    import hashlib
-
-    (tmp_path / "w.safetensors").write_bytes(np.arange(1000).tobytes())
-    weights = fetch_weights(resolve_backbone("dinov2-vit-s-14"), str(tmp_path / "w.safetensors"))
-    assert weights.sha256 == hashlib.sha256(np.arange(1000).tobytes()).hexdigest()

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from musc_ray.backbones import describe_backbone, load_backbone
 from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.open_clip_vit import resample_position
-from musc_ray.backbones.weights import WeightsFile, fetch_weights, load_state_dict, published_digests
+from musc_ray.backbones.state_dict import load_state_dict, published_digests
+from musc_ray.backbones.weights import WeightsFile, fetch_weights
 from musc_ray.errors import MuscRayError, SettingsError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -163,7 +164,7 @@ def test_openais_torchscript_archives(tmp_path, monkeypatch):
     assert len(published_digests()) >= 9
     with pytest.raises(MuscRayError, match="TorchScript archive, which holds code"):
         load_state_dict(path)
-    monkeypatch.setattr("musc_ray.backbones.weights.published_digests", lambda: {weights.sha256})
+    monkeypatch.setattr("musc_ray.backbones.state_dict.published_digests", lambda: {weights.sha256})
     backbone = load_backbone("open_clip:ViT-S-32", image_size=(224, 224), layers=(3,), weights=weights)
     pixels = image(224, 224)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (backbone._model.mean, backbone._model.std))

@@ -1,0 +1,126 @@
+"""The shape of a backbone at an image size, and checks of what is requested; without model libraries and torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from musc_ray.errors import SettingsError
+
+MAX_DEFAULT_SIDE = 518
+"""Pixels of the default image size: the largest multiple of the patch size up to this."""
+
+
+class Network(Protocol):
+    """What of a network decides its shape at every image size; see `BackboneInfo`."""
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """Blocks of the transformer."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Length of a patch token."""
+        ...
+
+    @property
+    def class_channels(self) -> int:
+        """Length of a class token."""
+        ...
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """The shape of a backbone at an image size; known without its weights.
+
+    Attributes:
+        name: in full, see `BackboneName.canonical`.
+        image_size: (H, W) in pixels.
+        patch_size: side of a patch in pixels.
+        grid: (h, w) in patches.
+        depth: blocks of the transformer.
+        layers: 0-based blocks whose tokens are returned.
+        channels: of a patch token; class_channels: of a class token.
+    """
+
+    name: str
+    image_size: tuple[int, int]
+    patch_size: int
+    grid: tuple[int, int]
+    depth: int
+    layers: tuple[int, ...]
+    channels: int
+    class_channels: int
+
+    @classmethod
+    def of(
+        cls, name: str, network: Network, image_size: tuple[int, int] | None, layers: Sequence[int] | None
+    ) -> "BackboneInfo":
+        """Return the shape of a network, checked against what is requested.
+
+        Args:
+            name: in full.
+            network: the model, or what is known of it.
+            image_size: (H, W) in pixels; None for 518, or the largest multiple of the patch size below.
+            layers: 0-based blocks; None for the last block of each quarter of the network.
+
+        Raises:
+            SettingsError: no such layer, or an image size that is not whole patches.
+        """
+        size = check_image_size(image_size, network.patch_size, name)
+        return cls(
+            name=name,
+            image_size=size,
+            patch_size=network.patch_size,
+            grid=(size[0] // network.patch_size, size[1] // network.patch_size),
+            depth=network.depth,
+            layers=check_layers(layers, network.depth, name),
+            channels=network.channels,
+            class_channels=network.class_channels,
+        )
+
+
+def default_layers(depth: int) -> tuple[int, ...]:
+    """Return the last block of each quarter of a network, 0-based: 24 blocks -> 5, 11, 17, 23 (MuSc, section 4.1)."""
+    return tuple(sorted({max(1, depth * quarter // 4) - 1 for quarter in (1, 2, 3, 4)}))
+
+
+def check_layers(layers: Sequence[int] | None, depth: int, name: str) -> tuple[int, ...]:
+    """Return the requested layers, or the default ones.
+
+    Raises:
+        SettingsError: a layer that the model does not have.
+    """
+    if layers is None:
+        return default_layers(depth)
+    for layer in layers:
+        if not 0 <= layer < depth:
+            raise SettingsError(
+                f"Setting 'layers' holds {layer}, but {name} has layers 0 to {depth - 1}: "
+                f"try {','.join(map(str, default_layers(depth)))}."
+            )
+    return tuple(layers)
+
+
+def check_image_size(image_size: tuple[int, int] | None, patch_size: int, name: str) -> tuple[int, int]:
+    """Return the requested (H, W), or the largest square of whole patches up to MAX_DEFAULT_SIDE.
+
+    Raises:
+        SettingsError: not a multiple of the patch size; names the nearest ones.
+    """
+    if image_size is None:
+        return (MAX_DEFAULT_SIDE // patch_size * patch_size,) * 2
+    for side in image_size:
+        if side < patch_size or side % patch_size:
+            below, above = side // patch_size * patch_size, (side // patch_size + 1) * patch_size
+            near = f"{below} or {above}" if below else f"{above}"
+            raise SettingsError(
+                f"Setting 'image_size' holds {side}, which is not a multiple of the patch size {patch_size} of {name}: "
+                f"try {near}."
+            )
+    return image_size
