@@ -6,6 +6,7 @@ import typer
 
 from musc_ray.cli.options import EARLIER_RUNS, AsJson, Uses, with_settings
 from musc_ray.cli.running import NIGHT, SCORING
+from musc_ray.runtime.progress import Progress
 from musc_ray.settings.model import Settings
 
 
@@ -31,15 +32,18 @@ def plan(
 
     Example: `musc-ray plan photos/ --references 256 --gpu h100 --workers 8`
     """
-    from musc_ray.cli.output import print_json, stdout_console
-    from musc_ray.cli.output_ledger import ledger_document, print_catalog
-    from musc_ray.cli.output_plan import plan_document, print_plan
-    from musc_ray.planning.plan import list_archive, plan_archive
-
-    catalog = list_archive(settings)
-    if not as_json:
-        print_catalog(catalog, stdout_console())
-    found = plan_archive(settings, catalog, gpu)
+    with Progress() as progress:
+        with progress.phase("starting the plan"):
+            from musc_ray.cli.output import print_json, stdout_console
+            from musc_ray.cli.output_ledger import ledger_document, print_catalog
+            from musc_ray.cli.output_plan import plan_document, print_plan
+            from musc_ray.planning.plan import list_archive, plan_archive
+        with progress.phase("listing the images"):
+            catalog = list_archive(settings)
+        if not as_json:
+            print_catalog(catalog, stdout_console())
+        with progress.phase("measuring images and machine"):
+            found = plan_archive(settings, catalog, gpu)
     if as_json:
         print_json(plan_document(found, settings.max_pending_gb) | ledger_document(catalog))
     else:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from musc_ray.cli.options import EARLIER_RUNS, AsJson, Quiet, Uses, with_settings
-from musc_ray.errors import MuscRayError
+from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.model import Settings
 
@@ -60,9 +60,13 @@ def report(settings: Settings, quiet: Quiet = False) -> None:
 
     Example: `musc-ray report results/ --report-images 100 --threshold 0.4`
     """
-    from musc_ray.report.build import report_again
-
-    typer.echo(f"Report: {report_again(settings, Progress(quiet=quiet))}")
+    if settings.out is None:
+        raise SettingsError("A report needs the out of a run: `musc-ray report OUT`.")
+    with Progress(quiet=quiet) as progress:
+        with progress.phase("starting the report"):
+            from musc_ray.report.build import report_again
+        written = report_again(settings, progress)
+    typer.echo(f"Report: {written}")
 
 
 @with_settings(Uses(("evaluate", "runtime"), also=("run_id",), but=("device",), arguments={"out": EARLIER_RUNS}))
@@ -71,10 +75,12 @@ def evaluate(settings: Settings, quiet: Quiet = False) -> None:
 
     Example: `musc-ray evaluate results/ --labels labels.csv`
     """
-    from musc_ray.cli.output_metrics import print_metrics
-    from musc_ray.evaluate.evaluation import evaluate_run
-
-    print_metrics(evaluate_run(settings, Progress(quiet=quiet)))
+    with Progress(quiet=quiet) as progress:
+        with progress.phase("starting the evaluation"):
+            from musc_ray.cli.output_metrics import print_metrics
+            from musc_ray.evaluate.evaluation import evaluate_run
+        found = evaluate_run(settings, progress)
+    print_metrics(found)
 
 
 @with_settings(
@@ -93,12 +99,14 @@ def heatmaps(
 
     Example: `musc-ray heatmaps results/ --format png --overlay --top 20`
     """
-    from musc_ray.cli.output_lists import print_heatmaps
-    from musc_ray.report.heatmap_writer import HeatmapsOptions
-    from musc_ray.report.heatmaps import export_heatmaps
-
-    options = HeatmapsOptions(file_format.value, overlay, top, settings.overwrite)
-    print_heatmaps(export_heatmaps(settings, options, Progress(quiet=quiet), to, group))
+    with Progress(quiet=quiet) as progress:
+        with progress.phase("starting the heat maps"):
+            from musc_ray.cli.output_lists import print_heatmaps
+            from musc_ray.report.heatmap_writer import HeatmapsOptions
+            from musc_ray.report.heatmaps import export_heatmaps
+        options = HeatmapsOptions(file_format.value, overlay, top, settings.overwrite)
+        result = export_heatmaps(settings, options, progress, to, group)
+    print_heatmaps(result)
 
 
 @with_settings(Uses(("publish",), also=("run_id",), arguments={"out": EARLIER_RUNS}, only=True))

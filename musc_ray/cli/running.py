@@ -25,10 +25,12 @@ def run(settings: Settings, quiet: Quiet = False) -> None:
 
     Example: `musc-ray run photos/ results/ --backbone dinov2-vit-s-14 --weights vit_s.safetensors --image-size 224`
     """
-    from musc_ray.cli.output_run import finish_run
-    from musc_ray.pipeline import run_archive
-
-    finish_run(run_archive(settings, Progress(quiet=quiet)))
+    with Progress(quiet=quiet) as progress:
+        with progress.phase("starting the run"):
+            from musc_ray.cli.output_run import finish_run
+            from musc_ray.pipeline import run_archive
+        result = run_archive(settings, progress)
+    finish_run(result)
 
 
 @with_settings(
@@ -42,10 +44,12 @@ def extract(settings: Settings, quiet: Quiet = False) -> None:
 
     Example: `musc-ray extract photos/ results/ --backbone dinov2-vit-s-14 --weights vit_s.safetensors`
     """
-    from musc_ray.cli.output_run import print_extracted
-    from musc_ray.pipeline import extract_archive
-
-    print_extracted(extract_archive(settings, Progress(quiet=quiet)))
+    with Progress(quiet=quiet) as progress:
+        with progress.phase("starting the extraction"):
+            from musc_ray.cli.output_run import print_extracted
+            from musc_ray.pipeline import extract_archive
+        figures = extract_archive(settings, progress)
+    print_extracted(figures)
 
 
 @with_settings(Uses(SCORING, but=NIGHT))
@@ -54,10 +58,12 @@ def score(settings: Settings, quiet: Quiet = False) -> None:
 
     Example: `musc-ray score photos/ results/ --backbone dinov2-vit-s-14 --weights vit_s.safetensors --references 256`
     """
-    from musc_ray.cli.output_run import finish_run
-    from musc_ray.pipeline import run_archive
-
-    finish_run(run_archive(settings, Progress(quiet=quiet), extracted=True))
+    with Progress(quiet=quiet) as progress:
+        with progress.phase("starting the scoring"):
+            from musc_ray.cli.output_run import finish_run
+            from musc_ray.pipeline import run_archive
+        result = run_archive(settings, progress, extracted=True)
+    finish_run(result)
 
 
 @with_settings(Uses(("night", *SCORING), arguments={"out": EARLIER_RUNS}))
@@ -76,10 +82,12 @@ def rescore(
     """
     if new and settings.since is not None:
         raise SettingsError("Give --new or --since, not both.")
-    from musc_ray.cli.output_run import finish_night
-    from musc_ray.nightly.run import night_settings, rescore_new
-
-    finish_night(*rescore_new(night_settings(settings), Progress(quiet=quiet)))
+    with Progress(quiet=quiet) as progress:
+        with progress.phase("starting the nightly run"):
+            from musc_ray.cli.output_run import finish_night
+            from musc_ray.nightly.run import night_settings, rescore_new
+        result, waiting = rescore_new(night_settings(settings), progress)
+    finish_night(result, waiting)
 
 
 @with_settings(Uses((*SCORING, "evaluate", "benchmark"), but=("group_by", "column", *NIGHT)))
@@ -91,11 +99,12 @@ def benchmark(settings: Settings, quiet: Quiet = False) -> None:
 
     Example: `musc-ray benchmark mvtec_anomaly_detection/ results/ --image-size 518`
     """
-    from musc_ray.cli.output_metrics import print_metrics
-    from musc_ray.cli.output_run import fail_with_groups
-    from musc_ray.evaluate.benchmark import evaluate_dataset
-
-    result, found = evaluate_dataset(settings, Progress(quiet=quiet))
+    with Progress(quiet=quiet) as progress:
+        with progress.phase("starting the benchmark"):
+            from musc_ray.cli.output_metrics import print_metrics
+            from musc_ray.cli.output_run import fail_with_groups
+            from musc_ray.evaluate.benchmark import evaluate_dataset
+        result, found = evaluate_dataset(settings, progress)
     print_metrics(found)
     fail_with_groups(result)
 
@@ -118,7 +127,9 @@ def demo(
 
     Example: `musc-ray demo --images all`
     """
-    from musc_ray.cli.output_run import finish_run
-    from musc_ray.demo.run import run_demo
-
-    finish_run(run_demo(settings, images, Progress(quiet=quiet)))
+    with Progress(quiet=quiet) as progress:
+        with progress.phase("starting the demo"):
+            from musc_ray.cli.output_run import finish_run
+            from musc_ray.demo.run import run_demo
+        result = run_demo(settings, images, progress)
+    finish_run(result)

@@ -37,9 +37,10 @@ def run_demo(given: Settings, images: str, progress: Progress) -> RunResult:
     cells = mono_cells(None if images == "all" else int(images))
     folder = Path(given.out or OUT).absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = write_dinov2_weights(folder / "dinov2_vit_s_14.safetensors")
-        source = _write_source(folder / "images.csv", cells)
+        with progress.phase("writing weights and the list of images"):
+            folder.mkdir(parents=True, exist_ok=True)
+            weights = write_dinov2_weights(folder / "dinov2_vit_s_14.safetensors")
+            source = _write_source(folder / "images.csv", cells)
     except OSError as error:
         raise MuscRayError(f"Cannot write to {folder}: {error.strerror}; choose another folder.") from error
     own = {"backbone": BACKBONE, "weights": str(weights), "image_size": IMAGE_SIZE}

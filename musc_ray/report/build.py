@@ -21,7 +21,8 @@ from musc_ray.report.pictures import SHEET_COLUMNS
 from musc_ray.report.site_writer import DefectTask, DetailsTask, RowsTask, SiteWriter, detail_files
 from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
 from musc_ray.runtime.pool import Pool
-from musc_ray.runtime.progress import Progress, Stage
+from musc_ray.runtime.progress import Progress
+from musc_ray.runtime.stage import Stage
 from musc_ray.scoring.thresholds import ThresholdRule, apply_rule, group_threshold
 from musc_ray.settings.loading import load_settings
 from musc_ray.settings.model import Settings, settings_affecting, settings_dict

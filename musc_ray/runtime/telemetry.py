@@ -7,7 +7,7 @@ from collections import Counter as Counts
 
 from ray.util import metrics
 
-from musc_ray.runtime.progress import Stage
+from musc_ray.runtime.stage import Stage
 
 TAGS = ("run", "stage")
 COUNTERS = {

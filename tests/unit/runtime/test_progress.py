@@ -1,13 +1,17 @@
-"""Progress of stages: plain lines in a log, a bar on a terminal, nothing when quiet."""
+"""Progress of stages and phases: plain lines in a log, live lines on a terminal, nothing when quiet."""
 
 import io
 import json
 import re
+import threading
 import time
 
 import pytest
 
-from musc_ray.runtime.progress import Progress, Stage
+from musc_ray.runtime import progress_lines
+from musc_ray.runtime.progress import Progress
+from musc_ray.runtime.stage import Stage
+from tests.helpers.screen import Screen
 
 
 class Clock:
@@ -58,6 +62,12 @@ def break_a_stage(progress: Progress, clock: Clock, total: int | None) -> Stage:
     return stages[0]
 
 
+def interrupt(clock: Clock, seconds: float) -> None:
+    """Press Ctrl-C after some seconds."""
+    clock.now += seconds
+    raise KeyboardInterrupt
+
+
 def test_lines_of_a_stage(log: io.StringIO, clock: Clock) -> None:
     with Progress(log, interval_seconds=10, clock=clock) as progress, progress.stage("extract", 240, "images") as stage:
         for _ in range(8):
@@ -65,7 +75,7 @@ def test_lines_of_a_stage(log: io.StringIO, clock: Clock) -> None:
             stage.advance(30)
     assert log.getvalue().splitlines() == [
         "extract: started, 240 images",
-        "extract: 60/240 images (25 %), 6 images/s, 30.0 s left",
+        "extract: 60/240 images (25 %), 6 images/s",
         "extract: 120/240 images (50 %), 6 images/s, 20.0 s left",
         "extract: 180/240 images (75 %), 6 images/s, 10.0 s left",
         "extract: 240/240 images (100 %), 6 images/s, 0.00 s left",
@@ -99,14 +109,15 @@ def test_what_an_earlier_run_did_counts_as_done_but_not_in_the_rate(log: io.Stri
         stage.already_done(100)
         assert stage.rate is None
         assert stage.seconds_left is None
-        clock.now += 10
-        stage.advance(20)
-        assert stage.rate == 2.0
-        assert stage.seconds_left == 40.0
-        clock.now += 40
-        stage.advance(80)
+        for _ in range(3):
+            clock.now += 10
+            stage.advance(20)
+        assert stage.rate == pytest.approx(2.0)
+        assert stage.seconds_left == pytest.approx(20.0)
+        clock.now += 20
+        stage.advance(40)
     lines = log.getvalue().splitlines()
-    assert lines[1] == "extract: 120/200 images (60 %), 2 images/s, 40.0 s left"
+    assert lines[3] == "extract: 160/200 images (80 %), 2 images/s, 20.0 s left"
     assert lines[-1] == "extract: done after 50.0 s, 200/200 images (100 %), 2 images/s, 100 done earlier"
     assert (stage.done, stage.earlier) == (200, 100)
 
@@ -145,8 +156,8 @@ def test_a_note_stands_in_the_next_lines_only(log: io.StringIO, clock: Clock) ->
         clock.now += 10
         stage.advance(2)
     lines = log.getvalue().splitlines()
-    assert lines[1] == "extract: 2/4 images (50 %), 0.2 images/s, 10.0 s left, 2 broken images"
-    assert lines[2] == "extract: 4/4 images (100 %), 0.2 images/s, 0.00 s left"
+    assert lines[1] == "extract: 2/4 images (50 %), 0.2 images/s, 2 broken images"
+    assert lines[2] == "extract: 4/4 images (100 %), 0.2 images/s"
 
 
 def test_a_log_holds_no_control_characters(log: io.StringIO, clock: Clock) -> None:
@@ -214,8 +225,9 @@ def test_the_standard_stream_is_the_error_stream_of_the_moment(
 
 def test_durations_and_large_counts(clock: Clock) -> None:
     stage = Stage("extract", 10_000_000, "images", clock, lambda _: None)
-    clock.now += 1000
-    stage.advance(1_000_000)
+    for _ in range(4):
+        clock.now += 250
+        stage.advance(250_000)
     assert stage.summary == "1,000,000/10,000,000 images (10 %), 1,000 images/s, 2 h 30 min left"
     stage.advance(9_500_000)
     assert stage.seconds_left == 0.0
@@ -224,42 +236,42 @@ def test_durations_and_large_counts(clock: Clock) -> None:
 # --- terminal -----------------------------------------------------------------------------------------------------
 
 
-def plain(terminal: Terminal) -> str:
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+def screen(terminal: Terminal) -> Screen:
+    return Screen(terminal.getvalue())
 
 
-def shown_live(terminal: Terminal, text: str) -> str:
-    """What the bar shows once `text` is in it; it is redrawn ten times a second."""
+def shown_live(terminal: Terminal, text: str) -> list[str]:
+    """What the terminal shows once `text` is there; it is redrawn ten times a second."""
     deadline = time.monotonic() + 10
-    while text not in plain(terminal) and time.monotonic() < deadline:
+    while text not in (shown := "\n".join(screen(terminal).lines)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return plain(terminal)
+    return shown.splitlines()
 
 
 def test_a_bar_on_a_terminal(terminal: Terminal, clock: Clock) -> None:
     with Progress(terminal, clock=clock) as progress, progress.stage("extract", 240, "images") as stage:
-        clock.now += 10
         stage.already_done(40)
-        stage.advance(20)
+        for _ in range(4):
+            clock.now += 5
+            stage.advance(10)
         stage.note("[red]group a[/red]")
-        live = shown_live(terminal, "60/240")
+        live = shown_live(terminal, "group a")
         clock.now += 80
-        stage.advance(180)
-    assert "\u2501" in live
-    assert "extract" in live
-    assert "0:00:10" in live
-    assert "60/240 images (25 %), 2 images/s, 1 min 30 s left, [red]group a[/red]" in live
-    end = plain(terminal).splitlines()[-1]
-    assert "done after 1 min 30 s, 240/240 images (100 %), 2.22 images/s, 40 done earlier" in end
-    assert (stage.done, stage.seconds) == (240, 90.0)
-    # the cursor is back
-    assert terminal.getvalue().rstrip("\n").endswith("\x1b[?25h")
+        stage.advance(160)
+    assert len(live) == 1
+    assert live[0].startswith(f"extract {24 * chr(0x2501)} 0:00:20 80/240 images (33 %), 2 images/s, 1 min 20 s left")
+    assert live[0].endswith(", [red]group a[/red]")
+    assert screen(terminal).lines == [
+        "extract: done after 1 min 40 s, 240/240 images (100 %), 2 images/s, 40 done earlier, [red]group a[/red]"
+    ]
+    assert (stage.done, stage.seconds) == (240, 100.0)
+    assert screen(terminal).has_cursor
 
 
 def test_a_failed_bar_is_closed(terminal: Terminal, clock: Clock) -> None:
     stage = break_a_stage(Progress(terminal, clock=clock), clock, None)
-    assert "failed after 8.0 s, 4 images, 0.5 images/s" in plain(terminal).splitlines()[-1]
-    assert terminal.getvalue().rstrip("\n").endswith("\x1b[?25h")
+    assert screen(terminal).lines == ["extract: failed after 8.0 s, 4 images, 0.5 images/s"]
+    assert screen(terminal).has_cursor
     assert stage.failed
 
 
@@ -269,10 +281,9 @@ def test_the_terminal_is_free_between_stages_and_each_bar_stays_once(terminal: T
         with progress.stage(name, 1, "shards") as stage:
             clock.now += 2
             stage.advance()
-        assert terminal.getvalue().rstrip("\n").endswith("\x1b[?25h")
+        assert screen(terminal).has_cursor
         terminal.write(f"after {name}\n")
-    lines = [line for line in plain(terminal).splitlines() if "done after" in line or line.startswith("after")]
-    assert [line.split()[0] for line in lines] == ["extract", "after", "mutual", "after"]
+    assert [line.split()[0] for line in screen(terminal).lines] == ["extract:", "after", "mutual:", "after"]
 
 
 def test_bars_of_stages_within_each_other(terminal: Terminal, clock: Clock) -> None:
@@ -282,9 +293,10 @@ def test_bars_of_stages_within_each_other(terminal: Terminal, clock: Clock) -> N
             inner.advance()
         clock.now += 2
         outer.advance()
-    end = plain(terminal).splitlines()[-2:]
-    assert "done after 2.0 s, 1/1 shards" in end[0]
-    assert "done after 0.00 s, 1/1 tiles" in end[1]
+    assert screen(terminal).lines == [
+        "mutual: done after 0.00 s, 1/1 tiles (100 %)",
+        "extract: done after 2.0 s, 1/1 shards (100 %), 0.5 shards/s",
+    ]
 
 
 def test_standard_output_is_left_alone_while_a_bar_is_live(
@@ -313,7 +325,7 @@ def test_records_of_all_stages_at_ends_and_now_and_then(clock: Clock) -> None:
         for _ in range(10):
             clock.now += 1
             stage.advance(3)
-    assert [record["stages"][-1]["done"] for record in records] == [15, 30, 30]
+    assert [record["stages"][-1]["done"] for record in records] == [0, 15, 30, 30]
     last = records[-1]
     assert [stage["name"] for stage in last["stages"]] == ["catalog", "mutual"]
     assert json.loads(json.dumps(last)) == last
@@ -322,11 +334,15 @@ def test_records_of_all_stages_at_ends_and_now_and_then(clock: Clock) -> None:
         "unit": "tiles",
         "done": 30,
         "total": 100,
+        "earlier": 0,
         "seconds": 10.0,
+        "seconds_left": None,
         "ended": True,
         "summary": "done after 10.0 s, 30/100 tiles (30 %), 3 tiles/s",
     }
-    assert records[0]["stages"][1]["summary"] == "15/100 tiles (15 %), 3 tiles/s, 28.3 s left"
+    assert records[1]["stages"][1]["summary"] == "15/100 tiles (15 %), 3 tiles/s, 28.3 s left"
+    assert records[1]["stages"][1]["seconds_left"] == 28.3
+    assert [record["phases"] for record in records] == [[], [], [], []]
 
 
 def test_a_failed_stage_is_recorded_as_such(clock: Clock) -> None:
@@ -362,3 +378,151 @@ def test_a_failed_stage_is_watched_to_its_end(clock: Clock) -> None:
     with progress.watched(lambda stage: seen.append((stage.done, stage.failed))):
         break_a_stage(progress, clock, 8)
     assert seen == [(0, False), (4, False), (4, True)]
+
+
+def test_ctrl_c_ends_a_stage_as_stopped(log: io.StringIO, clock: Clock) -> None:
+    progress, records = Progress(log, clock=clock), []
+    progress.record(records.append)
+    with pytest.raises(KeyboardInterrupt), progress.stage("extract", 10, "images") as stage:
+        interrupt(clock, 3)
+    assert log.getvalue().splitlines()[-1] == "extract: stopped after 3.0 s, 0/10 images (0 %)"
+    assert (stage.outcome, stage.failed) == ("stopped", False)
+    assert records[-1]["stages"][0]["summary"].startswith("stopped after 3.0 s")
+
+
+# --- phases -------------------------------------------------------------------------------------------------------
+
+
+def test_a_phase_is_a_live_line_at_once_and_leaves_none_if_it_was_short(terminal: Terminal, clock: Clock) -> None:
+    with Progress(terminal, clock=clock) as progress:
+        with progress.phase("loading the model"):
+            at_once = screen(terminal)
+            clock.now += 0.9
+        assert screen(terminal).lines == []
+        assert screen(terminal).has_cursor
+        terminal.write("result\n")
+    assert at_once.lines == ["\u280b loading the model 0:00:00"]
+    assert not at_once.has_cursor
+    assert screen(terminal).lines == ["result"]
+
+
+def test_a_phase_that_lasts_leaves_a_line_with_its_time(terminal: Terminal, clock: Clock) -> None:
+    with Progress(terminal, clock=clock) as progress:
+        with progress.phase("loading the model"):
+            clock.now += 75
+            live = shown_live(terminal, "0:01:15")
+        with pytest.raises(KeyboardInterrupt), progress.phase("compiling kernels"):
+            interrupt(clock, 2)
+    assert [line[2:] for line in live] == ["loading the model 0:01:15"]
+    assert screen(terminal).lines == [
+        "loading the model: done after 1 min 15 s",
+        "compiling kernels: stopped after 2.0 s",
+    ]
+
+
+def test_phases_of_threads_within_a_stage(terminal: Terminal, clock: Clock) -> None:
+    both, seen = threading.Barrier(3), []
+    with Progress(terminal, clock=clock) as progress, progress.stage("extract", 4, "images") as stage:
+
+        def load(name: str) -> None:
+            with progress.phase(name):
+                both.wait()
+                both.wait()
+
+        threads = [threading.Thread(target=load, args=[f"loading {name}"]) for name in "ab"]
+        for thread in threads:
+            thread.start()
+        both.wait()
+        seen = screen(terminal).lines
+        both.wait()
+        for thread in threads:
+            thread.join()
+        stage.advance(4)
+        after = screen(terminal).lines
+    assert sorted(line.split()[0] for line in seen) == ["extract", "\u280b", "\u280b"]
+    assert [line.split()[0] for line in after] == ["extract"]
+    assert len(screen(terminal).lines) == 1
+    assert screen(terminal).has_cursor
+
+
+def test_many_threads_share_a_progress(terminal: Terminal) -> None:
+    with Progress(terminal) as progress, progress.stage("extract", 800, "images") as stage:
+
+        def work() -> None:
+            for _ in range(100):
+                with progress.phase("loading"):
+                    stage.count(bytes_written=1)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        stage.advance(800)
+    assert len(screen(terminal).lines) == 1
+    assert screen(terminal).lines[0].startswith("extract: done after ")
+    assert stage.further["bytes_written"] == 800
+
+
+@pytest.mark.parametrize(("columns", "encoding"), [(80, "utf-8"), (40, "utf-8"), (80, "ascii")])
+def test_a_live_line_is_one_line_of_any_terminal(
+    columns: int, encoding: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(Terminal, "encoding", encoding, raising=False)
+    terminal = Terminal()
+    with Progress(terminal, clock=clock) as progress, progress.stage("mutual", 40_000, "tiles") as stage:
+        for _ in range(4):
+            clock.now += 100
+            stage.advance(1_000)
+        stage.note("0.31 TFLOP/s in each of the eight workers")
+        with progress.phase("starting workers on nodes that the autoscaler adds"):
+            live = shown_live(terminal, "starting")
+    assert [line.split()[0] for line in live] == ["mutual", "|" if encoding == "ascii" else "\u280b"]
+    assert max(map(len, live)) <= columns
+    if columns == 80:
+        assert "0:06:40 4,000/40,000 tiles (10 %), 10 tiles/s, 1 h 0 min left" in live[0]
+    if encoding == "ascii":
+        assert terminal.getvalue().isascii() or live[0].endswith("\u2026")
+        assert live[0].startswith("mutual #---------")
+
+
+def test_a_phase_of_a_log_is_shown_once_it_lasts(log: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_lines, "MIN_PHASE_SECONDS", 0.05)
+    with Progress(log) as progress, progress.phase("loading the model"):
+        deadline = time.monotonic() + 10
+        while not log.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert log.getvalue() == "loading the model ...\n"
+    assert re.fullmatch(r"loading the model \.\.\.\nloading the model: done after [0-9.]+ s\n", log.getvalue())
+
+
+def test_a_short_phase_is_not_in_a_log(log: io.StringIO, clock: Clock) -> None:
+    with Progress(log, clock=clock) as progress, progress.phase("loading the model"):
+        clock.now += 0.9
+    assert log.getvalue() == ""
+
+
+def test_a_quiet_phase(terminal: Terminal) -> None:
+    with Progress(terminal, quiet=True) as progress, progress.phase("loading the model"):
+        pass
+    assert terminal.getvalue() == ""
+
+
+def test_records_name_the_phases_at_work(clock: Clock) -> None:
+    progress, records = Progress(quiet=True, clock=clock), []
+    progress.record(records.append)
+    with progress.phase("starting workers"), progress.stage("extract", 10, "images"):
+        pass
+    assert records[0]["phases"] == ["starting workers"]
+
+
+def test_a_phase_before_the_first_unit_is_no_part_of_the_rate(clock: Clock) -> None:
+    with Progress(quiet=True, clock=clock) as progress, progress.stage("extract", 10, "images") as stage:
+        with progress.phase("starting workers"):
+            clock.now += 60
+        for _ in range(3):
+            clock.now += 2
+            stage.advance()
+        assert stage.seconds_left == pytest.approx(14.0)
