@@ -6,7 +6,7 @@ Every stage resumes what an earlier, interrupted run of the same settings on the
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,6 +32,8 @@ from musc_ray.sources.catalog import skipped_table, to_table
 from musc_ray.storage.feature_shards import forget_features
 from musc_ray.storage.filesystem import remove_tree, write_json
 from musc_ray.storage.garbage import check_kept
+from musc_ray.storage.lease import lease
+from musc_ray.storage.listing import names_in
 from musc_ray.storage.manifest import Failure, RunManifest, time_after_all
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import RunPaths
@@ -72,20 +74,34 @@ def score_archive(
         progress, labels: as for `run_archive`.
 
     Raises:
-        MuscRayError: as `run_archive`.
+        MuscRayError: as `run_archive`; or another command is at work on the run.
     """
     settings, run_paths = context.settings, context.run_paths
     complete = RunManifest.read(run_paths)
     if complete is not None and not settings.overwrite:
         return _reuse(context, complete)
     _check_before_work(context)
-    _begin(context, progress)
-    with _recorded_failure(run_paths):
-        run = _compute(context, stages, progress, labels or {})
-    run.write(run_paths)
-    _clean_up(context)
-    publish_complete(context.out_paths, settings.lake, context.run_id)
-    return read_result(context, run, computed=True)
+    with _lease(context, progress):
+        complete = RunManifest.read(run_paths)
+        if complete is not None and not settings.overwrite:  # another command has completed it meanwhile
+            return _reuse(context, complete)
+        _begin(context, progress)
+        with _recorded_failure(run_paths):
+            run = _compute(context, stages, progress, labels or {})
+        run.write(run_paths)
+        _clean_up(context)
+        publish_complete(context.out_paths, settings.lake, context.run_id)
+        return read_result(context, run, computed=True)
+
+
+def _lease(context: RunContext, progress: Progress) -> AbstractContextManager[None]:
+    """Hold the lease of a run, so that no other command does the same work beside this one.
+
+    Raises:
+        MuscRayError: another command is at work.
+    """
+    advice = f"`musc-ray status {context.settings.out}` shows how far it is; wait for its end, or stop it"
+    return lease(context.out_paths.fs, context.run_paths.lease, f"Run {context.run_id}", progress.phase, advice)
 
 
 def _compute(context: RunContext, stages: Stages, progress: Progress, labels: Mapping[str, int]) -> RunManifest:
@@ -161,7 +177,7 @@ def _begin(context: RunContext, progress: Progress) -> None:
     """Write the catalog and what the run will do; keep `progress.json` up to date from now on."""
     fs, run_paths = context.out_paths.fs, context.run_paths
     if context.settings.overwrite:
-        remove_tree(fs, run_paths.folder)
+        _clear(run_paths)
     check_resumable(context)
     remove_tree(fs, run_paths.failed_json)
     write_table(fs, run_paths.catalog, to_table({name: group.listed for name, group in context.groups.items()}))
@@ -170,6 +186,13 @@ def _begin(context: RunContext, progress: Progress) -> None:
     done = {name: group.done for name, group in context.groups.items()}
     check_kept(context.out_paths, context.meta.features_id, done)
     progress.record(lambda stages: write_json(fs, run_paths.progress_json, stages))
+
+
+def _clear(run_paths: RunPaths) -> None:
+    """Remove all that is known of a run, but for the lease that this command holds."""
+    for path in names_in(run_paths.fs, run_paths.folder):
+        if path != run_paths.lease:
+            remove_tree(run_paths.fs, path)
 
 
 @contextmanager

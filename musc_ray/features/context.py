@@ -13,6 +13,7 @@ from musc_ray.sources.catalog import Catalog, list_images
 from musc_ray.sources.deep import Range
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.feature_shards import existing_shards, forget_features
+from musc_ray.storage.garbage import check_unread
 from musc_ray.storage.paths import RunPaths
 
 
@@ -80,9 +81,13 @@ def context_of(
         workspace: the OUT.
         listed: images of the run by group.
         earlier: see `RunContext`.
+
+    Raises:
+        MuscRayError: with `overwrite`, a run that reads these features is at work.
     """
     settings, out_paths, meta = workspace.settings, workspace.out_paths, workspace.meta
     if settings.overwrite:
+        check_unread(out_paths, meta.features_id)
         _forget_listed(workspace, listed, earlier or {})
     existing = {name: existing_shards(out_paths, meta.features_id, name) for name in listed}
     plain = {name for name, shards in existing.items() if any(shard.intensity is None for shard in shards.values())}

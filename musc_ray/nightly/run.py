@@ -64,7 +64,7 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
         raise SettingsError("A nightly run compares with the features of earlier images: set keep_features to true.")
     out_paths = OutPaths.at(out)
     cluster = joined_cluster(ClusterOptions.of(settings))
-    with cluster, lease(out_paths.fs, out_paths.night_lease, "A nightly run"):
+    with cluster, lease(out_paths.fs, out_paths.night_lease, "A nightly run", progress.phase):
         with progress.stage("catalog", total=None, unit="images") as stage:
             workspace = open_out(settings, out)
             settings, out_paths, meta = workspace.settings, workspace.out_paths, workspace.meta

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.file_info import file_time
 from musc_ray.storage.filesystem import PARTIAL, WRITE_CHECK, is_local, read_json, remove_tree
-from musc_ray.storage.lease import check_free, lease
+from musc_ray.storage.lease import Holder, check_free, holder, lease
 from musc_ray.storage.listing import Info, describe, exists, files_below, list_folder, names_in
 from musc_ray.storage.manifest import RunManifest, StartedManifest
 from musc_ray.storage.parquet import read_table
@@ -53,13 +53,12 @@ def collect_garbage(out: str, older_than_days: int, delete: bool, now: datetime 
     with _leases(out_paths) if delete else nullcontext():
         runs = _runs(out_paths)
         unfinished = {run_id: written for run_id, (complete, written) in runs.items() if not complete}
-        at_work = [run_id for run_id, at in unfinished.items() if now - at < timedelta(minutes=AT_WORK_MINUTES)]
-        if at_work and delete:
-            raise MuscRayError(
-                f"Run {at_work[0]} is running in {out}: wait until it ends, or 15 minutes if it crashed."
-            )
+        leases = {run_id: holder(out_paths.fs, out_paths.run(run_id).lease) for run_id in unfinished}
+        at_work = {run_id: held for run_id, held in leases.items() if held is not None}
+        if delete:
+            _check_none_at_work(out, at_work, unfinished, now)
         oldest = now - timedelta(days=older_than_days)
-        given_up = {run_id for run_id, at in unfinished.items() if at < oldest}
+        given_up = {run_id for run_id, at in unfinished.items() if at < oldest} - at_work.keys()
         found = [
             *(
                 _garbage(out_paths, out_paths.run(run_id).folder, "run that was given up")
@@ -96,6 +95,35 @@ def check_kept(out_paths: OutPaths, features_id: str, shards: Mapping[str, Colle
             raise MuscRayError(
                 f"Features of group '{name}' were removed while the run began: run it again, it extracts them anew."
             )
+
+
+def check_unread(out_paths: OutPaths, features_id: str) -> None:
+    """Check that no run is at work whose features are about to be deleted.
+
+    Raises:
+        MuscRayError: a run with these features is at work.
+    """
+    for run_id in out_paths.run_ids():
+        run_paths = out_paths.run(run_id)
+        if holder(out_paths.fs, run_paths.lease) is not None:
+            started = StartedManifest.read(run_paths)
+            if started is None or started.features_id == features_id:
+                check_free(out_paths.fs, run_paths.lease, advice="wait for its end before you use --overwrite")
+
+
+def _check_none_at_work(
+    out: str, at_work: Mapping[str, Holder], unfinished: Mapping[str, datetime], now: datetime
+) -> None:
+    """Refuse to delete beside a run that holds its lease, or that wrote just now, since it may be of an older version.
+
+    Raises:
+        MuscRayError: there is one.
+    """
+    for run_id, held in at_work.items():
+        raise MuscRayError(f"Run {run_id} is running in {out} ({held.process}): wait until it ends.")
+    for run_id, at in unfinished.items():
+        if now - at < timedelta(minutes=AT_WORK_MINUTES):
+            raise MuscRayError(f"Run {run_id} is running in {out}: wait until it ends, or 15 minutes if it crashed.")
 
 
 @contextmanager

@@ -143,6 +143,11 @@ class RunPaths:
         return f"{self.folder}/progress.json"
 
     @property
+    def lease(self) -> str:
+        """Held by the command that computes the run, so that no other does the same work beside it."""
+        return f"{self.folder}/lease.json"
+
+    @property
     def catalog(self) -> str:
         """The run's images."""
         return f"{self.folder}/catalog.parquet"

@@ -171,7 +171,7 @@ def test_a_lease_on_s3_is_held_by_one(server, monkeypatch):
     with lease(fs, path, "A nightly run"):
         with pytest.raises(MuscRayError, match="A nightly run has been at work"):
             lease(server.filesystem(), path, "Another").__enter__()
-        held = {**json.loads(fs.cat_file(path)), "owner": "a dead one", "renewed": 0, "host": "elsewhere"}
+        held = {**json.loads(fs.cat_file(path)), "owner": "a dead one", "renewed": 0, "machine": "elsewhere"}
         fs.pipe_file(path, json.dumps(held).encode())  # as one that died on another machine
         with lease(server.filesystem(), path, "Another"):
             assert json.loads(server.filesystem().cat_file(path))["what"] == "Another"

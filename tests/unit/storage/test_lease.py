@@ -2,16 +2,22 @@
 
 import json
 import os
+import socket
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import fsspec
 import pytest
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage import lease as module
+from musc_ray.storage import processes
 from musc_ray.storage.conditional import replace
-from musc_ray.storage.lease import lease
+from musc_ray.storage.lease import check_free, holder, lease
 from musc_ray.storage.retry import StorageError
 
 
@@ -79,11 +85,39 @@ def test_a_dead_one_with_a_wrong_clock_locks_nobody_out(place, renewed):
         pass
 
 
-def test_a_dead_process_of_this_machine_is_taken_over_at_once(place, monkeypatch):
-    monkeypatch.setattr(module.socket, "gethostname", lambda: "elsewhere")
-    write(place, pid=2**22 + 1)
+@pytest.mark.parametrize("known", [True, False], ids=["proc", "no-proc"])
+def test_a_dead_process_of_this_machine_is_taken_over_at_once(place, monkeypatch, known):
+    if not known:  # as on macOS: the name of the host says which machine it is
+        monkeypatch.setattr(module, "machine", lambda: "")
+        monkeypatch.setattr(module.socket, "gethostname", lambda: "elsewhere")
+    write(place, pid=2**22 + 1, machine=module.machine())
+    assert holder(*place) is None
     with lease(*place, "A nightly run"):
         pass
+
+
+def test_a_process_of_this_machine_that_got_the_id_of_a_dead_one_holds_nothing(place):
+    """As the driver of a container that was started again: its id is always 1."""
+    write(place, pid=os.getpid(), start=1, machine=module.machine())
+    assert holder(*place) is None
+    with lease(*place, "A nightly run"):
+        pass
+
+
+def test_a_process_that_lives_holds_its_lease_though_it_could_not_renew_it(place):
+    start = module.start_of(os.getpid())
+    write(place, pid=os.getpid(), start=start, machine=module.machine(), renewed=0)
+    assert holder(*place).pid == os.getpid()
+    with pytest.raises(MuscRayError, match="has been at work"):
+        lease(*place, "Another").__enter__()
+
+
+def test_a_host_of_the_same_name_is_another_machine(place):
+    """As two containers with the network of their node: their ids of processes mean nothing to each other."""
+    write(place, pid=2**22 + 1, host=socket.gethostname(), machine="another")
+    assert holder(*place).pid == 2**22 + 1
+    with pytest.raises(MuscRayError, match="has been at work"):
+        lease(*place, "Another").__enter__()
 
 
 def test_only_one_of_two_takes_over(place):
@@ -149,9 +183,144 @@ def test_the_error_of_the_command_is_told_and_not_that_of_its_lease(place, monke
         refused_at_work()
 
 
-def test_half_a_lease_is_none(place):
+@pytest.mark.parametrize("content", [b'{"owner": ', b"[]", b'{"renewed": "soon"}'])
+def test_half_a_lease_is_none(place, content):
     fs, path = place
     write(place)
-    fs.pipe_file(path, b'{"owner": ')
+    fs.pipe_file(path, content)
+    assert holder(fs, path) is None
     with lease(fs, path, "A nightly run"):
         pass
+
+
+# --- a lease that is renewed elsewhere, and watched ---------------------------------------------------------------
+
+
+class Waits:
+    """What was waited for."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    @contextmanager
+    def __call__(self, text: str) -> Iterator[None]:
+        self.texts.append(text)
+        yield
+
+
+@contextmanager
+def renewed(place, **content: object) -> Iterator[None]:
+    """A command of another machine that renews its lease."""
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(0.02):
+            write(place, **content, renewed=time.time())
+
+    write(place, **content)
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_one_that_lives_elsewhere_is_respected_once_it_renews(place):
+    waits = Waits()
+    with renewed(place, pid=7), pytest.raises(MuscRayError, match="7 on elsewhere\\): see its status\\."):
+        lease(*place, "Another", waits, "see its status").__enter__()
+    assert waits.texts == ["waiting to see whether process 7 on elsewhere is alive"]
+
+
+def test_one_that_died_elsewhere_just_now_is_taken_over(place, monkeypatch):
+    """As a driver on Kubernetes that was killed and started again, with another host name."""
+    monkeypatch.setattr(module, "LEASE_SECONDS", 1.0)
+    fs, path = place
+    write(place)
+    waits, began = Waits(), time.monotonic()
+    with lease(fs, path, "Another", waits):
+        assert holder(fs, path).pid == os.getpid()
+    assert len(waits.texts) == 1
+    assert time.monotonic() - began > 0.9  # not before it had its time
+
+
+def test_one_that_ends_elsewhere_meanwhile_leaves_the_lease(place, caplog):
+    fs, path = place
+    write(place)
+
+    class Ends(Waits):
+        @contextmanager
+        def __call__(self, text: str) -> Iterator[None]:
+            fs.rm_file(path)
+            yield
+
+    with lease(fs, path, "Another", Ends()):
+        assert holder(fs, path).pid == os.getpid()
+    assert "gone" not in caplog.text
+
+
+def test_two_that_wait_for_a_dead_one_do_not_both_get_its_lease(place, monkeypatch):
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.6)
+    write(place)
+    held, refused, all_in = [], [], threading.Barrier(3)
+
+    def take() -> None:
+        all_in.wait()
+        try:
+            with lease(*place, "A run", Waits()):
+                held.append(1)
+                time.sleep(0.5)
+        except MuscRayError:
+            refused.append(1)
+
+    threads = [threading.Thread(target=take) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(held), len(refused)) == (1, 2)
+
+
+# --- who holds it, without waiting --------------------------------------------------------------------------------
+
+
+def test_the_holder_of_a_lease(place):
+    assert holder(*place) is None
+    with lease(*place, "A run"):
+        found = holder(*place)
+        assert (found.what, found.pid, found.host) == ("A run", os.getpid(), socket.gethostname())
+        with pytest.raises(MuscRayError, match="A run has been at work"):
+            check_free(*place)
+    assert holder(*place) is None
+    check_free(*place)
+
+
+def test_the_holder_elsewhere_is_one_that_renewed_lately(place):
+    write(place, pid=7)
+    assert holder(*place).process == "process 7 on elsewhere"
+    write(place, renewed=time.time() - module.LEASE_SECONDS - 1)
+    assert holder(*place) is None
+
+
+def test_a_process_that_was_killed_holds_nothing(place):
+    """Also while nobody has asked for its exit code."""
+    if place[0].protocol == "memory":
+        pytest.skip("of another process")
+    script = (
+        "import sys, time, fsspec\nfrom musc_ray.storage.lease import lease\n"
+        f"with lease(fsspec.filesystem('file'), {place[1]!r}, 'A run'):\n"
+        "    print('held', flush=True)\n    time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    assert holder(*place).pid == process.pid
+    process.kill()
+    process.stdout.close()
+    while processes.start_of(process.pid) is not None:
+        time.sleep(0.01)
+    assert holder(*place) is None
+    with lease(*place, "Another"):
+        assert holder(*place).pid == os.getpid()
+    process.wait()
