@@ -1,8 +1,10 @@
 """The `musc-ray` command: its verbs in the order of its help, its version, and how a signal stops it."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -10,7 +12,7 @@ import typer
 
 import musc_ray
 from musc_ray.cli import inspecting, results, running
-from musc_ray.cli.errors import ReadableErrors
+from musc_ray.cli.errors import FAILED, ReadableErrors, Stopped, stopped
 from musc_ray.settings.credentials import log_to_stderr
 
 VERBS = {
@@ -59,7 +61,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     stop_on_sigterm()
     log_to_stderr()
-    sys.exit(app(arguments))
+    try:
+        sys.exit(app(arguments))
+    except Stopped:
+        _leave()
+    except KeyboardInterrupt:  # just before or after a verb
+        stopped()
+        _leave()
+
+
+def _leave() -> NoReturn:
+    """End a stopped command at once; Python would wait for all threads, and for all that is queued for them."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed, or a pipe that nobody reads
+            stream.flush()
+    os._exit(FAILED)
 
 
 def stop_on_sigterm() -> None:

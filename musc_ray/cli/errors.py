@@ -15,10 +15,17 @@ from musc_ray.storage.retry import as_storage_error, is_storage_fault
 
 STOPPED = "Stopped: what is written is kept, and the same command resumes it."
 FAILED, UNUSABLE = 1, 2
-"""Exit codes: the job failed; the settings or the command line cannot be used."""
+"""Exit codes: the job failed or was stopped; the settings or the command line cannot be used."""
+
+INTERRUPTED = 130
+"""What Typer returns for a Ctrl-C outside of a verb."""
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """Base of all errors in a command line; Typer carries its own click or uses the installed one, by its version."""
+
+
+class Stopped(SystemExit):
+    """The end of a command that Ctrl-C or a SIGTERM stopped; the sentence is printed."""
 
 
 class ReadableErrors(TyperGroup):
@@ -34,7 +41,9 @@ class ReadableErrors(TyperGroup):
         except UsageError as error:
             code = _print_usage_error(error)
         except typer.Abort:
-            code = _print_error(STOPPED, FAILED)
+            code = INTERRUPTED
+        if code == INTERRUPTED:
+            raise stopped()
         raise SystemExit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
@@ -44,11 +53,17 @@ class ReadableErrors(TyperGroup):
         except (typer.Exit, typer.Abort, UsageError):
             raise
         except KeyboardInterrupt as error:
-            raise typer.Exit(_print_error(STOPPED, FAILED)) from error
+            raise stopped() from error
         except Exception as error:
             if _is_unforeseen(error) and os.environ.get("MUSC_RAY_DEBUG"):
                 raise
             raise typer.Exit(print_failure(error)) from error
+
+
+def stopped() -> Stopped:
+    """Print that the command was stopped, which is no error, and return what ends it."""
+    typer.echo(STOPPED, err=True)
+    return Stopped(FAILED)
 
 
 def print_failure(error: Exception) -> int:

@@ -10,6 +10,8 @@ from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from musc_ray.cli.terminal import visible
+from musc_ray.runtime.durations import format_duration
+from musc_ray.storage.processes import seconds_since_start
 
 PIPE_WIDTH = 100_000
 """Columns where standard output is not a terminal: no table of ours is cut or folded there."""
@@ -60,6 +62,11 @@ def print_rows(rows: Sequence[Mapping[str, str]], console: Console, numbers: Col
 def print_json(document: object) -> None:
     """Print one JSON document on standard output."""
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_total_time() -> None:
+    """Print the time of the whole command, the start of the interpreter included: its last line."""
+    stdout_console().print(f"Total time: {format_duration(seconds_since_start())}")
 
 
 def plural(count: int, noun: str) -> str:

@@ -19,9 +19,8 @@ def print_ledger(run: "RunManifest", console: Console) -> None:
     further = {"skipped": counts.skipped, "known from earlier runs": counts.known, "waiting": counts.waiting}
     parts = [f"{counts.scored:,} images scored", f"{counts.failed:,} failed"]
     parts += [f"{count:,} {name}" for name, count in further.items() if count]
-    seconds = sum(stage["seconds"] for stage in run.stages.values())
     listed = f" of {counts.listed:,} listed" if counts.listed > counts.scored else ""
-    console.print(f"{', '.join(parts)}{listed}; {plural(counts.groups, 'group')}, {seconds:.1f} s", soft_wrap=True)
+    console.print(f"{', '.join(parts)}{listed}; {plural(counts.groups, 'group')}", soft_wrap=True)
     if run.skipped:
         console.print(f"Skipped: {_reasons(run.skipped)}", soft_wrap=True)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from musc_ray.cli.output import escape, stdout_console
+from musc_ray.cli.output import escape, print_total_time, stdout_console
 from musc_ray.cli.output_ledger import print_ledger
 from musc_ray.errors import MuscRayError
 
@@ -25,6 +25,7 @@ def finish_run(result: "RunResult") -> None:
         MuscRayError: says of each failed group why.
     """
     _print_result(result, stdout_console())
+    print_total_time()
     fail_with_groups(result)
 
 
@@ -43,6 +44,7 @@ def finish_night(result: "RunResult | None", waiting: Mapping[str, int]) -> None
         console.print(escape(f"Group '{group}': {images} new image waits for more of its kind."), soft_wrap=True)
     if result is None:
         console.print("No new images to score.")
+        print_total_time()
         return
     for name, night in list((result.run.night or {}).items())[:MAX_GROUPS]:
         drift = "" if night.drift is None else f", drift {night.drift:+.2f}"
@@ -51,6 +53,7 @@ def finish_night(result: "RunResult | None", waiting: Mapping[str, int]) -> None
             soft_wrap=True,
         )
     _print_result(result, console)
+    print_total_time()
     fail_with_groups(result)
 
 
@@ -68,8 +71,9 @@ def print_extracted(figures: Mapping[str, Any]) -> None:
     """Print what an extraction did."""
     stdout_console().print(
         f"{figures['images']:,} images extracted, {figures['already_done']:,} already done, "
-        f"{figures['failed']:,} failed, {figures['skipped']:,} skipped, {figures['seconds']:.1f} s"
+        f"{figures['failed']:,} failed, {figures['skipped']:,} skipped"
     )
+    print_total_time()
 
 
 def _print_result(result: "RunResult", console: Console) -> None:

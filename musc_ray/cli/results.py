@@ -64,9 +64,11 @@ def report(settings: Settings, quiet: Quiet = False) -> None:
         raise SettingsError("A report needs the out of a run: `musc-ray report OUT`.")
     with Progress(quiet=quiet) as progress:
         with progress.phase("starting the report"):
+            from musc_ray.cli.output import print_total_time
             from musc_ray.report.build import report_again
         written = report_again(settings, progress)
     typer.echo(f"Report: {written}")
+    print_total_time()
 
 
 @with_settings(Uses(("evaluate", "runtime"), also=("run_id",), but=("device",), arguments={"out": EARLIER_RUNS}))
@@ -77,10 +79,12 @@ def evaluate(settings: Settings, quiet: Quiet = False) -> None:
     """
     with Progress(quiet=quiet) as progress:
         with progress.phase("starting the evaluation"):
+            from musc_ray.cli.output import print_total_time
             from musc_ray.cli.output_metrics import print_metrics
             from musc_ray.evaluate.evaluation import evaluate_run
         found = evaluate_run(settings, progress)
     print_metrics(found)
+    print_total_time()
 
 
 @with_settings(
@@ -101,12 +105,14 @@ def heatmaps(
     """
     with Progress(quiet=quiet) as progress:
         with progress.phase("starting the heat maps"):
+            from musc_ray.cli.output import print_total_time
             from musc_ray.cli.output_lists import print_heatmaps
             from musc_ray.report.heatmap_writer import HeatmapsOptions
             from musc_ray.report.heatmaps import export_heatmaps
         options = HeatmapsOptions(file_format.value, overlay, top, settings.overwrite)
         result = export_heatmaps(settings, options, progress, to, group)
     print_heatmaps(result)
+    print_total_time()
 
 
 @with_settings(Uses(("publish",), also=("run_id",), arguments={"out": EARLIER_RUNS}, only=True))

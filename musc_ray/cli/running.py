@@ -101,11 +101,13 @@ def benchmark(settings: Settings, quiet: Quiet = False) -> None:
     """
     with Progress(quiet=quiet) as progress:
         with progress.phase("starting the benchmark"):
+            from musc_ray.cli.output import print_total_time
             from musc_ray.cli.output_metrics import print_metrics
             from musc_ray.cli.output_run import fail_with_groups
             from musc_ray.evaluate.benchmark import evaluate_dataset
         result, found = evaluate_dataset(settings, progress)
     print_metrics(found)
+    print_total_time()
     fail_with_groups(result)
 
 

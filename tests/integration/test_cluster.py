@@ -139,7 +139,8 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(cluster, place, commands):
     stopped = place.sh("ray job stop first")
     assert "was stopped" in stopped.stdout + stopped.stderr
     log = place.sh("ray job logs first").stdout
-    assert f"Error: {STOPPED}" in log
+    assert STOPPED in log
+    assert f"Error: {STOPPED}" not in log
     assert "Traceback" not in log
     first = shards(fs)
     assert len(first) >= 1

@@ -14,8 +14,6 @@ from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
 from musc_ray.settings.loading import load_settings
 from tests.integration.test_kill import command as killable  # noqa: F401, a job of many small shards, as a fixture
 
-SENTENCE = f"Error: {STOPPED}"
-
 
 @pytest.mark.parametrize("when", ["catalog: started", pytest.param("extract: started", marks=pytest.mark.slow)])
 def test_a_stopped_command_says_so_and_leaves_no_ray(killable, tmp_path, when):  # noqa: F811
@@ -31,7 +29,8 @@ def test_a_stopped_command_says_so_and_leaves_no_ray(killable, tmp_path, when): 
     process.send_signal(signal.SIGTERM)
     lines += process.communicate(timeout=120)[1].splitlines()
     assert process.returncode == 1
-    assert lines[-1] == SENTENCE
+    assert lines[-1] == STOPPED
+    assert any(line.startswith(f"{when.partition(':')[0]}: stopped after ") for line in lines)
     assert "Traceback" not in "".join(lines)
     assert psutil.wait_procs(family, timeout=60)[1] == []  # none is alive
 

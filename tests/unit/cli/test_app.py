@@ -10,11 +10,13 @@ import sys
 import termios
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import musc_ray
 from musc_ray.cli import app
 from musc_ray.cli.app import VERBS
+from musc_ray.cli.errors import STOPPED, Stopped
 from musc_ray.cli.options import default_text
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.settings.model import Settings
@@ -102,7 +104,7 @@ def test_usage_and_settings_errors_are_one_sentence_and_exit_code_2(arguments, s
     [
         (MuscRayError("There is no run."), 1, "Error: There is no run.\n"),
         (SettingsError("Not so."), 2, "Error: Not so.\n"),
-        (KeyboardInterrupt(), 1, "Error: Stopped: what is written is kept, and the same command resumes it.\n"),
+        (KeyboardInterrupt(), 1, "Stopped: what is written is kept, and the same command resumes it.\n"),
         (ValueError("a\nb."), 1, "Error: ValueError: a b. MUSC_RAY_DEBUG=1 shows where.\n"),
         (OSError(28, "No space left on device"), 1, "Error: The storage failed ("),
     ],
@@ -116,6 +118,39 @@ def test_what_a_verb_raises_is_one_sentence(monkeypatch, error, code, sentence):
     assert result.exit_code == code
     assert result.stderr.startswith(sentence)
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_stopped_command_ends_at_once_whatever_its_threads_do(number):
+    program = f"""
+import signal, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from musc_ray.cli import main, status
+
+def work(out):
+    print("begun")
+    threading.Thread(target=time.sleep, args=[600]).start()
+    pool = ThreadPoolExecutor(1)
+    for _ in range(10):
+        pool.submit(time.sleep, 600)
+    signal.raise_signal(signal.{number})
+
+status.read_status = work
+main(["status", "out"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "begun\n", f"{STOPPED}\n")
+
+
+def test_ctrl_c_before_a_verb_is_a_stop_too(monkeypatch):
+    def interrupt(wanted):
+        raise KeyboardInterrupt
+
+    command = typer.main.get_command(app)
+    (version,) = (option for option in command.params if option.name == "version")
+    monkeypatch.setattr(version, "callback", lambda *_: interrupt(True))
+    with pytest.raises(Stopped):
+        command.main(["status", "out"])
 
 
 def test_debugging_shows_where_an_unforeseen_error_is(monkeypatch):

@@ -2,19 +2,24 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from musc_ray.cli import app, output, output_lists, output_metrics, output_plan
+from musc_ray.cli import app, output, output_lists, output_metrics, output_plan, output_run
 from musc_ray.cli.output import PIPE_WIDTH, bytes_text, plural
 from musc_ray.cli.status import RunStatus
 from musc_ray.cli.terminal import visible
+from musc_ray.errors import MuscRayError
+from musc_ray.scoring.result import RunResult
 from musc_ray.settings.model import Settings
 from musc_ray.storage.garbage import Garbage
+from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.paths import OutPaths
 from tests.helpers import scored_run
+from tests.helpers.manifests import run_record
 
 LONG = "s3://plant-a-very-long-bucket-name/archive/2026/line-7/camera-3/front-side/lot-0815/pictures"
 RUNS = [
@@ -115,6 +120,34 @@ def test_garbage_as_a_document():
 def test_numbers_with_their_units():
     assert [bytes_text(count) for count in (0, 999, 1500, 2e15)] == ["0 B", "999 B", "1.5 kB", "2.0 PB"]
     assert (plural(1, "group"), plural(1200, "group")) == ("1 group", "1,200 groups")
+
+
+def test_the_last_lines_of_a_run_are_where_its_results_are_and_the_time_of_the_whole_command(capsys, monkeypatch):
+    monkeypatch.setattr(output, "seconds_since_start", lambda: 83.2)
+    counts = {"images": 40, "scored": 40, "failed": 0, "listed": 40, "groups": 1}
+    run = RunManifest.model_validate(run_record("run-a", counts=counts))
+    result = RunResult(run, [], [], "results/scores", "results/report/index.html", computed=True)
+    output_run.finish_run(result)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-4:] == [
+        "40 images scored, 0 failed; 1 group",
+        "Scores: results/scores",
+        "Report: results/report/index.html",
+        "Total time: 1 min 23 s",
+    ]
+    broken = replace(result, run=run.model_copy(update={"failed_groups": {"all": "Group 'all' has one image."}}))
+    with pytest.raises(MuscRayError, match="has one image"):
+        output_run.finish_run(broken)
+    assert capsys.readouterr().out.splitlines()[-1] == "Total time: 1 min 23 s"
+
+
+def test_the_last_line_of_an_extraction_is_its_time(capsys, monkeypatch):
+    monkeypatch.setattr(output, "seconds_since_start", lambda: 8.1)
+    output_run.print_extracted({"images": 40, "already_done": 2, "failed": 1, "skipped": 0, "seconds": 3.0})
+    assert capsys.readouterr().out.splitlines() == [
+        "40 images extracted, 2 already done, 1 failed, 0 skipped",
+        "Total time: 8.1 s",
+    ]
 
 
 def test_runs_as_one_document(tmp_path):
