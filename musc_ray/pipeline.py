@@ -18,9 +18,9 @@ from musc_ray.features.missing import extract_missing
 from musc_ray.lake.publish import check_lake, publish_complete
 from musc_ray.planning.pending import check_pending
 from musc_ray.report.build import write_report
-from musc_ray.runtime.cluster import ClusterOptions, joined_cluster, ray_cluster
+from musc_ray.runtime.executor import Executor, open_executor
+from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
-from musc_ray.runtime.telemetry import RunMetrics
 from musc_ray.scoring.driver import Stages
 from musc_ray.scoring.result import RunResult, read_result
 from musc_ray.scoring.run_manifest import check_resumable, run_manifest, started_manifest
@@ -56,20 +56,25 @@ def run_archive(
     Raises:
         MuscRayError: the job cannot continue; what is done stays, and the same command resumes it.
     """
-    with joined_cluster(ClusterOptions.of(settings)):
-        context, stages = _list_images(settings, progress)
+    with open_executor(ExecutorOptions.of(settings), progress) as executor:
+        context, stages = _list_images(settings, executor, progress)
         if extracted:
             _check_extracted(context)
-        return score_archive(context, stages, progress, labels)
+        return score_archive(context, executor, stages, progress, labels)
 
 
 def score_archive(
-    context: RunContext, stages: Stages, progress: Progress, labels: Mapping[str, int] | None = None
+    context: RunContext,
+    executor: Executor,
+    stages: Stages,
+    progress: Progress,
+    labels: Mapping[str, int] | None = None,
 ) -> RunResult:
     """Run the stages after the catalog.
 
     Args:
         context: the run and its images.
+        executor: runs the tasks.
         stages: figures of the stages so far; those of others are added.
         progress, labels: as for `run_archive`.
 
@@ -87,7 +92,7 @@ def score_archive(
             return _reuse(context, complete)
         _begin(context, progress)
         with _recorded_failure(run_paths):
-            run = _compute(context, stages, progress, labels or {})
+            run = _compute(context, executor, stages, progress, labels or {})
         run.write(run_paths)
         _clean_up(context)
         publish_complete(context.out_paths, settings.lake, context.run_id)
@@ -104,25 +109,28 @@ def _lease(context: RunContext, progress: Progress) -> AbstractContextManager[No
     return lease(context.out_paths.fs, context.run_paths.lease, f"Run {context.run_id}", progress.phase, advice)
 
 
-def _compute(context: RunContext, stages: Stages, progress: Progress, labels: Mapping[str, int]) -> RunManifest:
+def _compute(
+    context: RunContext, executor: Executor, stages: Stages, progress: Progress, labels: Mapping[str, int]
+) -> RunManifest:
     """Extract, score and write the report; return the manifest, which is not written yet."""
     settings, run_paths = context.settings, context.run_paths
     errors = listing_errors(context.catalog.unreadable)
     write_errors(context, errors)
     check_errors(context, errors)
-    with ray_cluster(ClusterOptions.of(settings)), progress.watched(RunMetrics(context.run_id)):
-        errors += extract_missing(context, progress, stages)
+    executor.start(context.arithmetic.device)
+    with progress.watched(executor.watch(context.run_id)):
+        errors += extract_missing(context, executor, progress, stages)
         write_errors(context, errors)
         check_errors(context, errors)
         scored_at = time_after_all(context.out_paths, datetime.now(UTC))
-        scored = score_all(context, errors, scored_at, progress, stages)
+        scored = score_all(context, executor, errors, scored_at, progress, stages)
         if scored.failed:
             errors += group_errors(context, scored.failed, errors)
             write_errors(context, errors)
         metrics = image_aurocs(run_paths, [group.group for group in scored.groups], labels)
         run = run_manifest(context, scored, scored_at, stages, len(errors), metrics)
         started = time.monotonic()
-        write_report(context.out_paths, run, settings, progress, labels)
+        write_report(context.out_paths, run, executor, settings, progress, labels)
     return run.model_copy(update={"stages": {**run.stages, "report": {"seconds": time.monotonic() - started}}})
 
 
@@ -135,23 +143,24 @@ def extract_archive(settings: Settings, progress: Progress) -> dict[str, Any]:
     Raises:
         MuscRayError: as `run_archive`.
     """
-    with joined_cluster(ClusterOptions.of(settings)):
-        context, stages = _list_images(settings, progress)
+    with open_executor(ExecutorOptions.of(settings), progress) as executor:
+        context, stages = _list_images(settings, executor, progress)
         errors = listing_errors(context.catalog.unreadable)
         check_errors(context, errors, "A run lists them all.")
-        with ray_cluster(ClusterOptions.of(settings)), progress.watched(RunMetrics(context.run_id)):
-            errors += extract_missing(context, progress, stages)
+        executor.start(context.arithmetic.device)
+        with progress.watched(executor.watch(context.run_id)):
+            errors += extract_missing(context, executor, progress, stages)
         check_errors(context, errors, "A run lists them all.")
     return {**stages["extract"], "failed": len(errors), "skipped": len(context.catalog.skipped)}
 
 
-def _list_images(settings: Settings, progress: Progress) -> tuple[RunContext, Stages]:
+def _list_images(settings: Settings, executor: Executor, progress: Progress) -> tuple[RunContext, Stages]:
     """Run the catalog stage; returns the run's context and the figures of the stage."""
     for name in ("since", "window", "rescore_window"):
         if getattr(settings, name):
             raise SettingsError(f"{name} is for images that come later: use `musc-ray rescore OUT`.")
     with progress.stage("catalog", total=None, unit="images") as stage:
-        context = open_context(settings)
+        context = open_context(settings, executor)
         stage.advance(context.images)
     return context, {"catalog": {"seconds": stage.seconds, "images": context.images}}
 

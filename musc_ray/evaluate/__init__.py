@@ -4,7 +4,7 @@
     labels.py          labels from the folders of a dataset or from a CSV
     layouts.py         the folders of the known datasets
     pixel_metrics.py   pixel metrics on the worker pool, in passes over the maps
-    evaluator.py       the actor of these passes
+    evaluator.py       the role of these passes
     mask_files.py      which file is the mask of which image
     mask_pixels.py     which pixels of a mask are anomalous, whatever its mode
     mask_fit.py        masks on their images: aspect ratio, orientation

@@ -15,7 +15,8 @@ from musc_ray.evaluate.evaluation import Evaluation, evaluate_run
 from musc_ray.evaluate.labels import find_labels
 from musc_ray.evaluate.layouts import LAYOUTS, recognize
 from musc_ray.pipeline import run_archive
-from musc_ray.runtime.cluster import ClusterOptions, joined_cluster
+from musc_ray.runtime.executor import joined_cluster
+from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.result import RunResult
 from musc_ray.settings.model import Settings
@@ -69,7 +70,7 @@ def evaluate_dataset(settings: Settings, progress: Progress) -> tuple[RunResult,
         pooled = {uri: replace(label, group=category[uri]) for uri, label in labels.by_uri.items()}
         labels = replace(labels, by_uri=pooled)
     source = _write_source(settings.out, images, groups)
-    with joined_cluster(ClusterOptions.of(settings)):
+    with joined_cluster(ExecutorOptions.of(settings)):
         result = run_archive(settings.model_copy(update={"source": source, "group_by": None, "column": None}), progress)
         chosen = settings.model_copy(update={"run_id": result.run.run_id})
         return result, evaluate_run(chosen, progress, labels)

@@ -29,7 +29,8 @@ from musc_ray.evaluate.mask_pixels import (
 from musc_ray.evaluate.pixel_metrics import GroupPixels, evaluate_pixels
 from musc_ray.evaluate.problems import NO_MASK, Findings, Problem, write_problems
 from musc_ray.evaluate.table import MetricsRow, image_metrics, mean_row, write_metrics
-from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
+from musc_ray.runtime.executor import open_executor
+from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.settings.model import Settings
@@ -138,8 +139,8 @@ def _pixels(
     out_paths = OutPaths.at(str(settings.out))
     work = [GroupPixels(name, list(group.files.values())) for name, group in groups.items()]
     try:
-        with ray_cluster(ClusterOptions.of(settings)):
-            return evaluate_pixels(settings, out_paths, reading, work, progress, findings)
+        with open_executor(ExecutorOptions.of(settings, device="cpu"), progress) as executor:
+            return evaluate_pixels(executor, out_paths, reading, work, progress, findings)
     finally:
         remove_tree(out_paths.fs, f"{out_paths.run(run.run_id).evaluation}/regions")
 

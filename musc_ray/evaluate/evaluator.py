@@ -1,4 +1,4 @@
-"""The actor that compares maps with masks, file by file, one image at a time."""
+"""The role that compares maps with masks, file by file, one image at a time."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from musc_ray.evaluate.mask_pixels import (
 )
 from musc_ray.evaluate.masks import Regions, no_regions, regions_of, resize_mask, write_regions
 from musc_ray.evaluate.problems import NO_MASK, Problem
-from musc_ray.runtime.cluster import WorkerResources, take_share
+from musc_ray.runtime.worker import WorkerResources
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.sources.decoding import upright_size
 from musc_ray.sources.reading import read_image
@@ -69,10 +69,9 @@ class MaskReading:
 
 
 class Evaluator:
-    """An actor of the worker pool: each method reads files of maps and returns sums that can be added up."""
+    """A role of workers: each method reads files of maps and returns sums that can be added up."""
 
     def __init__(self, out: str, reading: MaskReading, plan: WorkerResources) -> None:
-        take_share(plan)
         self.fs = OutPaths.at(out).fs
         self.reading = reading
 

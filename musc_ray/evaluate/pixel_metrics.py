@@ -9,25 +9,24 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import ray
 
 from musc_ray.core.metrics.aupimo import NO_TAIL, Credits, NormalTail, lowest_tail_bin
 from musc_ray.core.metrics.counting import EMPTY, BinCounts
 from musc_ray.core.metrics.pixel_curve import Bins, PixelMetrics, Totals, plan_bins, totals_of
-from musc_ray.evaluate.evaluator import Evaluator, FileCounts, LabelledFile, MaskReading, add_counts
+from musc_ray.evaluate.evaluator import FileCounts, LabelledFile, MaskReading, add_counts
 from musc_ray.evaluate.layouts import GOOD
 from musc_ray.evaluate.maps import MapFile
 from musc_ray.evaluate.problems import Findings
-from musc_ray.runtime.cluster import ClusterOptions
-from musc_ray.runtime.pool import Pool
+from musc_ray.runtime.executor import Executor, Worker
+from musc_ray.runtime.pool import Pool, References
 from musc_ray.runtime.progress import Progress
-from musc_ray.settings.model import Settings
+from musc_ray.runtime.worker import Role
 from musc_ray.storage.paths import OutPaths
 
+EVALUATOR = Role("musc_ray.evaluate.evaluator", "Evaluator")
+
 WINDOW_BYTES = 2**26
-"""Memory of an actor's counts. Larger windows mean fewer passes: scores of real images need 0.2 to 0.5 GB in all."""
+"""Memory of the counts of a call. Larger windows mean fewer passes: scores of real images need 0.2 to 0.5 GB in all."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ Key = tuple[str, str]
 
 
 def evaluate_pixels(
-    settings: Settings,
+    executor: Executor,
     out_paths: OutPaths,
     reading: MaskReading,
     groups: Sequence[GroupPixels],
@@ -65,7 +64,7 @@ def evaluate_pixels(
     """Compute the pixel columns of `MetricsRow` for each group, and for each of its defects with pixels of both kinds.
 
     Args:
-        settings: workers and threads; GPUs are not used.
+        executor: runs the tasks.
         out_paths: paths of OUT.
         reading: how masks are read.
         groups: what to evaluate.
@@ -73,8 +72,7 @@ def evaluate_pixels(
         findings: what the reader must know is appended.
     """
     files = sum(len(group.files) for group in groups)
-    on_cpus = ClusterOptions.of(settings, device="cpu")
-    with Pool(Evaluator, on_cpus, files, out_paths.uri(out_paths.root), reading) as pool:
+    with Pool(executor, EVALUATOR, files, out_paths.uri(out_paths.root), reading) as pool:
         counts = _count(pool, groups, progress)
         for name, found in counts.items():
             findings.problems += [replace(problem, group=name) for problem in found.problems]
@@ -98,7 +96,7 @@ def _count(pool: Pool, groups: Sequence[GroupPixels], progress: Progress) -> dic
     tasks = ((group.group, file) for group in groups for file in group.files)
     results: dict[str, FileCounts] = {group.group: FileCounts() for group in groups}
     with progress.stage("masks", total=sum(len(group.files) for group in groups), unit="files") as stage:
-        for (name, _), result in pool.map(tasks, lambda actor, task: actor.prepare.remote(task[1])):
+        for (name, _), result in pool.map(tasks, lambda worker, task: worker.call("prepare", task[1])):
             results[name] = add_counts([results[name], result])
             stage.advance()
     return results
@@ -131,8 +129,8 @@ def _windows(
     return results
 
 
-def _call_window(actor: Any, task: WindowTask) -> Any:
-    return actor.window.remote(task.files, task.defects, task.window, task.totals)
+def _call_window(worker: Worker, task: WindowTask) -> References:
+    return worker.call("window", task.files, task.defects, task.window, task.totals)
 
 
 def _overlaps(
@@ -149,7 +147,9 @@ def _overlaps(
     files = [(group.group, file.file) for group in groups if group.group in good for file in group.files]
     with progress.stage("overlaps", total=2 * len(files), unit="files") as stage:
         lowest = {name: lowest_tail_bin(found) for name, found in good.items()}
-        for (name, _), tail in pool.map(iter(files), lambda actor, task: actor.tail.remote(task[1], lowest[task[0]])):
+        for (name, _), tail in pool.map(
+            iter(files), lambda worker, task: worker.call("tail", task[1], lowest[task[0]])
+        ):
             tails[name] += tail
             stage.advance()
         credits_ = {name: Credits(tail, good[name].good) for name, tail in tails.items()}
@@ -158,10 +158,10 @@ def _overlaps(
             for name, found in credits_.items()
             if not found.usable
         ]
-        stored = {name: ray.put(found) for name, found in credits_.items() if found.usable}
+        stored = {name: pool.executor.put(found) for name, found in credits_.items() if found.usable}
         files = [task for task in files if task[0] in stored]
         for (name, _), sums_of_file in pool.map(
-            iter(files), lambda actor, task: actor.overlaps.remote(task[1], stored[task[0]])
+            iter(files), lambda worker, task: worker.call("overlaps", task[1], stored[task[0]])
         ):
             for defect, (total, images) in sums_of_file.items():
                 for key in ((name, defect), (name, "")):

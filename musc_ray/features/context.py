@@ -7,7 +7,8 @@ from musc_ray.errors import SettingsError
 from musc_ray.features.ids import run_id, run_values
 from musc_ray.features.intensity import FoundRange, group_ranges, stated
 from musc_ray.features.sharding import GroupShards, assign_shards
-from musc_ray.features.workspace import Workspace, open_out
+from musc_ray.features.workspace import Workspace, open_out, start_workers
+from musc_ray.runtime.executor import Executor
 from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import Catalog, list_images
 from musc_ray.sources.deep import Range
@@ -56,7 +57,7 @@ class RunContext(Workspace):
         return sum(group.images for group in self.groups.values()) - sum(map(len, (self.earlier or {}).values()))
 
 
-def open_context(settings: Settings) -> RunContext:
+def open_context(settings: Settings, executor: Executor) -> RunContext:
     """Open the OUT, list the source, find what is already extracted.
 
     Raises:
@@ -65,7 +66,8 @@ def open_context(settings: Settings) -> RunContext:
     """
     if settings.source is None or settings.out is None:
         raise SettingsError("A run needs a source and an out: give both, as in `musc-ray run SOURCE OUT`.")
-    workspace = open_out(settings, settings.out)
+    workspace = open_out(settings, settings.out, executor)
+    start_workers(workspace, executor)
     catalog = list_images(settings.source, settings.group_by, column=settings.column)
     return replace(context_of(workspace, catalog.groups), catalog=catalog)
 

@@ -3,17 +3,36 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Self
 
 from musc_ray.features.workspace import Workspace
-from musc_ray.runtime.cluster import ClusterOptions
-from musc_ray.runtime.pool import Pool
+from musc_ray.runtime.executor import Executor, Worker
+from musc_ray.runtime.pool import Pool, References
+from musc_ray.runtime.worker import Role
+from musc_ray.settings.limits import ImageLimits
+from musc_ray.settings.model import Settings
 from musc_ray.sources.deep import Range
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.shards import ShardImage
 
-CALLS_PER_EXTRACTOR = 2
-"""Shards in an extractor: one in the model, another being written or having its first images decoded."""
+EXTRACTOR = Role("musc_ray.features.extractor", "Extractor", calls=2, begins="loading the model")
+"""Has two shards: one in the model, another being written or having its first images decoded."""
+
+
+@dataclass(frozen=True)
+class ExtractorOptions:
+    """What an extractor needs of the settings."""
+
+    backbone: str
+    weights: str | None
+    model_precision: str
+    batch_size: int
+    limits: ImageLimits
+
+    @classmethod
+    def of(cls, settings: Settings, model_precision: str) -> Self:
+        """Take an extractor's options out of the settings of a run; the precision is given as resolved."""
+        return cls(settings.backbone, settings.weights, model_precision, settings.batch_size, settings.image_limits)
 
 
 @dataclass(frozen=True)
@@ -60,11 +79,14 @@ class ExtractStats:
                 setattr(self, name, getattr(self, name) + value)
 
 
-def extract(workspace: Workspace, tasks: Sequence[ShardTask], only_broken: bool = False) -> Iterator[ExtractStats]:
+def extract(
+    workspace: Workspace, executor: Executor, tasks: Sequence[ShardTask], only_broken: bool = False
+) -> Iterator[ExtractStats]:
     """Extract shards on a pool of extractors.
 
     Args:
         workspace: settings, the OUT, and what all shards have in common.
+        executor: runs the tasks.
         tasks: the shards.
         only_broken: read each shard first, and extract it only if it is broken.
 
@@ -76,16 +98,14 @@ def extract(workspace: Workspace, tasks: Sequence[ShardTask], only_broken: bool 
     """
     if not tasks:
         return
-    from musc_ray.features.extractor import Extractor, ExtractorOptions  # imports torch
 
-    def call(actor: Any, task: ShardTask) -> Any:
-        return (actor.repair if only_broken else actor.extract).remote(task)
+    def call(worker: Worker, task: ShardTask) -> References:
+        return worker.call("repair" if only_broken else "extract", task)
 
     settings, arithmetic, out_paths = workspace.settings, workspace.arithmetic, workspace.out_paths
-    extractor_options = ExtractorOptions.of(settings, arithmetic.model_precision)
-    arguments, seen = (extractor_options, out_paths.uri(out_paths.root), workspace.meta), 0
-    options = ClusterOptions.of(settings, arithmetic.device)
-    with Pool(Extractor, options, len(tasks), *arguments, concurrent_calls=CALLS_PER_EXTRACTOR) as pool:
+    options = ExtractorOptions.of(settings, arithmetic.model_precision)
+    arguments, seen = (options, out_paths.uri(out_paths.root), workspace.meta), 0
+    with Pool(executor, EXTRACTOR, len(tasks), *arguments) as pool:
         for _, stats in pool.map(iter(tasks), call):
             stats.lost_workers, seen = pool.lost - seen, pool.lost
             yield stats

@@ -1,27 +1,23 @@
-"""The actor of extraction: reads, decodes and embeds the images of a shard, and writes it itself."""
+"""The role of extraction: reads, decodes and embeds the images of a shard, and writes it itself."""
 
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Self
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from musc_ray.backbones import Backbone, load_backbone
+from musc_ray.backbones import load_backbone
 from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.weights import fetch_weights
 from musc_ray.core.memory import is_out_of_memory
-from musc_ray.features.extraction import ExtractStats, ShardTask
+from musc_ray.features.extraction import ExtractorOptions, ExtractStats, ShardTask
 from musc_ray.features.one_picture import OnePicture
 from musc_ray.features.read_ahead import DecodedImage, ReadAhead
-from musc_ray.runtime.cluster import WorkerResources, take_share, use_threads
-from musc_ray.settings.limits import ImageLimits
-from musc_ray.settings.model import Settings
+from musc_ray.runtime.worker import WorkerResources, use_threads
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import (
     BrokenShardError,
@@ -36,42 +32,21 @@ Features = tuple[npt.NDArray[np.float32], list[npt.NDArray[np.float16]]]
 """Class tokens (A, class_channels) and, per layer, tokens (A, h*w, C)."""
 
 
-@dataclass(frozen=True)
-class ExtractorOptions:
-    """What an extractor needs of the settings."""
-
-    backbone: str
-    weights: str | None
-    model_precision: str
-    batch_size: int
-    limits: ImageLimits
-
-    @classmethod
-    def of(cls, settings: Settings, model_precision: str) -> Self:
-        """Take an extractor's options out of the settings of a run; the precision is given as resolved."""
-        return cls(settings.backbone, settings.weights, model_precision, settings.batch_size, settings.image_limits)
-
-
 class Extractor:
     """One copy of the model; extracts a shard per call, and writes it while the next one is in the model."""
 
     def __init__(self, options: ExtractorOptions, out: str, meta: FeaturesMeta, plan: WorkerResources) -> None:
-        take_share(plan)
         self.options, self.meta, self.plan = options, meta, plan
         self.out_paths = OutPaths.at(out)
         self.model_turn = threading.Lock()
         self.reader = ReadAhead(options.batch_size, meta.image_size, options.limits, plan.threads)
-
-    @cached_property
-    def backbone(self) -> Backbone:
-        """The model; the first call loads it, so that errors of its weights reach the user as they are."""
-        return load_backbone(
-            self.options.backbone,
-            image_size=self.meta.image_size,
-            layers=self.meta.layers,
-            weights=fetch_weights(resolve_backbone(self.options.backbone), self.options.weights),
-            device=self.plan.device,
-            precision=self.options.model_precision,
+        self.backbone = load_backbone(
+            options.backbone,
+            image_size=meta.image_size,
+            layers=meta.layers,
+            weights=fetch_weights(resolve_backbone(options.backbone), options.weights),
+            device=plan.device,
+            precision=options.model_precision,
         )
 
     def extract(self, task: ShardTask) -> ExtractStats:

@@ -6,14 +6,18 @@ from typing import Any
 from musc_ray.features.context import RunContext
 from musc_ray.features.errors_table import error_rows
 from musc_ray.features.extraction import ExtractStats, ShardTask, extract
+from musc_ray.runtime.executor import Executor
 from musc_ray.runtime.progress import Progress
 
 
-def extract_missing(context: RunContext, progress: Progress, stages: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+def extract_missing(
+    context: RunContext, executor: Executor, progress: Progress, stages: dict[str, dict[str, Any]]
+) -> list[dict[str, str]]:
     """Extract the missing features of a run's images.
 
     Args:
         context: the run.
+        executor: runs the tasks.
         progress: shows the stage.
         stages: figures of the stage are added here.
 
@@ -31,7 +35,7 @@ def extract_missing(context: RunContext, progress: Progress, stages: dict[str, d
     missing = sum(len(task.images) for task in tasks)
     with progress.stage("extract", total=context.images, unit="images") as stage:
         stage.already_done(max(0, context.images - missing))
-        for shard in extract(context, tasks):
+        for shard in extract(context, executor, tasks):
             stats.add(shard)
             stage.count(bytes_written=shard.bytes_written, errors=len(shard.failed))
             stage.advance(shard.images)

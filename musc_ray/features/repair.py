@@ -6,6 +6,7 @@ from typing import Any
 
 from musc_ray.features.context import RunContext
 from musc_ray.features.extraction import ExtractStats, ShardTask, extract
+from musc_ray.runtime.executor import Executor
 from musc_ray.runtime.progress import Progress
 from musc_ray.storage.filesystem import remove_tree
 
@@ -16,7 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 def repair_features(
-    context: RunContext, groups: Collection[str], errors: Sequence[Mapping[str, str]], progress: Progress
+    context: RunContext,
+    executor: Executor,
+    groups: Collection[str],
+    errors: Sequence[Mapping[str, str]],
+    progress: Progress,
 ) -> ExtractStats:
     """Read all shards of some groups and extract broken ones again.
 
@@ -24,6 +29,7 @@ def repair_features(
 
     Args:
         context: the run.
+        executor: runs the tasks.
         groups: groups with a broken shard.
         errors: rows of the errors table, whose images are skipped.
         progress: shows the stage.
@@ -40,7 +46,7 @@ def repair_features(
     tasks = [task for task in tasks if task.images]
     stats = ExtractStats()
     with progress.stage("repair", total=len(tasks), unit="shards") as stage:
-        for shard in extract(context, tasks, only_broken=True):
+        for shard in extract(context, executor, tasks, only_broken=True):
             stats.add(shard)
             stage.count(broken=shard.shards)
             stage.advance(1)

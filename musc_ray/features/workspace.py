@@ -8,12 +8,16 @@ from musc_ray.backbones.shape import BackboneInfo
 from musc_ray.backbones.weights import fetch_weights
 from musc_ray.features.arithmetic import Arithmetic, resolve_arithmetic
 from musc_ray.features.ids import features_id, features_values
-from musc_ray.runtime.cluster import ClusterOptions, open_hardware
+from musc_ray.runtime.executor import Executor
 from musc_ray.settings.model import Settings
 from musc_ray.storage.filesystem import absolute, check_writable
+from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.requests import limit_requests
 from musc_ray.storage.shards import FeaturesMeta
+
+WORKER_MODULES = ("musc_ray.features.extractor", "musc_ray.backbones.load")
+"""What a worker imports first, which takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Workspace:
     arithmetic: Arithmetic
 
 
-def open_out(settings: Settings, out: str) -> Workspace:
+def open_out(settings: Settings, out: str, executor: Executor) -> Workspace:
     """Resolve backbone, weights and arithmetic, and the id of the features that they make.
 
     Raises:
@@ -46,10 +50,17 @@ def open_out(settings: Settings, out: str) -> Workspace:
         settings = settings.model_copy(update={"weights": absolute(settings.weights)})
     out_paths = OutPaths.at(out)
     check_writable(out_paths.fs, out_paths.root)
-    with open_hardware(ClusterOptions.of(settings)) as hardware:
-        arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
+    hardware = executor.hardware()
+    arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
     values = features_values(settings, info, weights.sha256, arithmetic)
     return Workspace(settings, out_paths, features_meta(info, weights.sha256, features_id(values)), arithmetic)
+
+
+def start_workers(workspace: Workspace, executor: Executor) -> None:
+    """Begin to start the workers, while the source is listed, unless OUT has a complete run: it may be this one."""
+    out_paths = workspace.out_paths
+    if not any(RunManifest.read(out_paths.run(run_id)) is not None for run_id in out_paths.run_ids()):
+        executor.start(workspace.arithmetic.device, WORKER_MODULES)
 
 
 def image_size_pair(settings: Settings) -> tuple[int, int] | None:

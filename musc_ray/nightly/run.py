@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 
 from musc_ray.errors import SettingsError
 from musc_ray.features.context import context_of
-from musc_ray.features.workspace import open_out
+from musc_ray.features.workspace import open_out, start_workers
 from musc_ray.nightly.history import known_images, seen_snapshot
 from musc_ray.nightly.selection import select_night
 from musc_ray.pipeline import score_archive
-from musc_ray.runtime.cluster import ClusterOptions, joined_cluster
+from musc_ray.runtime.executor import open_executor
+from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.result import RunResult
 from musc_ray.settings.loading import load_settings
@@ -63,10 +64,12 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
     if not settings.keep_features:
         raise SettingsError("A nightly run compares with the features of earlier images: set keep_features to true.")
     out_paths = OutPaths.at(out)
-    cluster = joined_cluster(ClusterOptions.of(settings))
-    with cluster, lease(out_paths.fs, out_paths.night_lease, "A nightly run", progress.phase):
+    running = open_executor(ExecutorOptions.of(settings), progress)
+    only_one = lease(out_paths.fs, out_paths.night_lease, "A nightly run", progress.phase)
+    with running as executor, only_one:
         with progress.stage("catalog", total=None, unit="images") as stage:
-            workspace = open_out(settings, out)
+            workspace = open_out(settings, out, executor)
+            start_workers(workspace, executor)
             settings, out_paths, meta = workspace.settings, workspace.out_paths, workspace.meta
             after = None if settings.since else seen_snapshot(out_paths, meta.features_id, settings)
             catalog = list_images(source, settings.group_by, after, settings.column)
@@ -82,6 +85,5 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
             logger.warning("Group '%s' has %d image: it waits for more of its kind.", group, images)
         if not night.images:
             return None, night.waiting
-        return score_archive(
-            context, {"catalog": {"seconds": stage.seconds, "images": context.images}}, progress
-        ), night.waiting
+        stages = {"catalog": {"seconds": stage.seconds, "images": context.images}}
+        return score_archive(context, executor, stages, progress), night.waiting

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.report.contents import GroupReport, RunReport, SharedDefect
@@ -18,11 +17,13 @@ from musc_ray.report.image_table import CHUNK_ROWS, DETAIL_ROWS, Lookup
 from musc_ray.report.labels import ReportLabels
 from musc_ray.report.pages import group_files, group_row, run_files, static_files
 from musc_ray.report.pictures import SHEET_COLUMNS
-from musc_ray.report.site_writer import DefectTask, DetailsTask, RowsTask, SiteWriter, detail_files
-from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
-from musc_ray.runtime.pool import Pool
+from musc_ray.report.site_writer import DefectTask, DetailsTask, RowsTask, detail_files
+from musc_ray.runtime.executor import Executor, Reference, Worker, open_executor
+from musc_ray.runtime.options import ExecutorOptions
+from musc_ray.runtime.pool import Pool, References
 from musc_ray.runtime.progress import Progress
 from musc_ray.runtime.stage import Stage
+from musc_ray.runtime.worker import Role
 from musc_ray.scoring.thresholds import ThresholdRule, apply_rule, group_threshold
 from musc_ray.settings.loading import load_settings
 from musc_ray.settings.model import Settings, settings_affecting, settings_dict
@@ -31,6 +32,8 @@ from musc_ray.storage.manifest import RunManifest, StartedManifest, complete_run
 from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.schemas import DEFECTS, ERRORS
 from musc_ray.storage.scores import map_scale, read_tables
+
+SITE_WRITER = Role("musc_ray.report.site_writer", "SiteWriter")
 
 MAX_DEFECT_MEMBERS = 100
 """Images that the page names for each repeated defect."""
@@ -61,8 +64,8 @@ def report_again(given: Settings, progress: Progress) -> str:
     changeable = settings_affecting("report", "runtime")
     changed = {name: getattr(given, name) for name in changeable if name in given.model_fields_set}
     settings = load_settings(None, settings_dict(run.settings) | {"out": None, "address": given.address} | changed)
-    with ray_cluster(ClusterOptions.of(settings)):
-        return out_paths.uri(write_report(out_paths, run, settings, progress))
+    with open_executor(ExecutorOptions.of(settings, device="cpu"), progress) as executor:
+        return out_paths.uri(write_report(out_paths, run, executor, settings, progress))
 
 
 def _with_rule(run_paths: RunPaths, run: RunManifest, rule: ThresholdRule) -> RunManifest:
@@ -83,6 +86,7 @@ def _with_rule(run_paths: RunPaths, run: RunManifest, rule: ThresholdRule) -> Ru
 def write_report(
     out_paths: OutPaths,
     run: RunManifest,
+    executor: Executor,
     settings: Settings,
     progress: Progress,
     labels: Mapping[str, int] | None = None,
@@ -92,7 +96,8 @@ def write_report(
     Args:
         out_paths: paths of OUT.
         run: the content of run.json.
-        settings: how many pictures to show, workers.
+        executor: runs the tasks.
+        settings: how many pictures to show.
         progress: shows the stage.
         labels: by uri, 1 = defective; shown where the run has not been evaluated.
 
@@ -108,11 +113,10 @@ def write_report(
     remove_tree(out_paths.fs, folder)
     known = ReportLabels.read(run_paths, labels or {})
     tasks = run.counts.scored // CHUNK_ROWS + len(names)
-    on_cpus = ClusterOptions.of(settings, device="cpu")
     arguments = (out_paths.uri(out_paths.root), run_id, settings.image_limits)
     with (
         progress.stage("report", total=run.counts.scored, unit="images") as stage,
-        Pool(SiteWriter, on_cpus, tasks, *arguments) as pool,
+        Pool(executor, SITE_WRITER, tasks, *arguments) as pool,
     ):
         report = _run_report(run, settings)
         site = _Site(out_paths, run, report, settings, known)
@@ -150,16 +154,18 @@ class _Site:
         run_paths = self.out_paths.run(self.run.run_id)
         for table in (run_paths.scores, run_paths.neighbours, run_paths.defects):
             self.files[table] = run_paths.parts_of(table, names)
-        tasks = (task for number, name in enumerate(names, start=1) for task in self._group(number, name))
-        for task, result in pool.map(tasks, _call):
+        tasks = (
+            task for number, name in enumerate(names, start=1) for task in self._group(pool.executor, number, name)
+        )
+        for (task, _), result in pool.map(tasks, _call):
             if isinstance(task, RowsTask):
                 stage.advance(len(task.table))
                 unreadable += result
                 if unreadable:
                     stage.note(f"{unreadable:,} pictures cannot be read")
 
-    def _group(self, number: int, name: str) -> Iterator[SiteTask]:
-        """Write what is known of a whole group; yields what is to be done for its images."""
+    def _group(self, executor: Executor, number: int, name: str) -> Iterator[tuple[SiteTask, Sequence[Reference]]]:
+        """Write what is known of a whole group; yields tasks for its images, and references that they take."""
         out_paths, run_paths = self.out_paths, self.out_paths.run(self.run.run_id)
         paths = self.files[run_paths.scores][name]
         parts = read_tables(out_paths.fs, paths, COLUMNS)
@@ -173,20 +179,20 @@ class _Site:
         self.rows.append(group_row(group))
         for path, text in group_files(self.report, group):
             write_text(out_paths.fs, f"{run_paths.report}/{path}", text)
-        yield from pictures_of_defects
+        yield from ((task, ()) for task in pictures_of_defects)
         pictures = self.settings.report_images
         thumbnails = max(pictures, self.settings.report_thumbnails)
         for chunk, start in enumerate(range(0, len(table), CHUNK_ROWS)):
             rows = table.slice(start, CHUNK_ROWS)
             small, large = (min(max(count - start, 0), len(rows)) for count in (thumbnails, pictures))
-            yield RowsTask(number, chunk, rows.combine_chunks(), small, large, self.run.intensity.get(name))
-        lookup = ray.put(Lookup.of(table["image_id"].to_pylist(), table["rank"].to_numpy()))
+            yield RowsTask(number, chunk, rows.combine_chunks(), small, large, self.run.intensity.get(name)), ()
+        lookup = executor.put(Lookup.of(table["image_id"].to_pylist(), table["rank"].to_numpy()))
         similar = {PurePosixPath(path).name: path for path in self.files[run_paths.neighbours][name]}
         if self.run.night is not None and not self.run.settings.rescore_window:
             similar = {}  # most of them are earlier images, which got no scores
         for path, first in zip(paths, firsts, strict=True):
             neighbours = similar.get(PurePosixPath(path).name)
-            yield DetailsTask(number, path, neighbours, first, scale[1], lookup)
+            yield DetailsTask(number, path, neighbours, first, scale[1]), (lookup,)
 
     def _report(
         self,
@@ -251,10 +257,9 @@ class _Site:
         return found, tasks
 
 
-def _call(actor: Any, task: SiteTask) -> Any:
-    if isinstance(task, DefectTask):
-        return actor.defect.remote(task)
-    return actor.rows.remote(task) if isinstance(task, RowsTask) else actor.details.remote(task)
+def _call(worker: Worker, task: tuple[SiteTask, Sequence[Reference]]) -> References:
+    methods = {DefectTask: "defect", RowsTask: "rows", DetailsTask: "details"}
+    return worker.call(methods[type(task[0])], task[0], *task[1])
 
 
 def _by_rank(parts: Sequence[pa.Table], firsts: Sequence[int]) -> pa.Table:

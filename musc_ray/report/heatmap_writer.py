@@ -1,4 +1,4 @@
-"""The actor that writes heat maps: the patch maps of one file of scores as files of the original images' sizes."""
+"""The role that writes heat maps: the patch maps of one file of scores as files of the original images' sizes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from musc_ray.errors import ImageError, MuscRayError
 from musc_ray.report.heatmap_files import Format, Scale, encode, heatmap_name, upsample
 from musc_ray.report.originals import read_original
-from musc_ray.runtime.cluster import WorkerResources, take_share
+from musc_ray.runtime.worker import WorkerResources
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.storage.filesystem import open_filesystem, write_bytes
 from musc_ray.storage.listing import exists
@@ -84,10 +84,9 @@ class HeatmapCounts:
 
 
 class HeatmapWriter:
-    """An actor of the worker pool: writes the heat maps of files of scores, one image at a time."""
+    """A role of workers: writes the heat maps of files of scores, one image at a time."""
 
     def __init__(self, options: HeatmapsOptions, limits: ImageLimits, plan: WorkerResources) -> None:
-        take_share(plan)
         self.options, self.limits = options, limits
 
     def write(self, task: HeatmapsTask) -> HeatmapCounts:

@@ -7,10 +7,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from musc_ray.errors import MuscRayError, SettingsError
-from musc_ray.report.heatmap_writer import HeatmapCounts, HeatmapsOptions, HeatmapsTask, HeatmapWriter
-from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
+from musc_ray.report.heatmap_writer import HeatmapCounts, HeatmapsOptions, HeatmapsTask
+from musc_ray.runtime.executor import open_executor
+from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
+from musc_ray.runtime.worker import Role
 from musc_ray.settings.credentials import credentials_sentence, has_credentials
 from musc_ray.settings.messages import shown
 from musc_ray.settings.model import Settings
@@ -19,6 +21,8 @@ from musc_ray.storage.filesystem import absolute, check_writable, open_filesyste
 from musc_ray.storage.manifest import RunManifest, StartedManifest, complete_run
 from musc_ray.storage.paths import OutPaths, RunPaths, escape_group
 from musc_ray.storage.scores import map_scale, read_tables
+
+HEATMAP_WRITER = Role("musc_ray.report.heatmap_writer", "HeatmapWriter")
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,13 @@ def export_heatmaps(
     groups = _groups(out_paths, run, group)
     check_writable(*open_filesystem(folder))
     tasks = list(_tasks(out_paths.run(run.run_id), run, groups, folder, options.top))
-    on_cpus = ClusterOptions.of(settings, device="cpu")
     counts, images = HeatmapCounts(), sum(task.images for task in tasks)
     with (
-        ray_cluster(ClusterOptions.of(settings)),
+        open_executor(ExecutorOptions.of(settings, device="cpu"), progress) as executor,
         progress.stage("heatmaps", total=images, unit="images") as stage,
-        Pool(HeatmapWriter, on_cpus, len(tasks), options, run.settings.image_limits) as pool,
+        Pool(executor, HEATMAP_WRITER, len(tasks), options, run.settings.image_limits) as pool,
     ):
-        for _, done in pool.map(iter(tasks), lambda actor, task: actor.write.remote(task)):
+        for _, done in pool.map(iter(tasks), lambda worker, task: worker.call("write", task)):
             counts += done
             stage.advance(done.images)
     if counts.unreadable == images:

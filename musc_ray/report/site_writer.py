@@ -1,13 +1,11 @@
-"""The actor of the report: writes table rows, details and pictures of images."""
+"""The role of the report: writes table rows, details and pictures of images."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
-import ray
 from PIL import Image
 
 from musc_ray.errors import ImageError
@@ -25,12 +23,11 @@ from musc_ray.report.pictures import (
     sheet,
     thumbnail,
 )
-from musc_ray.runtime.cluster import WorkerResources
+from musc_ray.runtime.worker import WorkerResources
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.storage.filesystem import write_bytes, write_text
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.requests import limit_requests
 
 DEFECT_SCALE = 2
 """Size of the images of a repeated defect, relative to thumbnails."""
@@ -65,7 +62,6 @@ class DetailsTask:
         neighbours: the file of neighbours; None without one.
         first: number of its first file of details.
         high: the upper end of the scale of the group's heat maps.
-        lookup: a Lookup of the whole group, in Ray's object store.
     """
 
     group: int
@@ -73,7 +69,6 @@ class DetailsTask:
     neighbours: str | None
     first: int
     high: float
-    lookup: Any
 
 
 @dataclass(frozen=True)
@@ -97,10 +92,9 @@ class DefectTask:
 
 
 class SiteWriter:
-    """An actor of the worker pool: writes rows, thumbnails, pictures and details of a run's images."""
+    """A role of workers: writes rows, thumbnails, pictures and details of a run's images."""
 
     def __init__(self, out: str, run_id: str, limits: ImageLimits, plan: WorkerResources) -> None:
-        limit_requests(plan.requests)
         self.out_paths = OutPaths.at(out)
         self.data = f"{self.out_paths.run(run_id).report}/data"
         self.limits = limits
@@ -127,9 +121,8 @@ class SiteWriter:
         write_text(self.out_paths.fs, f"{self.data}/{key}.js", data_script(key, table_rows(task.table, sizes)))
         return unreadable
 
-    def details(self, task: DetailsTask) -> int:
-        """Write the details of a file of scores; return its number of images."""
-        lookup: Lookup = ray.get(task.lookup)
+    def details(self, task: DetailsTask, lookup: Lookup) -> int:
+        """Write the details of a file of scores of the group of `lookup`; return its number of images."""
         scores = read_table(self.out_paths.fs, task.scores, ["image_id", "rank", "patch_map"])
         neighbours = None if task.neighbours is None else read_table(self.out_paths.fs, task.neighbours)
         for start in range(0, len(scores), DETAIL_ROWS):

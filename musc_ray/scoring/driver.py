@@ -1,4 +1,4 @@
-"""Score the groups of a run on one pool of workers: bands, repeated defects, patch maps, ranks; driver of `actor`."""
+"""Score the groups of a run on one pool of workers: bands, repeated defects, patch maps, ranks; driver of `scorer`."""
 
 import logging
 from collections.abc import Sequence
@@ -6,14 +6,12 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from ray.exceptions import RayError
-
 from musc_ray.core import products_per_tile
 from musc_ray.features.context import RunContext
-from musc_ray.runtime.cluster import ClusterOptions, plan_workers
+from musc_ray.runtime.executor import Executor, ResultLostError, WorkerLostError
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
-from musc_ray.scoring.actor import ScoringActor
+from musc_ray.runtime.worker import Role
 from musc_ray.scoring.defects.driver import find_defects
 from musc_ray.scoring.ranking_driver import RankingDriver
 from musc_ray.scoring.ranking_worker import GroupFigures
@@ -22,19 +20,25 @@ from musc_ray.scoring.tile_driver import TileDriver, block_side
 
 logger = logging.getLogger(__name__)
 
-MAX_CALLS = 2
-"""Blocks dispatched to a worker at a time: one in the kernel, the shards of another loading."""
+SCORER = Role("musc_ray.scoring.scorer", "Scorer", calls=2, begins="preparing the kernels")
+"""Has two blocks: one in the kernel, the shards of another loading."""
 
 Stages = dict[str, dict[str, Any]]
 
 
 def score_groups(
-    context: RunContext, groups: Sequence[GroupImages], scored_at: datetime, progress: Progress, stages: Stages
+    context: RunContext,
+    executor: Executor,
+    groups: Sequence[GroupImages],
+    scored_at: datetime,
+    progress: Progress,
+    stages: Stages,
 ) -> tuple[dict[str, GroupFigures], dict[str, Exception]]:
     """Score groups whose features are extracted; resume what an earlier run has done.
 
     Args:
         context: settings, paths and identity of the run.
+        executor: runs the tasks.
         groups: what to score.
         scored_at: time in every row.
         progress: shows the stages.
@@ -45,11 +49,10 @@ def score_groups(
     """
     settings, meta = context.settings, context.meta
     shards = [len(group.ring) for group in groups]
-    options = ClusterOptions.of(settings, context.arithmetic.device)
-    workers = plan_workers(options, len(meta.layers) * sum(shards)).workers
+    workers = executor.plan(len(meta.layers) * sum(shards)).workers
     side = block_side(settings, shards, len(meta.layers), meta.grid[0] * meta.grid[1], workers)
     arguments = (settings, context.arithmetic, context.out_paths.uri(context.out_paths.root), context.run_id, meta)
-    with Pool(ScoringActor, options, workers, *arguments, concurrent_calls=MAX_CALLS) as pool:
+    with Pool(executor, SCORER, workers, *arguments) as pool:
         scoring = _Stages(pool, context, progress, stages)
         scoring.multiply_tiles(groups, side)
         if settings.repeated_defects:
@@ -104,7 +107,7 @@ class _Stages:
             for group in groups:
                 try:
                     defects[group.group] = find_defects(self.pool, run_paths, group, layers, seed)
-                except RayError as error:
+                except (WorkerLostError, ResultLostError) as error:
                     self.failed[group.group] = error
                 stage.advance(1)
         self.figures["repeats"] = {"seconds": stage.seconds, "defects": defects}
@@ -114,7 +117,7 @@ class _Stages:
         shards = ((group.group, shard) for group in groups for shard in group.ring)
         with self.progress.stage("reduce", total=sum(group.images for group in groups), unit="images") as stage:
             calls = self.pool.run(
-                lambda _: next(shards, None), lambda actor, task: [actor.write_patch_maps.remote(*task)]
+                lambda _: next(shards, None), lambda worker, task: worker.call("write_patch_maps", *task)
             )
             for (group, shard), _, error in calls:
                 stage.advance(len(shard.ids))

@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import ray
-from ray.exceptions import ObjectLostError
-
+from musc_ray.runtime.executor import Executor, ResultLostError, Worker
 from musc_ray.runtime.pool import Pool, References
 from musc_ray.scoring.ranking_worker import GroupFigures, parts_of
 from musc_ray.scoring.ring import GroupImages
@@ -22,7 +20,7 @@ MAX_RESTARTS = 3
 
 @dataclass
 class GroupState:
-    """A group in progress: its images in the object store, and its results so far."""
+    """A group in progress: a reference to its images, and its results so far."""
 
     images: GroupImages
     stored: Any
@@ -77,16 +75,16 @@ class RankingDriver:
 
     def run(self, pool: Pool) -> Iterator[str]:
         """Process all groups; yields the name of each that is done or has failed."""
-        for task, references, error in pool.run(lambda _: self._next_task(), self._call):
+        for task, references, error in pool.run(lambda _: self._next_task(pool.executor), self._call):
             group = task.group
             if group.over:
                 continue
             if error is None:
-                self._handle(task, references)
+                self._handle(pool.executor, task, references)
                 group.over = not group.unwritten
-            elif isinstance(error, ObjectLostError) and group.restarts < MAX_RESTARTS:
+            elif isinstance(error, ResultLostError) and group.restarts < MAX_RESTARTS:
                 group.over = True
-                self._begin(group.images, group.restarts + 1)
+                self._begin(pool.executor, group.images, group.restarts + 1)
                 continue
             else:
                 self.failed[group.images.group] = error
@@ -94,7 +92,7 @@ class RankingDriver:
             if group.over:
                 yield group.images.group
 
-    def _handle(self, task: RankingTask, references: References) -> None:
+    def _handle(self, executor: Executor, task: RankingTask, references: References) -> None:
         """Handle a result; the last one of a step starts the next step."""
         group = task.group
         if isinstance(task, SimilarTask):
@@ -102,34 +100,33 @@ class RankingDriver:
             if len(group.similar) == len(group.parts):
                 self.tasks.append(RankTask(group))
         elif isinstance(task, RankTask):
-            figures: Any = ray.get(references[0])
-            self.figures[group.images.group] = figures
+            self.figures[group.images.group] = executor.get(references[0])
             self.tasks.extend(WriteTask(group, part, columns) for part, columns in enumerate(references[1:]))
         else:
             group.unwritten.discard(task.part)
 
-    def _begin(self, images: GroupImages, restarts: int = 0) -> None:
+    def _begin(self, executor: Executor, images: GroupImages, restarts: int = 0) -> None:
         parts = parts_of(images)
-        group = GroupState(images, ray.put(images), parts, set(range(len(parts))), restarts=restarts)
+        group = GroupState(images, executor.put(images), parts, set(range(len(parts))), restarts=restarts)
         self.tasks.extend(SimilarTask(group, part) for part in range(len(parts)))
 
-    def _next_task(self) -> RankingTask | None:
+    def _next_task(self, executor: Executor) -> RankingTask | None:
         """Choose a task of a group in progress, or the first of another group."""
         while self.tasks or self.coming:
             if not self.tasks:
-                self._begin(self.coming.popleft())
+                self._begin(executor, self.coming.popleft())
             task = self.tasks.popleft()
             if not task.group.over:
                 return task
         return None
 
-    def _call(self, actor: Any, task: RankingTask) -> References:
-        """Call the actor's method for a task."""
+    def _call(self, worker: Worker, task: RankingTask) -> References:
+        """Call the worker's method for a task."""
         group = task.group
         if isinstance(task, SimilarTask):
-            return list(actor.find_similar.options(num_returns=2).remote(group.stored, group.parts[task.part]))
+            return worker.call("find_similar", group.stored, group.parts[task.part], returns=2)
         if isinstance(task, RankTask):
             similar = [group.similar[part] for part in range(len(group.parts))]
-            return list(actor.rank.options(num_returns=1 + len(similar)).remote(group.stored, *similar))
+            return worker.call("rank", group.stored, *similar, returns=1 + len(similar))
         part, similar = group.parts[task.part], group.similar[task.part]
-        return [actor.write_scores.remote(group.stored, part, self.scored_at, task.columns, similar)]
+        return worker.call("write_scores", group.stored, part, self.scored_at, task.columns, similar)

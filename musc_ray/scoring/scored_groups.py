@@ -9,6 +9,7 @@ from musc_ray.features.context import RunContext
 from musc_ray.features.errors_table import check_errors, error_rows, write_errors
 from musc_ray.features.one_picture import groups_of_one_picture
 from musc_ray.features.repair import MAX_REPAIRS, add_figures, repair_features
+from musc_ray.runtime.executor import Executor
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.driver import Stages, score_groups
 from musc_ray.scoring.ranking_worker import GroupFigures
@@ -97,12 +98,18 @@ def _group_images(context: RunContext, group: str, shards: Mapping[int, Sequence
 
 
 def score_all(
-    context: RunContext, errors: list[dict[str, str]], scored_at: datetime, progress: Progress, stages: Stages
+    context: RunContext,
+    executor: Executor,
+    errors: list[dict[str, str]],
+    scored_at: datetime,
+    progress: Progress,
+    stages: Stages,
 ) -> ScoredGroups:
     """Score all groups; extract broken features again, and score their groups again.
 
     Args:
         context: the run.
+        executor: runs the tasks.
         errors: rows of the errors table; images that fail during repair are added.
         scored_at: time in every row.
         progress: shows the stages.
@@ -112,12 +119,12 @@ def score_all(
         MuscRayError: no group could be scored, or too many images failed.
     """
     groups, failed = _extracted_groups(context, errors)
-    figures, failures = score_groups(context, groups, scored_at, progress, stages)
+    figures, failures = score_groups(context, executor, groups, scored_at, progress, stages)
     for _ in range(MAX_REPAIRS):
         broken = {name for name, error in failures.items() if isinstance(error, BrokenShardError)}
         if not broken:
             break
-        repaired = repair_features(context, broken, errors, progress)
+        repaired = repair_features(context, executor, broken, errors, progress)
         stages["extract"]["repaired_shards"] = stages["extract"].get("repaired_shards", 0) + repaired.shards
         if repaired.failed:
             errors += error_rows(repaired.failed)
@@ -129,7 +136,7 @@ def score_all(
         again = [group for group in groups if group.group in broken]
         if again:
             repeated: Stages = {}
-            more, failed_again = score_groups(context, again, scored_at, progress, repeated)
+            more, failed_again = score_groups(context, executor, again, scored_at, progress, repeated)
             stages |= {name: add_figures(stages[name], figures_of) for name, figures_of in repeated.items()}
             figures, failures = figures | more, failures | failed_again
     failed |= {name: redacted(f"Group '{name}' failed: {error}") for name, error in failures.items()}

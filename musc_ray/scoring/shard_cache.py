@@ -12,7 +12,7 @@ from musc_ray.core.operands.base import PreparedShard
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.precision import DTYPES
 from musc_ray.features.arithmetic import Arithmetic
-from musc_ray.runtime.cluster import use_threads
+from musc_ray.runtime.worker import use_threads
 from musc_ray.scoring.ring import BlockTask, RingShard
 from musc_ray.settings.model import Settings
 from musc_ray.storage.paths import OutPaths

@@ -2,7 +2,7 @@
 
 A band is one shard's patch scores of one layer. It is reduced and written as soon as its last tile is multiplied, and a
 written band is never computed again: bands are the unit of resume. Tiles are multiplied in blocks. A worker reduces the
-bands that need no other worker's distances; the rest goes from worker to worker through Ray's object store. The driver
+bands that need no other worker's distances; the rest goes from worker to worker through the executor. The driver
 holds ids and references only. Groups and layers follow each other without a pause.
 """
 
@@ -11,12 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
-from ray.exceptions import ObjectLostError
-
 from musc_ray.core.patch_scores import MAX_EXACT_REFERENCES, SUMMARY_CHUNK
 from musc_ray.errors import MuscRayError
-from musc_ray.runtime.pool import Pool, References, Task, Worker
+from musc_ray.runtime.executor import Executor, ResultLostError, Worker
+from musc_ray.runtime.pool import Member, Pool, References, Task
 from musc_ray.scoring.ring import BlockTask, GroupImages, RingBlock, ring_blocks
 from musc_ray.settings.model import Settings
 from musc_ray.storage.arrays import finished_bands
@@ -123,7 +121,7 @@ class TileDriver:
         self.urgent: deque[Task] = deque()
         self.upcoming: deque[BlockTask] = deque()
         self.coming = self._block_tasks()
-        self.held: dict[Worker, deque[BandKey]] = {}
+        self.held: dict[Member, deque[BandKey]] = {}
         self.failed: dict[str, Exception] = {}
         self.stats = MutualStats()
 
@@ -135,8 +133,8 @@ class TileDriver:
     def run(self, pool: Pool) -> Iterator[tuple[int, int]]:
         """Compute all missing bands; yields the numbers of tiles done, and found done, since the last time."""
         done = found = 0
-        for task, references, error in pool.run(lambda worker: self._next_task(worker, len(pool)), self._call):
-            self._handle(task, references, error)
+        for task, references, error in pool.run(lambda member: self._next_task(member, len(pool)), self._call):
+            self._handle(pool.executor, task, references, error)
             yield self.stats.tiles - done, self.stats.already_done - found
             done, found = self.stats.tiles, self.stats.already_done
         yield self.stats.tiles - done, self.stats.already_done - found
@@ -171,7 +169,7 @@ class TileDriver:
         """Keep all shards if every pair is scored; otherwise two block sides."""
         return len(group.ring) if group.window.is_all else 2 * self.side
 
-    def _next_task(self, worker: Worker, workers: int) -> Task | None:
+    def _next_task(self, member: Member, workers: int) -> Task | None:
         """Choose a task: complete bands first, else of the next blocks the one with most shards that the worker has."""
         while self.urgent:
             task = self.urgent.popleft()
@@ -182,50 +180,47 @@ class TileDriver:
                 self.upcoming.append(block)
         if not self.upcoming:
             return None
-        held = self.held.setdefault(worker, deque(maxlen=4 * self.side))
+        held = self.held.setdefault(member, deque(maxlen=4 * self.side))
         best = max(self.upcoming, key=lambda task: len(_shards_of(task) & set(held)))
         self.upcoming.remove(best)
         held.extend(_shards_of(best) - set(held))
         return best
 
-    def _call(self, actor: Any, task: Task) -> References:
-        """Call the actor's method for a task."""
+    def _call(self, worker: Worker, task: Task) -> References:
+        """Call the worker's method for a task."""
         if isinstance(task, BandTask):
             band = task.band
-            return [actor.reduce_band.remote(*band.key, band.group.window, *band.parts)]
+            return worker.call("reduce_band", *band.key, band.group.window, *band.parts)
         if isinstance(task, SummariseTask):
-            summary = actor.summarise.options(num_returns=2).remote(*task.parts)
-            return list(summary)
-        references = actor.multiply_block.options(num_returns=1 + len(task.returned)).remote(task)
-        return references if isinstance(references, list) else [references]
+            return worker.call("summarise", *task.parts, returns=2)
+        return worker.call("multiply_block", task, returns=1 + len(task.returned))
 
-    def _handle(self, task: Task, references: References, error: Exception | None) -> None:
+    def _handle(self, executor: Executor, task: Task, references: References, error: Exception | None) -> None:
         """Handle the result of a task."""
         group = _group_of(task)
         if group in self.failed:
             return
-        if error is not None and not isinstance(task, BlockTask) and _is_lost(error):
+        if not isinstance(task, BlockTask) and isinstance(error, ResultLostError):
             self._restart(task.band)
         elif error is not None:
             self._fail(group, error)
         elif isinstance(task, BandTask):
-            self._note_error(_result(references))
+            self._note_error(executor.get(references[0]))
             del self.bands[task.band.key]
         elif isinstance(task, SummariseTask):
             self._add_part(task.band, references[1], columns=0)
         else:
-            self._handle_block(task, references)
+            self._handle_block(task, executor.get(references[0]), references[1:])
 
-    def _handle_block(self, task: BlockTask, references: References) -> None:
+    def _handle_block(self, task: BlockTask, block: Any, parts: References) -> None:
         """Add up a block's figures and add its parts to their bands."""
-        block = _result(references)
         self.stats.tiles += task.counted
         self.stats.pairs += block.pairs
         self.stats.seconds_in_kernel += block.seconds_in_kernel
         self.stats.shards_read += block.shards_read
         self.stats.shrunk_blocks += block.shrunk
         self._note_error(block.error)
-        for shard, part in zip(task.returned, references[1:], strict=True):
+        for shard, part in zip(task.returned, parts, strict=True):
             band = self.bands.get((task.group, task.layer, shard))
             if band is not None and band.attempt == task.attempt:
                 self._add_part(band, part, task.columns_of(shard))
@@ -274,11 +269,6 @@ class TileDriver:
         self.stats.largest_summary_error = max(self.stats.largest_summary_error, error)
 
 
-def _result(references: References) -> Any:
-    """Fetch the first return value of a finished call."""
-    return ray.get(references[0])
-
-
 def _group_of(task: Task) -> str:
     group: str = task.group if isinstance(task, BlockTask) else task.band.group.group
     return group
@@ -286,13 +276,3 @@ def _group_of(task: Task) -> str:
 
 def _shards_of(task: BlockTask) -> set[BandKey]:
     return {(task.group, task.layer, shard.number) for shard in (*task.rows, *task.columns)}
-
-
-def _is_lost(error: Exception) -> bool:
-    """Tell whether an argument was lost with the node that held it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ObjectLostError):
-            return True
-        seen = seen.__cause__
-    return False

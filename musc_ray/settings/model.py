@@ -26,6 +26,7 @@ from musc_ray.settings.types import (
     Counts,
     Days,
     Device,
+    ExecutorName,
     Flag,
     Fraction,
     Intensity,
@@ -145,8 +146,13 @@ class Settings(BaseModel):
     device: Annotated[Device, affects("runtime")] = Field(
         default="auto", description="Where to compute; auto is a GPU if there is one."
     )
+    executor: Annotated[ExecutorName, affects("runtime")] = Field(
+        default="auto",
+        description="What runs the tasks: this process or Ray; auto is Ray for an address, several workers or GPUs, "
+        "or many CPUs.",
+    )
     address: Annotated[OptionalText, affects("runtime")] = Field(
-        default=None, description="Ray cluster address; default: a local Ray, started and stopped by the command."
+        default=None, description="Ray cluster address; default: this machine."
     )
     workers: Annotated[OptionalCount, affects("runtime")] = Field(
         default=None, description="Workers of a stage; default: as many as fit."

@@ -106,4 +106,5 @@ References = Annotated[Literal["all"] | _Positive, expects("'all' or a whole num
 Aggregation = Literal["lnamd", "snamd"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
+ExecutorName = Literal["auto", "process", "ray"]
 ReportImages = Annotated[int, _WHOLE, Field(ge=0, le=1000), expects("a whole number from 0 to 1000")]

@@ -26,12 +26,14 @@ import numpy as np
 from machine import describe_machine
 from memory import PeakMemory
 
-from musc_ray.features import extraction, extractor
+from musc_ray.features import extraction
 from musc_ray.features.context import open_context
 from musc_ray.features.extraction import ShardTask
-from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
+from musc_ray.runtime.executor import open_executor
+from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.pool import Pool
-from musc_ray.scoring.driver import MAX_CALLS
+from musc_ray.runtime.progress import Progress
+from musc_ray.runtime.worker import Role
 from musc_ray.scoring.tile_driver import TileDriver, block_side
 from musc_ray.settings.loading import load_settings
 from musc_ray.settings.model import Settings
@@ -40,7 +42,7 @@ from tests.chaos.faulty_store import faulty_store
 from tests.helpers.generated import generated_archive
 from tests.helpers.pictures import solar_cells
 from tests.helpers.seaweed import s3_server
-from tests.helpers.slow_actors import PAUSE, SlowModel, SlowReducer
+from tests.helpers.slow_actors import PAUSE
 from tests.helpers.weights import write_tiny_weights
 
 TIMES = 10
@@ -50,7 +52,7 @@ READERS = 2
 FLAT = 0.05
 WORKERS = 2
 
-Progress = Iterator[int]
+Counts = Iterator[int]
 """How many images or tiles a step of the job dealt with."""
 
 
@@ -69,7 +71,7 @@ def main() -> None:
             watch(name, unit, job(Path(folder), stack), 60 * minutes)
 
 
-def watch(name: str, unit: str, job: Progress, seconds: float) -> None:
+def watch(name: str, unit: str, job: Counts, seconds: float) -> None:
     """Let a job go on for so long and print its memory over time."""
     next(job)  # workers are there
     done, started = 0, time.monotonic()
@@ -92,14 +94,14 @@ def watch(name: str, unit: str, job: Progress, seconds: float) -> None:
     )
 
 
-def fast_decoders(folder: Path, stack: ExitStack) -> Progress:
+def fast_decoders(folder: Path, stack: ExitStack) -> Counts:
     """Extraction whose model takes a tenth of what its readers bring."""
     os.environ[PAUSE] = str(TIMES * decode_seconds() / READERS)
     settings = job_settings(folder, source=str(local_images(folder)), out=str(folder / "out"))
-    return extracting(settings, stack, SlowModel)
+    return extracting(settings, stack, Role("tests.helpers.slow_actors", "SlowModel", calls=2))
 
 
-def slow_store(folder: Path, stack: ExitStack) -> Progress:
+def slow_store(folder: Path, stack: ExitStack) -> Counts:
     """Extraction from a store that brings a tenth of what could be decoded."""
     (folder / "weed").mkdir()
     behind = stack.enter_context(s3_server(folder / "weed"))
@@ -110,10 +112,10 @@ def slow_store(folder: Path, stack: ExitStack) -> Progress:
     settings = job_settings(folder, source="s3://plant/images", out=str(folder / "out"))
     store.slowest_seconds = 2 * TIMES * decode_seconds()  # uniform from 0: the mean is half of it
     store.set("slow")
-    return extracting(settings, stack, extractor.Extractor)
+    return extracting(settings, stack, extraction.EXTRACTOR)
 
 
-def fast_blocks(folder: Path, stack: ExitStack) -> Progress:
+def fast_blocks(folder: Path, stack: ExitStack) -> Counts:
     """Scoring in which reducing a band takes ten times as long as multiplying a block."""
     os.environ[PAUSE] = str(TIMES)
     spec = {"grid": [16, 16], "channels": 64, "layers": 1, "shard_size": 32, "images": 8000}
@@ -122,25 +124,25 @@ def fast_blocks(folder: Path, stack: ExitStack) -> Progress:
     )
     side = block_side(context.settings, [len(rings[0].ring)], 1, 256, WORKERS)
     mutual = TileDriver(context.run_paths, rings, context.meta.layers, side)
-    stack.enter_context(ray_cluster(ClusterOptions.of(context.settings)))
+    executor = stack.enter_context(open_executor(ExecutorOptions.of(context.settings), Progress(quiet=True)))
     arguments = (context.settings, context.arithmetic, str(folder), context.run_id, context.meta)
-    options = ClusterOptions.of(context.settings)
-    pool = stack.enter_context(Pool(SlowReducer, options, 10**6, *arguments, concurrent_calls=MAX_CALLS))
+    role = Role("tests.helpers.slow_actors", "SlowReducer", calls=2)
+    pool = stack.enter_context(Pool(executor, role, 10**6, *arguments))
     for tiles, _ in mutual.run(pool):
         yield tiles
 
 
-def extracting(settings: Settings, stack: ExitStack, actor: type) -> Progress:
+def extracting(settings: Settings, stack: ExitStack, role: Role) -> Counts:
     """Extract the same images again and again; what is written is deleted at once."""
-    context = open_context(settings)
+    executor = stack.enter_context(open_executor(ExecutorOptions.of(settings), Progress(quiet=True)))
+    context = open_context(settings, executor)
     ((name, group),) = context.groups.items()
     images = [image for shard in group.all.values() for image in shard]
     tasks = [ShardTask(name, number, images[:SHARD]) for number in range(100_000)]
-    stack.enter_context(ray_cluster(ClusterOptions.of(settings)))
-    kept, extractor.Extractor = extractor.Extractor, actor
-    stack.callback(setattr, extractor, "Extractor", kept)
+    kept, extraction.EXTRACTOR = extraction.EXTRACTOR, role
+    stack.callback(setattr, extraction, "EXTRACTOR", kept)
     folder = Path(context.out_paths.features(context.meta.features_id, name))
-    for shard in extraction.extract(context, tasks):
+    for shard in extraction.extract(context, executor, tasks):
         for path in folder.glob("shard-*.parquet"):
             path.unlink()
         yield shard.images

@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -27,11 +26,12 @@ from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.weights import WeightsFile, fetch_weights
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
-from musc_ray.features.extraction import CALLS_PER_EXTRACTOR, ExtractStats, ShardTask
-from musc_ray.features.extractor import Extractor, ExtractorOptions
+from musc_ray.features.extraction import EXTRACTOR, ExtractorOptions, ExtractStats, ShardTask
 from musc_ray.features.workspace import features_meta
-from musc_ray.runtime.cluster import ClusterOptions
-from musc_ray.runtime.pool import Pool, Worker
+from musc_ray.runtime.executor import Worker, open_executor
+from musc_ray.runtime.options import ExecutorOptions
+from musc_ray.runtime.pool import Member, Pool, References
+from musc_ray.runtime.progress import Progress
 from musc_ray.settings.loading import load_settings
 from musc_ray.settings.model import Settings
 from musc_ray.sources.decoding import decode_image
@@ -64,24 +64,26 @@ def plain_actors(
     """Seconds of the product's stage once all actors have their model, and its own account of them."""
     stats, arguments = ExtractStats(), (ExtractorOptions.of(settings, "float32"), out_paths.uri(out_paths.root), meta)
     warm = ShardTask("warm-up", 0, tasks[0].images[:BATCH])
-    options = ClusterOptions.of(settings)
-    with Pool(Extractor, options, len(tasks), *arguments, concurrent_calls=CALLS_PER_EXTRACTOR) as pool:
-        known: set[Worker] = set()
+    with (
+        open_executor(ExecutorOptions.of(settings), Progress(quiet=True)) as executor,
+        Pool(executor, EXTRACTOR, len(tasks), *arguments) as pool,
+    ):
+        known: set[Member] = set()
 
-        def warm_up(worker: Worker) -> ShardTask | None:
+        def warm_up(member: Member) -> ShardTask | None:
             """Something to do until all actors are there, and for each at least once."""
-            new = worker not in known
-            known.add(worker)
+            new = member not in known
+            known.add(member)
             return warm if new or len(pool) < WORKERS else None
 
-        def extract(actor: Any, task: ShardTask) -> list[Any]:
-            return [actor.extract.remote(task)]
+        def extract(worker: Worker, task: ShardTask) -> References:
+            return worker.call("extract", task)
 
         for _ in pool.run(warm_up, extract):
             pass
         started, waiting = time.perf_counter(), iter(tasks)
         for _, references, _ in pool.run(lambda _: next(waiting, None), extract):
-            stats.add(ray.get(references[0]))
+            stats.add(executor.get(references[0]))
         seconds = time.perf_counter() - started
     return seconds, stats
 

@@ -46,8 +46,11 @@ def main() -> None:
             for what, planned, measured in (
                 ("extract", plan.extract_seconds, stages["extract"]["seconds"]),
                 ("mutual and reduce", plan.mutual_seconds, scoring),
-                ("extractor memory", plan.extract_memory / 1e6, memory.peaks["ray::Extractor"] / 1e6),
-                ("scorer memory", plan.mutual_memory / 1e6, memory.peaks["ray::ScoringActor"] / 1e6),
+                (
+                    "worker memory",
+                    max(plan.extract_memory, plan.mutual_memory) / 1e6,
+                    memory.peaks["ray::WorkerProcess"] / 1e6,
+                ),
                 ("features read", plan.mutual_bytes_read / 1e6, read / 1e6),
             ):
                 print(f"  {what:18} {planned:8.1f} {measured:8.1f} {planned / measured:6.2f}", flush=True)

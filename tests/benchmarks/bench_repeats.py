@@ -25,7 +25,8 @@ from musc_ray.core.pixel_map import pixel_map
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
 from musc_ray.pipeline import run_archive
-from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
+from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.loading import load_settings
 
@@ -137,7 +138,7 @@ def main() -> None:
     print(describe_machine())
     print(f"{name}, {defect}: image AUROC, pixel AP")
     print(f"{'share':>6} {'without':>14} {'with':>14}   images with a repeated defect (of them defective), by group")
-    with tempfile.TemporaryDirectory() as folder, ray_cluster(ClusterOptions.of(load_settings(None, {"workers": 2}))):
+    with tempfile.TemporaryDirectory() as folder, ray_cluster(ExecutorOptions.of(load_settings(None, {"workers": 2}))):
         weights = write_dinov2_weights(Path(folder) / "dinov2_vit_s_14.safetensors")
         for share in shares:
             images = planted(name, defect, share) if share else as_it_is(name)

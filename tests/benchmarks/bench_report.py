@@ -19,7 +19,8 @@ from memory import PeakMemory
 from PIL import Image
 
 from musc_ray.report.build import write_report
-from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
+from musc_ray.runtime.executor import open_executor
+from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.loading import load_settings
 from musc_ray.storage.paths import OutPaths
@@ -55,10 +56,10 @@ def main() -> None:
         out_paths = OutPaths.at(f"{name}/out")
         run = write_run(out_paths, {"all": write_pictures(folder / "pictures", images)})
         settings = load_settings()
-        with PeakMemory() as memory, ray_cluster(ClusterOptions.of(settings)):
+        with PeakMemory() as memory, open_executor(ExecutorOptions.of(settings), Progress()) as executor:
             before = psutil.Process().memory_info().rss
             started = time.perf_counter()
-            write_report(out_paths, run, settings, Progress())
+            write_report(out_paths, run, executor, settings, Progress())
             seconds = time.perf_counter() - started
         files = [path for path in Path(out_paths.run(RUN).report).rglob("*") if path.is_file()]
         sizes = {str(path.relative_to(out_paths.run(RUN).report)): path.stat().st_size for path in files}

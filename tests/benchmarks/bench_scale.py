@@ -22,10 +22,11 @@ from memory import PeakMemory
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.precision import resolve_precision
 from musc_ray.core.tile_product import multiply_tile
-from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
+from musc_ray.runtime.executor import open_executor
+from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.pool import Pool
-from musc_ray.scoring.actor import ScoringActor
-from musc_ray.scoring.driver import MAX_CALLS
+from musc_ray.runtime.progress import Progress
+from musc_ray.scoring.driver import SCORER
 from musc_ray.scoring.tile_driver import TileDriver, block_side
 from tests.helpers.generated import generated_archive, group_features
 
@@ -53,12 +54,12 @@ def mutual_stage(images: int, references: int | str, workers: int, groups: int =
         side = block_side(archive.settings, [len(ring.ring) for ring in rings], 1, 256, workers)
         mutual = TileDriver(archive.run_paths, rings, archive.meta.layers, side)
         arguments = (archive.settings, archive.arithmetic, out, archive.run_id, archive.meta)
-        options = ClusterOptions.of(archive.settings)
+        options = ExecutorOptions.of(archive.settings)
         times, counts = [], []
         with (
             PeakMemory() as memory,
-            ray_cluster(options),
-            Pool(ScoringActor, options, workers, *arguments, concurrent_calls=MAX_CALLS) as pool,
+            open_executor(options, Progress(quiet=True)) as executor,
+            Pool(executor, SCORER, workers, *arguments) as pool,
         ):
             for _ in mutual.run(pool):
                 times.append(time.perf_counter())
@@ -104,7 +105,7 @@ def bare_kernel(workers: int) -> float:
 
 def megabytes(peaks: dict[str, int]) -> str:
     """The processes that matter, by name."""
-    names = {"python": "driver", "ray::ScoringActor": "scorer", "raylet": "raylet", "gcs_server": "gcs"}
+    names = {"python": "driver", "ray::WorkerProcess": "worker", "raylet": "raylet", "gcs_server": "gcs"}
     return ", ".join(f"{label} {peaks[name] / 1e6:.0f}" for name, label in names.items() if name in peaks)
 
 

@@ -30,7 +30,8 @@ from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
 from musc_ray.evaluate.evaluation import evaluate_run
 from musc_ray.pipeline import run_archive
-from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
+from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.loading import load_settings
 
@@ -117,7 +118,7 @@ def main() -> None:
     for name, (labels, layout) in sets.items():
         with (
             tempfile.TemporaryDirectory() as folder,
-            ray_cluster(ClusterOptions.of(load_settings(None, {"workers": 2}))),
+            ray_cluster(ExecutorOptions.of(load_settings(None, {"workers": 2}))),
         ):
             quality(Path(folder), name, labels, layout)
 

@@ -11,7 +11,7 @@ from tests.helpers.processes import kill, named
 
 STAGES = ("catalog", "extract", "mutual", "reduce", "rank", "report")
 SCORING = ("mutual", "reduce", "rank")
-ACTORS = ("Extractor", "ScoringActor", "SiteWriter")
+WORKER = "ray::WorkerProcess"
 VICTIM_SECONDS = 60
 CUT_SECONDS = 20
 SKEWS = ("+600", "-600", "+7200", "-7200", "+86400", "-86400")
@@ -43,22 +43,19 @@ class Fault:
     possible: Callable[[Plant], bool] = lambda plant: True
 
 
-def _kill_actor(name: str) -> Strike:
-    def strike(plant: Plant, attempt: Attempt, chance: random.Random) -> bool:
-        if not attempt.wait_for(lambda: named(f"ray::{name}"), VICTIM_SECONDS):
-            return False
-        victims = named(f"ray::{name}")
-        if victims:
-            kill(chance.choice(victims))
-        return bool(victims)
-
-    return strike
+def _kill_worker(plant: Plant, attempt: Attempt, chance: random.Random) -> bool:
+    if not attempt.wait_for(lambda: named(WORKER), VICTIM_SECONDS):
+        return False
+    victims = named(WORKER)
+    if victims:
+        kill(chance.choice(victims))
+    return bool(victims)
 
 
 def _kill_raylet(plant: Plant, attempt: Attempt, chance: random.Random) -> bool:
-    """One that has an actor of the job, if there is one."""
+    """One that has a worker of the job, if there is one."""
     raylets = sorted(node.all_processes["raylet"][0].process.pid for node in plant.cluster.worker_nodes)
-    busy = [pid for pid in raylets if any(named(f"ray::{actor}", pid) for actor in ACTORS)]
+    busy = [pid for pid in raylets if named(WORKER, pid)]
     os.kill(chance.choice(busy or raylets), signal.SIGKILL)
     return True
 
@@ -101,8 +98,8 @@ def _jump(plant: Plant, attempt: Attempt, chance: random.Random) -> bool:
 FAULTS = {
     fault.kind: fault
     for fault in (
-        Fault("kill -9 of an extractor", ("extract",), _kill_actor("Extractor")),
-        Fault("kill -9 of a scorer", SCORING, _kill_actor("ScoringActor")),
+        Fault("kill -9 of an extractor", ("extract",), _kill_worker),
+        Fault("kill -9 of a scorer", SCORING, _kill_worker),
         Fault("kill -9 of a raylet", ("extract", *SCORING, "report"), _kill_raylet),
         Fault("kill -9 of the head", STAGES, _kill_head, may_end=True, ends=True),
         Fault("kill -9 of the driver", STAGES, _kill_driver, may_end=True, ends=True),

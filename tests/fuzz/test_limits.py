@@ -19,10 +19,10 @@ import numpy as np
 from musc_ray.backbones import describe_backbone
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.catalog import catalog_images
-from musc_ray.runtime.cluster import WorkerResources, limit_memory
-from musc_ray.features.extraction import ShardTask
+from musc_ray.runtime.worker import WorkerResources, limit_memory
+from musc_ray.features.extraction import ExtractorOptions, ShardTask
 from musc_ray.features.workspace import features_meta
-from musc_ray.features.extractor import Extractor, ExtractorOptions
+from musc_ray.features.extractor import Extractor
 from musc_ray.storage.shards import read_layer
 from tests.helpers.pictures import write_pictures
 from tests.fuzz.test_limits import tiny_weights

@@ -277,8 +277,9 @@ def test_containers_are_not_root():
 OWN_RAY = """
 import json, os, psutil, ray
 from musc_ray.settings.loading import load_settings
-from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
-with ray_cluster(ClusterOptions.of(load_settings(None, {"workers": 1}))):
+from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.options import ExecutorOptions
+with ray_cluster(ExecutorOptions.of(load_settings(None, {"workers": 1}))):
     node = ray._private.worker.global_worker.node
     print(json.dumps({"mode": os.environ.get("RAY_AUTH_MODE"), "address": node.gcs_address, "web": node.webui_url}))
     import sys

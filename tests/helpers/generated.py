@@ -19,13 +19,15 @@ from musc_ray.core import patch_scores
 from musc_ray.features.arithmetic import resolve_arithmetic
 from musc_ray.features.context import RunContext
 from musc_ray.features.sharding import GroupShards
-from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
+from musc_ray.runtime.executor import open_executor
 from musc_ray.runtime.hardware import LocalHardware
+from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
+from musc_ray.runtime.worker import Role
 from musc_ray.scoring import driver, tile_driver
-from musc_ray.scoring.actor import ScoringActor
 from musc_ray.scoring.block_multiplier import BlockMultiplier
 from musc_ray.scoring.ring import GroupImages
+from musc_ray.scoring.scorer import Scorer
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.paths import OutPaths
@@ -104,7 +106,7 @@ def keep_summaries() -> None:
     tile_driver.SUMMARY_CHUNK = 12
 
 
-class SummarisingScorer(ScoringActor):
+class SummarisingScorer(Scorer):
     """A worker that does so, too: it lives in a process of its own."""
 
     def __init__(self, *arguments):
@@ -124,7 +126,7 @@ class ForgetfulMultiplier(BlockMultiplier):
         return super()._multiply(task, shards)
 
 
-class ForgetfulScorer(ScoringActor):
+class ForgetfulScorer(Scorer):
     """A worker that runs out of memory in its first block."""
 
     def __init__(self, *arguments):
@@ -144,7 +146,7 @@ class CrampedMultiplier(BlockMultiplier):
         return super()._multiply(task, shards)
 
 
-class CrampedScorer(ScoringActor):
+class CrampedScorer(Scorer):
     """A worker whose first block finds the disk full."""
 
     def __init__(self, *arguments):
@@ -160,13 +162,19 @@ class FullScorer(CrampedScorer):
         self.multiplier.always = True
 
 
+def role(name: str) -> Role:
+    """The role of a scorer of this module, which workers can import."""
+    return Role("tests.helpers.generated", name, calls=2)
+
+
 def score_generated(out: str, spec: Mapping) -> dict:
-    """Score an archive on the Ray that runs, or on one of its own; returns the stages' figures."""
+    """Score an archive, on the Ray that runs if there is one; returns the stages' figures."""
     context, groups = generated_archive(out, spec)
     stages: dict = {}
-    with ray_cluster(ClusterOptions.of(context.settings)):
+    progress = Progress(quiet=True)
+    with open_executor(ExecutorOptions.of(context.settings), progress) as executor:
         started = time.perf_counter()
-        _, failed = driver.score_groups(context, groups, datetime.now(UTC), Progress(quiet=True), stages)
+        _, failed = driver.score_groups(context, executor, groups, datetime.now(UTC), progress, stages)
         stages["seconds"] = time.perf_counter() - started
     return {**stages, "failed": {name: str(error) for name, error in failed.items()}}
 
@@ -174,10 +182,10 @@ def score_generated(out: str, spec: Mapping) -> dict:
 def main() -> None:
     spec = {**DEFAULTS, **json.loads(sys.argv[2])}
     if spec["oom"]:
-        driver.ScoringActor = ForgetfulScorer
+        driver.SCORER = role("ForgetfulScorer")
     if spec["summaries"]:
         keep_summaries()
-        driver.ScoringActor = SummarisingScorer
+        driver.SCORER = role("SummarisingScorer")
     print(json.dumps(score_generated(sys.argv[1], spec)))
 
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from musc_ray.features.extraction import ExtractStats
 from musc_ray.features.extractor import Extractor, Features
-from musc_ray.scoring.actor import ScoringActor
 from musc_ray.scoring.band_reducer import BandReducer
 from musc_ray.scoring.block_multiplier import BlockMultiplier
+from musc_ray.scoring.scorer import Scorer
 
 PAUSE = "MUSC_RAY_TEST_PAUSE"
 """Environment variable: seconds that the model takes more for an image, or how many times as long as a block a band."""
@@ -45,7 +45,7 @@ class SlowBands(BandReducer):
         return super().write(*arguments)
 
 
-class SlowReducer(ScoringActor):
+class SlowReducer(Scorer):
     """A worker that reduces a band in a multiple of the time of a block."""
 
     def __init__(self, *arguments: Any) -> None:

@@ -23,7 +23,7 @@ from musc_ray.core.pixel_map import image_scores, pixel_map
 from musc_ray.report.colormap import colormap
 from musc_ray.report.heatmap_files import heatmap_name
 from musc_ray.report.heatmap_writer import HeatmapCounts, HeatmapsOptions, HeatmapsTask, HeatmapWriter
-from musc_ray.runtime.cluster import WorkerResources
+from musc_ray.runtime.worker import WorkerResources
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.sources.decoding import decode_original
 from musc_ray.sources.images import image_id

@@ -12,6 +12,8 @@ from musc_ray.features import arithmetic
 from musc_ray.features.context import open_context
 from musc_ray.pipeline import run_archive
 from musc_ray.runtime import hardware
+from musc_ray.runtime.executor import open_executor
+from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.loading import load_settings
 from tests.helpers.pictures import write_pictures
@@ -64,7 +66,9 @@ def test_arithmetic_is_resolved_once_and_written_down(given, shared_ray, tmp_pat
 def test_a_cluster_is_asked_for_its_hardware(given, shared_ray, tmp_path):
     assert hardware.ClusterHardware().bfloat16() == hardware.has_bfloat16()
     assert hardware.ClusterHardware().gpus() == 0
-    context = open_context(load_settings(None, {**given, "out": str(tmp_path), "model_precision": "auto"}))
+    settings = load_settings(None, {**given, "out": str(tmp_path), "model_precision": "auto"})
+    with open_executor(ExecutorOptions.of(settings), Progress(quiet=True)) as executor:
+        context = open_context(settings, executor)
     assert context.arithmetic.device == "cpu"
     assert context.arithmetic.model_precision == ("bfloat16" if hardware.has_bfloat16() else "float32")
 

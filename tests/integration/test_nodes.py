@@ -19,7 +19,7 @@ from musc_ray.runtime.pool import TASKS_PER_WORKER
 from musc_ray.scoring import driver as scoring
 from musc_ray.storage.retry import StorageError
 from tests.helpers import brute_force
-from tests.helpers.generated import DEFAULTS, CrampedScorer, FullScorer, group_features, score_generated
+from tests.helpers.generated import DEFAULTS, group_features, role, score_generated
 from tests.helpers.processes import kill, named
 
 EXACT = {"precision": "float32"}
@@ -165,7 +165,7 @@ def assert_little_was_repeated(stats: dict) -> None:
 def test_a_worker_killed_among_tiles_changes_nothing(tmp_path, long_expected):
     process = start(tmp_path, {**LONG, "settings": {**EXACT, "workers": 2}})
     wait_for_bands(tmp_path, process)
-    kill(named("ScoringActor", process.pid)[0])
+    kill(named("WorkerProcess", process.pid)[0])
     stats = figures(process)
     assert stats["mutual"]["lost_workers"] == 1
     assert_little_was_repeated(stats["mutual"])
@@ -207,7 +207,7 @@ def test_an_actor_out_of_memory_goes_on_with_less(tmp_path):
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_for_a_moment_changes_nothing(tmp_path, shared_ray, monkeypatch):
-    monkeypatch.setattr(scoring, "ScoringActor", CrampedScorer)
+    monkeypatch.setattr(scoring, "SCORER", role("CrampedScorer"))
     spec = {"settings": {**EXACT, "workers": 2}}
     stats = score_generated(str(tmp_path), spec)
     assert 1 <= stats["mutual"]["repeated_tasks"] <= 2 * TASKS_PER_WORKER
@@ -216,7 +216,7 @@ def test_a_disk_that_is_full_for_a_moment_changes_nothing(tmp_path, shared_ray, 
 
 
 def test_a_disk_that_stays_full_ends_the_run_and_no_group_is_given_up(tmp_path, shared_ray, monkeypatch):
-    monkeypatch.setattr(scoring, "ScoringActor", FullScorer)
+    monkeypatch.setattr(scoring, "SCORER", role("FullScorer"))
     with pytest.raises(StorageError, match=r"The storage failed .*No space left on device: 'scratch'"):
         score_generated(str(tmp_path), {"groups": 2, "settings": {**EXACT, "workers": 1}})
 

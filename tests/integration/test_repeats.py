@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from musc_ray.report.build import write_report
+from musc_ray.runtime.executor import open_executor
+from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.defects.worker import ArrayCache, DefectWorker
 from musc_ray.settings.loading import load_settings
@@ -159,7 +161,9 @@ def test_the_report_names_the_images_and_shows_the_patches_that_they_share(tmp_p
     rows = [{**row, "defect_group": 1, "patches": [0, 9]} for row in table.slice(2, 10).to_pylist()]
     path = run_paths.part(run_paths.defects, "screws", 0)
     write_table(out_paths.fs, path, pa.Table.from_pylist(rows, schema=DEFECTS))
-    write_report(out_paths, run, load_settings(None, {"workers": 1, "report_images": 0}), Progress(quiet=True))
+    settings = load_settings(None, {"workers": 1, "report_images": 0})
+    with open_executor(ExecutorOptions.of(settings), Progress(quiet=True)) as executor:
+        write_report(out_paths, run, executor, settings, Progress(quiet=True))
     folder = tmp_path / "out" / "runs" / scored_run.RUN / "report"
     nuts, screws = ((folder / f"group-{number}.html").read_text() for number in (1, 2))
     assert "None was found" in nuts

@@ -22,6 +22,8 @@ from PIL import Image
 
 from musc_ray.report.build import write_report
 from musc_ray.report.colormap import colormap
+from musc_ray.runtime.executor import open_executor
+from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.thresholds import group_threshold
 from musc_ray.settings.loading import load_settings
@@ -98,7 +100,8 @@ def out_paths(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> Out
     )
     write_evaluation(out_paths)
     options = load_settings(None, {"report_images": SHOWN, "report_thumbnails": 290, "workers": 1})
-    write_report(out_paths, run, options, Progress(quiet=True))
+    with open_executor(ExecutorOptions.of(options), Progress(quiet=True)) as executor:
+        write_report(out_paths, run, executor, options, Progress(quiet=True))
     return out_paths
 
 

@@ -10,7 +10,8 @@ import ray
 
 from musc_ray.cli.app import _stop
 from musc_ray.cli.errors import STOPPED
-from musc_ray.runtime.cluster import ClusterOptions, ray_cluster
+from musc_ray.runtime.cluster import ray_cluster
+from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.settings.loading import load_settings
 from tests.integration.test_kill import command as killable  # noqa: F401, a job of many small shards, as a fixture
 
@@ -50,7 +51,7 @@ def test_the_handler_is_there_again_after_ray_has_put_its_own(handler, monkeypat
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    with pytest.raises(KeyboardInterrupt), ray_cluster(ClusterOptions.of(load_settings())):
+    with pytest.raises(KeyboardInterrupt), ray_cluster(ExecutorOptions.of(load_settings())):
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # a second one does not disturb the clearing up
 
@@ -58,5 +59,5 @@ def test_the_handler_is_there_again_after_ray_has_put_its_own(handler, monkeypat
 def test_a_sigterm_while_ray_starts_stops_the_command_as_later_ones(handler, monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **options: sys.exit(15))
-    with pytest.raises(KeyboardInterrupt), ray_cluster(ClusterOptions.of(load_settings())):
+    with pytest.raises(KeyboardInterrupt), ray_cluster(ExecutorOptions.of(load_settings())):
         pass

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
 
 from musc_ray.core.repeated_defects import FAR_BINS, MIN_IMAGES, far_threshold
 from musc_ray.runtime.pool import Pool
@@ -38,10 +37,10 @@ def find_defects(
     Returns:
         Its defects: number, images that have it, and patches of theirs that hold it, without margin.
     """
-    stored = ray.put(group)
+    stored = pool.executor.put(group)
 
     def run(steps: Iterable[DefectStep]) -> Iterator[tuple[DefectStep, Any]]:
-        return pool.map(iter(steps), lambda actor, step: actor.defect_step.remote(stored, step))
+        return pool.map(iter(steps), lambda worker, step: worker.call("defect_step", stored, step))
 
     def each_shard(name: str, *arguments: Any) -> Iterator[tuple[DefectStep, Any]]:
         return run(DefectStep(name, shard.number, arguments) for shard in group.ring)

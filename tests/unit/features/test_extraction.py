@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 from musc_ray.backbones import Tokens, describe_backbone
 from musc_ray.features import read_ahead
-from musc_ray.features.extraction import ExtractStats, ShardTask
-from musc_ray.features.extractor import Extractor, ExtractorOptions
+from musc_ray.features.extraction import ExtractorOptions, ExtractStats, ShardTask
+from musc_ray.features.extractor import Extractor
 from musc_ray.features.workspace import features_meta
-from musc_ray.runtime.cluster import WorkerResources
+from musc_ray.runtime.worker import WorkerResources
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.catalog import catalog_images

@@ -1,7 +1,6 @@
 """The report of a complete run is written again: whose settings it takes, and what a threshold changes."""
 
 import json
-from contextlib import nullcontext
 
 import pyarrow.dataset as ds
 import pytest
@@ -22,9 +21,8 @@ def again(tmp_path, monkeypatch):
         out_paths = OutPaths.at(str(tmp_path / "out"))
         scored_run.write_run(out_paths, {"a": [f"{n}.png" for n in range(4)]}, grid=(4, 4), **(changed or {}))
         seen = []
-        monkeypatch.setattr(build, "ray_cluster", lambda settings: nullcontext())
         monkeypatch.setattr(
-            build, "write_report", lambda out_paths, run, settings, progress: seen.append(settings) or ""
+            build, "write_report", lambda out_paths, run, executor, settings, progress: seen.append(settings) or ""
         )
         build.report_again(load_settings(None, {"out": str(tmp_path / "out"), **given}), Progress(quiet=True))
         (run,) = (tmp_path / "out" / "runs").iterdir()

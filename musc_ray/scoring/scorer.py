@@ -1,4 +1,4 @@
-"""The scoring actor: composes what a worker does for a run's scores, one call in the kernel at a time."""
+"""The role of scoring: composes what a worker does for a run's scores, one call in the kernel at a time."""
 
 import threading
 import warnings
@@ -8,7 +8,7 @@ from typing import Any
 
 from musc_ray.core.references import ReferenceWindow
 from musc_ray.features.arithmetic import Arithmetic
-from musc_ray.runtime.cluster import WorkerResources, take_share, use_threads
+from musc_ray.runtime.worker import WorkerResources, use_threads
 from musc_ray.scoring.band_reducer import BandReducer, StoredPart
 from musc_ray.scoring.block_multiplier import BlockMultiplier, BlockStats
 from musc_ray.scoring.defects.driver import DefectStep
@@ -24,7 +24,7 @@ from musc_ray.storage.shards import FeaturesMeta
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # the object store's are only read
 
 
-class ScoringActor:
+class Scorer:
     """Multiplies blocks of tiles, reduces bands, removes repeated defects, combines layers, ranks, writes scores."""
 
     def __init__(
@@ -36,7 +36,6 @@ class ScoringActor:
         meta: FeaturesMeta,
         plan: WorkerResources,
     ) -> None:
-        take_share(plan)
         self.settings, self.meta, self.plan = settings, meta, plan
         self.run_paths = OutPaths.at(out).run(run_id)
         self.cache = ShardCache(settings, arithmetic, self.run_paths.out, meta, plan.threads)

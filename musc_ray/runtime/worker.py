@@ -1,0 +1,131 @@
+"""A worker: what it may use of its machine, and the role that it plays in the stage that runs."""
+
+import gc
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from musc_ray.storage.requests import MAX_REQUESTS, limit_requests
+
+
+@dataclass(frozen=True)
+class WorkerResources:
+    """Number of workers of a stage, and what each may use.
+
+    Attributes:
+        cpus, gpus: of the cluster's, which Ray sets aside.
+        threads: of its arithmetic.
+        requests: concurrent reads of the storage.
+        memory: bytes; None for no limit of ours.
+    """
+
+    workers: int
+    cpus: float
+    gpus: float
+    threads: int
+    device: str
+    requests: int = MAX_REQUESTS
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a worker does in a stage: a class whose methods are called for the stage's tasks.
+
+    The class is named, not given: a driver that only dispatches tasks need not import what its workers import.
+
+    Attributes:
+        module, name: of the class; it is made with the arguments of the pool and WorkerResources.
+        calls: calls that run at the same time, on threads of their own; None for one for each thread of the worker.
+        begins: what a worker does before its first call, for the terminal.
+    """
+
+    module: str
+    name: str
+    calls: int | None = None
+    begins: str = "starting workers"
+
+    def load(self) -> Any:
+        """Import the class."""
+        return getattr(import_module(self.module), self.name)
+
+    def calls_of(self, resources: WorkerResources) -> int:
+        """Return how many calls a worker runs at the same time."""
+        return self.calls or max(1, resources.threads)
+
+
+class RoleHost:
+    """The part of a worker that holds the object of its role, one at a time, and calls its methods."""
+
+    def __init__(self, resources: WorkerResources) -> None:
+        self.resources = resources
+        self._player: Any = None
+        self._turns: Any = nullcontext()
+        self._before: dict[str, int] = {}
+
+    def assign(self, role: Role, arguments: Sequence[Any]) -> None:
+        """Play a role from now on; the object of the role before is given up first."""
+        self.release()
+        player = role.load()
+        self.take_share()
+        self._turns = threading.BoundedSemaphore(role.calls_of(self.resources))
+        self._player = player(*arguments, self.resources)
+
+    def release(self) -> None:
+        """Give up the object of the current role, and the memory that it holds."""
+        self._player = None
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and self.resources.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the role's object."""
+        with self._turns:
+            return getattr(self._player, method)(*arguments)
+
+    def take_share(self) -> None:
+        """Limit this process to its share of the cores, of requests to the storage, and of memory."""
+        limit_requests(self.resources.requests)
+        memory = self.resources.memory
+        if memory is not None and self.resources.device == "cpu":  # CUDA reserves far more addresses than it uses
+            self._before.setdefault("memory", limit_memory(memory))
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            self._before.setdefault("threads", torch.get_num_threads())
+            use_threads(self.resources.threads)
+
+    def lift_limits(self) -> None:
+        """Give this process back the cores and the memory that it had before."""
+        if "memory" in self._before:
+            limit_memory(self._before.pop("memory"))
+        if "threads" in self._before:
+            use_threads(self._before.pop("threads"))
+
+
+def use_threads(threads: int) -> None:
+    """Limit this process's arithmetic to its share of the cores, so that workers do not compete for the same ones."""
+    import torch  # here, since a driver that only dispatches work does not need its 300 MB
+
+    torch.set_num_threads(threads)
+
+
+def limit_memory(size: int) -> int:
+    """Limit this process's data segment (RLIMIT_DATA) to `size` bytes, on Linux; memory not used yet counts.
+
+    What is refused is an ordinary shortage: batches are halved, fewer shards cached.
+
+    Returns:
+        The limit before, as this function takes it.
+    """
+    if sys.platform != "linux":
+        return -1
+    import resource  # not on every platform
+
+    before, highest = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (size, highest))
+    return before
