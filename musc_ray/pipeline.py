@@ -131,7 +131,9 @@ def _compute(
         run = run_manifest(context, scored, scored_at, stages, len(errors), metrics)
         started = time.monotonic()
         write_report(context.out_paths, run, executor, settings, progress, labels)
-    return run.model_copy(update={"stages": {**run.stages, "report": {"seconds": time.monotonic() - started}}})
+    stages = {**run.stages, "report": {"seconds": time.monotonic() - started}}
+    resolved = run.resolved.model_copy(update={"executor": executor.name})
+    return run.model_copy(update={"stages": stages, "resolved": resolved})
 
 
 def extract_archive(settings: Settings, progress: Progress) -> dict[str, Any]:

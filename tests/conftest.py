@@ -51,9 +51,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_ray() -> Iterator[None]:
-    """One local Ray for all tests that neither start nor kill anything of it."""
+    """One local Ray for all tests of a module that neither start nor kill anything of it."""
     import ray  # here, since most tests need none of what these fixtures import
 
     options = {"object_store_memory": 2**28, "include_dashboard": False, "log_to_driver": False}

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.runtime.hardware import Hardware, count_gpus, usable_cpus
@@ -16,6 +16,7 @@ from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.runtime.stage import Stage
 from musc_ray.runtime.worker import Role, WorkerResources
+from musc_ray.settings.types import ExecutorName
 
 MAX_PROCESS_CPUS = 8
 """CPUs that one process uses as well as workers do, or better; measured up to 2 (tests/benchmarks/bench_start.py)."""
@@ -61,9 +62,11 @@ class Executor(Protocol):
     """What runs the tasks of a run's stages; a context manager that ends its workers.
 
     Attributes:
+        name: process or ray.
         progress: shows what is being started.
     """
 
+    name: ExecutorName
     progress: Progress
 
     def __enter__(self) -> Self: ...
@@ -174,7 +177,7 @@ def joined_cluster(options: ExecutorOptions) -> Iterator[None]:
         yield
 
 
-def choose(options: ExecutorOptions) -> Literal["process", "ray"]:
+def choose(options: ExecutorOptions) -> ExecutorName:
     """Choose the executor: Ray where a cluster is named or running, or several workers are asked for or better.
 
     One process uses one GPU, and up to MAX_PROCESS_CPUS CPUs.

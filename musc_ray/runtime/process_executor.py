@@ -20,6 +20,7 @@ from musc_ray.runtime.progress import Progress
 from musc_ray.runtime.results import ResultStore
 from musc_ray.runtime.stage import Stage
 from musc_ray.runtime.worker import Role, RoleHost, WorkerResources
+from musc_ray.settings.types import ExecutorName
 
 RESULTS_BYTES = 512 * 2**20
 """Bytes of results that wait in memory; more wait on disk."""
@@ -27,6 +28,8 @@ RESULTS_BYTES = 512 * 2**20
 
 class ProcessExecutor:
     """Runs all tasks in this process; see `Executor`."""
+
+    name: ExecutorName = "process"
 
     def __init__(self, options: ExecutorOptions, progress: Progress) -> None:
         self.options, self.progress = options, progress

@@ -27,6 +27,7 @@ from musc_ray.runtime.progress import Progress
 from musc_ray.runtime.stage import Stage
 from musc_ray.runtime.telemetry import RunMetrics
 from musc_ray.runtime.worker import Role, RoleHost, WorkerResources
+from musc_ray.settings.types import ExecutorName
 
 MIN_CONCURRENCY = 2
 """Calls that a worker runs at the same time, or as many as it has threads: no role needs more."""
@@ -40,6 +41,8 @@ FULL = (ObjectStoreFullError, OutOfDiskError)
 
 class RayExecutor:
     """Runs tasks on Ray; see `Executor`. The cluster is joined, or a Ray of its own started, when first needed."""
+
+    name: ExecutorName = "ray"
 
     def __init__(self, options: ExecutorOptions, progress: Progress) -> None:
         self.options, self.progress = options, progress

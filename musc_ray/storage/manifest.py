@@ -43,6 +43,7 @@ class Resolved(_Record):
         device: `cpu` or `cuda`; None in runs of schema version 0.
         precision: arithmetic of mutual scoring; None in runs of schema version 0.
         model_precision: arithmetic of the backbone; None in runs of schema version 0.
+        executor: `process` or `ray`; None in runs of before there were two.
     """
 
     backbone: str
@@ -55,6 +56,7 @@ class Resolved(_Record):
     device: str | None = None
     precision: str | None = None
     model_precision: str | None = None
+    executor: str | None = None
 
 
 class Counts(_Record):

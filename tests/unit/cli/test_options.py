@@ -47,7 +47,7 @@ OPTIONS = {
 }
 """The options of small verbs, but for those of the runtime."""
 
-ON_RUNTIME = {"address", "workers", "threads", "max_worker_gb", "max_requests"}
+ON_RUNTIME = {"executor", "address", "workers", "threads", "max_worker_gb", "max_requests"}
 
 
 @pytest.fixture

@@ -1,10 +1,22 @@
-"""How many actors a stage asks for, and what each gets."""
+"""The executor of a Ray cluster: how many workers a stage asks for, what each gets, and what its errors become."""
 
 import pytest
+from ray.exceptions import (
+    ActorDiedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
 from musc_ray.errors import MuscRayError
-from musc_ray.runtime import cluster
-from musc_ray.runtime.cluster import ClusterOptions, WorkerResources, plan_workers
+from musc_ray.runtime import ray_executor
+from musc_ray.runtime.executor import ResultLostError, ResultsFullError, WorkerLostError
+from musc_ray.runtime.options import ExecutorOptions
+from musc_ray.runtime.ray_executor import plan_workers
+from musc_ray.runtime.worker import WorkerResources
 from musc_ray.settings.loading import load_settings
 
 
@@ -13,8 +25,9 @@ def plan(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
     def planned(resources: dict[str, float], tasks: int = 100, **settings: object) -> WorkerResources:
-        monkeypatch.setattr(cluster, "_resources", lambda: resources)
-        return plan_workers(ClusterOptions.of(load_settings(None, settings)), tasks)
+        monkeypatch.setattr(ray_executor, "_resources", lambda: resources)
+        options = ExecutorOptions.of(load_settings(None, settings))
+        return plan_workers(options, options.device, tasks)
 
     return planned
 
@@ -45,11 +58,11 @@ def plan(monkeypatch):
         ({}, {"address": "a:1"}, WorkerResources(1, 1, 0.0, 1, "cpu")),
     ],
 )
-def test_actors(plan, resources, settings, expected):
+def test_workers(plan, resources, settings, expected):
     assert plan(resources, **settings) == expected
 
 
-def test_no_more_actors_than_tasks(plan):
+def test_no_more_workers_than_tasks(plan):
     assert plan({"CPU": 8}, tasks=3).workers == 3
     assert plan({"CPU": 8}, tasks=3, workers=12, address="a:1").workers == 3
 
@@ -60,18 +73,35 @@ def test_a_gpu_that_nobody_adds_is_missing_at_once(plan, settings):
         plan({"CPU": 8}, device="cuda", **settings)
 
 
-def test_a_command_joins_its_cluster_once(monkeypatch):
-    """A submitted job that leaves its cluster loses its working directory, and cannot join again."""
-    joined: list[str] = []
-    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: joined.count("join") > joined.count("leave"))
-    monkeypatch.setattr(cluster.ray, "init", lambda **_: joined.append("join"))
-    monkeypatch.setattr(cluster.ray, "shutdown", lambda: joined.append("leave"))
-    options = ClusterOptions(address="a:1")
-    with cluster.joined_cluster(options):
-        with cluster.open_hardware(options):
-            pass
-        with cluster.ray_cluster(options):
-            assert joined == ["join"]
-    assert joined == ["join", "leave"]
-    with cluster.joined_cluster(ClusterOptions()):
-        assert joined == ["join", "leave"], "a Ray of its own is started when it is needed"
+def test_a_device_that_was_resolved_before_is_kept(plan, monkeypatch):
+    """GPU nodes that come later do not change where a run computes."""
+    monkeypatch.setattr(ray_executor, "_resources", lambda: {"CPU": 8, "GPU": 2})
+    assert plan_workers(ExecutorOptions(device="auto"), "cpu", 100).device == "cpu"
+
+
+def wrapped(cause: Exception) -> RayTaskError:
+    return RayTaskError("call", "traceback", cause)
+
+
+def caused(cause: Exception) -> RayTaskError:
+    error = wrapped(ValueError("no argument"))
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ActorDiedError(), WorkerLostError),
+        (WorkerCrashedError(), WorkerLostError),
+        (OutOfMemoryError("a node was short of memory"), WorkerLostError),
+        (ObjectLostError("ab" * 28, b"", ""), ResultLostError),
+        (wrapped(ObjectLostError("ab" * 28, b"", "")), ResultLostError),
+        (caused(ObjectLostError("ab" * 28, b"", "")), ResultLostError),
+        (ObjectStoreFullError("full"), ResultsFullError),
+        (OutOfDiskError("full"), ResultsFullError),
+        (wrapped(KeyError("as it was raised")), KeyError),
+    ],
+)
+def test_errors_of_ray_become_those_of_every_executor(error, kind):
+    assert type(ray_executor._translated(error)) is kind
