@@ -36,7 +36,7 @@ class Job:
             run_paths=self.paths,
             out_paths=self.paths.out,
         )
-        return score_archive(context, {}, Progress(quiet=True))
+        return score_archive(context, None, {}, Progress(quiet=True))
 
     def compute(self) -> RunManifest:
         self.computed += 1
