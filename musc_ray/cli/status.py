@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.arrays import finished_bands
+from musc_ray.storage.failure import Failure
 from musc_ray.storage.filesystem import read_json
-from musc_ray.storage.manifest import Failure, RunManifest, StartedManifest
+from musc_ray.storage.manifest import RunManifest, StartedManifest
 from musc_ray.storage.paths import OutPaths, RunPaths
 
 

@@ -244,23 +244,6 @@ class StartedManifest(_Manifest):
         write_json(run_paths.fs, run_paths.started_json, self.model_dump(mode="json"))
 
 
-class Failure(_Record):
-    """The content of failed.json: why the last attempt of a run that is not complete failed."""
-
-    failed_at: datetime
-    message: str
-
-    @classmethod
-    def read(cls, run_paths: RunPaths) -> Self | None:
-        """Read failed.json of a run; None where it is missing."""
-        content = read_json(run_paths.fs, run_paths.failed_json)
-        return None if content is None else cls.model_validate(content)
-
-    def write(self, run_paths: RunPaths) -> None:
-        """Write failed.json."""
-        write_json(run_paths.fs, run_paths.failed_json, self.model_dump(mode="json"))
-
-
 def complete_run(out_paths: OutPaths, run_id: str | None) -> RunManifest:
     """Read the manifest of a run, or of the one that was scored last.
 

@@ -9,10 +9,11 @@ from musc_ray.errors import MuscRayError
 from musc_ray.pipeline import score_archive
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.loading import load_settings
+from musc_ray.storage.failure import Failure
 from musc_ray.storage.filesystem import write_bytes, write_json
 from musc_ray.storage.lease import holder, lease
 from musc_ray.storage.listing import exists, names_in
-from musc_ray.storage.manifest import Failure, RunManifest
+from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.paths import OutPaths
 from tests.helpers.manifests import run_record
 
