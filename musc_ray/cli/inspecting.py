@@ -69,10 +69,12 @@ def settings(as_json: AsJson = False) -> None:
 
 
 def status(out: Annotated[str, typer.Argument(help=EARLIER_RUNS, metavar="OUT")], as_json: AsJson = False) -> None:
-    """Show the progress of the runs in OUT, also while one is running.
+    """Show the runs in OUT: complete, running (by which process, how far, how long still), failed (why), or stopped.
 
     Keys of --json, of each item of the list: run_id, started_at, complete, images, groups, shards_done, shards,
-    bands_done, bands, scored, failed, skipped, listed, updated_at, stages, failure (why the last attempt failed).
+    bands_done, bands, scored, failed, skipped, listed, updated_at, stages, failure (why the last attempt failed), state
+    (complete, running, failed or stopped); process, host, running_since (of the command that is at work); share (of all
+    work, about), seconds_left (about; null while unknown), phases (what is done beside the stages).
 
     Example: `musc-ray status results/`
     """

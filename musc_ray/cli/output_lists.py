@@ -1,10 +1,11 @@
 """Output of the verbs that look at an OUT: status, runs, heatmaps, gc."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from musc_ray.cli.output import bytes_text, escape, plural, print_rows, stdout_console
+from musc_ray.runtime.durations import format_duration
 
 if TYPE_CHECKING:
     from musc_ray.cli.status import RunStatus
@@ -19,29 +20,42 @@ def print_status(found: "Sequence[RunStatus]") -> None:
     rows = [
         {
             "run": run.run_id,
-            "started (UTC)": _minute(run.started_at),
+            "state": run.state,
+            "done": "" if run.share is None else "100 %" if run.complete else f"about {100 * run.share:.0f} %",
             "images": f"{run.images:,}",
-            "shards": f"{run.shards_done:,}/{run.shards:,}",
-            "bands": f"{run.bands_done:,}/{run.bands:,}",
-            "state": "complete" if run.complete else "unfinished" if run.failure is None else "failed",
+            "started (UTC)": _minute(run.started_at),
         }
         for run in found
     ]
-    print_rows(rows, console, numbers=("images", "shards", "bands"))
+    print_rows(rows, console, numbers=("done", "images"))
     for run in found:
         if run.complete and (run.failed or run.skipped):
             line = f"Run {run.run_id}: {run.scored:,} images scored, {run.failed:,} failed, {run.skipped:,} skipped"
             console.print(escape(f"{line} of {run.listed:,} listed."), soft_wrap=True)
-    unfinished = [run for run in found if not run.complete]
-    for run in unfinished:
-        if run.failure is not None:
-            console.print(escape(f"Run {run.run_id} failed: {run.failure}"), soft_wrap=True)
-        if run.updated_at is not None:
-            console.print(escape(f"Run {run.run_id} at {run.updated_at}:"), soft_wrap=True)
-            for line in run.stages:
-                console.print(escape(line), soft_wrap=True)
-    if unfinished:
-        console.print("To resume an unfinished run that is no longer running, repeat its command.", soft_wrap=True)
+    for run in found:
+        if not run.complete:
+            console.print()
+            for line in _details(run):
+                console.print(escape(line), overflow="fold", highlight=False)
+
+
+def _details(run: "RunStatus") -> Iterator[str]:
+    """Yield what there is to say of a run that is not complete, a line each."""
+    if run.state == "running":
+        since = "" if run.running_since is None else f" since {_minute(run.running_since)} UTC"
+        yield f"Run {run.run_id} is running: process {run.process} on {run.host}{since}."
+        if run.seconds_left is not None:
+            yield f"About {format_duration(run.seconds_left)} left."
+    elif run.state == "failed":
+        yield f"Run {run.run_id} failed: {run.failure}"
+        yield "The same command resumes it."
+    else:
+        yield f"Run {run.run_id} was stopped or killed: the same command resumes it."
+    yield f"Written: {run.shards_done:,}/{run.shards:,} shards, {run.bands_done:,}/{run.bands:,} bands."
+    if run.updated_at is not None:
+        yield f"As of {run.updated_at[:19].replace('T', ' ')} UTC:"
+        yield from run.stages
+        yield from (f"{phase} ..." for phase in run.phases)
 
 
 def run_document(run: "RunManifest") -> dict[str, Any]:

@@ -1,18 +1,33 @@
 """Read the progress of an OUT's runs from the files that they write."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from musc_ray.cli.overall import overall
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.arrays import finished_bands
 from musc_ray.storage.failure import Failure
 from musc_ray.storage.filesystem import read_json
+from musc_ray.storage.lease import Holder, holder
 from musc_ray.storage.manifest import RunManifest, StartedManifest
 from musc_ray.storage.paths import OutPaths, RunPaths
+
+State = Literal["complete", "running", "failed", "stopped"]
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run: complete, or how many shards and bands of how many are written."""
+    """One run: complete, or how many shards and bands of how many are written.
+
+    Attributes:
+        stages: the state of each stage in a line, as of `updated_at`; empty before the first.
+        failure: why the last attempt of a run that failed did.
+        state: running, while a command holds its lease; of the others, stopped is one that no command works on.
+        process, host, running_since: of the command that works on it.
+        share: of the work over all stages that is done, estimated; None where nothing is known.
+        seconds_left: estimated; None while too little is known, and where no command works on it.
+        phases: what the command does beside its stages, such as loading a model, as of `updated_at`.
+    """
 
     run_id: str
     started_at: str
@@ -27,11 +42,16 @@ class RunStatus:
     failed: int
     updated_at: str | None
     stages: list[str]
-    """The state of each stage in a line, as of `updated_at`; empty before the first."""
     skipped: int = 0
     listed: int = 0
     failure: str | None = None
-    """Why the last attempt of a run that is not complete failed."""
+    state: State = "stopped"
+    process: int | None = None
+    host: str | None = None
+    running_since: str | None = None
+    share: float | None = None
+    seconds_left: float | None = None
+    phases: list[str] = field(default_factory=list)
 
 
 def read_status(out: str) -> list[RunStatus]:
@@ -53,7 +73,9 @@ def _run_status(run_paths: RunPaths) -> RunStatus | None:
         return None
     run = RunManifest.read(run_paths)
     progress = read_json(run_paths.fs, run_paths.progress_json) or {"updated_at": None, "stages": []}
-    failure = None if run is not None else Failure.read(run_paths)
+    held = None if run is not None else holder(run_paths.fs, run_paths.lease)
+    failure = None if run is not None or held is not None else Failure.read(run_paths)
+    share, seconds_left = _how_far(started, run, progress["stages"])
     groups = started.groups
     shards = {(name, shard) for name, group in groups.items() for shard in group.shards}
     bands = len(shards) * len(started.layers)
@@ -83,4 +105,31 @@ def _run_status(run_paths: RunPaths) -> RunStatus | None:
         updated_at=progress["updated_at"],
         stages=[f"{stage['name']}: {stage['summary']}" for stage in progress["stages"]],
         failure=None if failure is None else failure.message,
+        state=_state(run, held, failure),
+        process=None if held is None else held.pid,
+        host=None if held is None else held.host,
+        running_since=None if held is None else held.since,
+        share=share,
+        seconds_left=None if held is None else seconds_left,
+        phases=[] if held is None else progress.get("phases", []),
     )
+
+
+def _state(run: RunManifest | None, held: Holder | None, failure: Failure | None) -> State:
+    if run is not None:
+        return "complete"
+    if held is not None:
+        return "running"
+    return "stopped" if failure is None else "failed"
+
+
+def _how_far(
+    started: StartedManifest, run: RunManifest | None, stages: list[dict[str, Any]]
+) -> tuple[float | None, float | None]:
+    """Return the share of a run that is done, and the seconds left, as far as they can be estimated."""
+    if run is not None:
+        return 1.0, None
+    if not stages:
+        return None, None
+    share, seconds_left = overall(started, stages)
+    return round(share, 4), None if seconds_left is None else round(seconds_left, 1)
