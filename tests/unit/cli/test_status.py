@@ -15,9 +15,9 @@ from musc_ray.cli import app
 from musc_ray.cli.status import read_status
 from musc_ray.runtime.durations import format_duration
 from musc_ray.storage import lease as lease_module
+from musc_ray.storage.failure import Failure
 from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.lease import lease
-from musc_ray.storage.failure import Failure
 from musc_ray.storage.paths import OutPaths, RunPaths
 from tests.helpers.manifests import run_record, started_record
 
