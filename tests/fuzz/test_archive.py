@@ -27,7 +27,7 @@ LOCAL = fsspec.filesystem("file")
 
 
 @pytest.fixture(scope="module")
-def musc_ray(shared_ray, invoke):
+def musc_ray(invoke):
     """The command in this process, on the shared Ray."""
     return invoke
 

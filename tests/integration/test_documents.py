@@ -122,7 +122,7 @@ def test_every_verb_is_in_the_readme():
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, shared_ray, invoke) -> Path:
+def results(tmp_path_factory, invoke) -> Path:
     """A folder with photos, labels and weights, in which the commands of README.md were run."""
     folder = tmp_path_factory.mktemp("documents")
     (folder / "photos").mkdir()

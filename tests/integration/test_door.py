@@ -24,7 +24,7 @@ def messy(tmp_path_factory):
     return root / "src", expected
 
 
-def test_a_messy_folder_adds_up(shared_ray, invoke, options, messy, tmp_path):
+def test_a_messy_folder_adds_up(invoke, options, messy, tmp_path):
     source, expected = messy
     wanted = {outcome: sum(found == outcome for found in expected.values()) for outcome in set(expected.values())}
     planned = invoke("plan", source, *options, "--json")
@@ -66,7 +66,7 @@ def test_a_messy_folder_adds_up(shared_ray, invoke, options, messy, tmp_path):
 
 
 @pytest.mark.slow
-def test_images_of_a_group_that_fails_are_errors(shared_ray, invoke, options, tmp_path):
+def test_images_of_a_group_that_fails_are_errors(invoke, options, tmp_path):
     for number, path in enumerate(solar_cells(4)):
         folder = tmp_path / "src" / ("alone" if number == 0 else "many")
         folder.mkdir(parents=True, exist_ok=True)

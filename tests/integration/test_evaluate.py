@@ -84,7 +84,7 @@ def files_of(out: Path) -> dict[str, str]:
     }
 
 
-def test_every_row_equals_the_metrics_in_memory(tmp_path, shared_ray, invoke, monkeypatch):
+def test_every_row_equals_the_metrics_in_memory(tmp_path, invoke, monkeypatch):
     monkeypatch.setattr(pixel_metrics, "WINDOW_BYTES", 2**22)  # 4 bins: many windows
     kinds = ["good", "cut", "good", "hole", "good", "cut", "good", "hole", "good"]
     images = archive(tmp_path / "data", {"mean": kinds, "screw": kinds[:6]})
@@ -130,7 +130,7 @@ def test_every_row_equals_the_metrics_in_memory(tmp_path, shared_ray, invoke, mo
 
 
 @pytest.mark.slow
-def test_pixels_of_the_original_size(tmp_path, shared_ray, invoke):
+def test_pixels_of_the_original_size(tmp_path, invoke):
     images = archive(tmp_path / "data", {"nut": ["good", "cut", "good", "cut", "good"]})
     evaluated.write_run(tmp_path / "out", images, SIZE)
     result = invoke("evaluate", tmp_path / "out", "--pixels", "original", "--quiet")
@@ -139,7 +139,7 @@ def test_pixels_of_the_original_size(tmp_path, shared_ray, invoke):
         assert rows_of(tmp_path / "out")[0][name] == pytest.approx(value, abs=1e-6), name
 
 
-def test_what_is_missing_is_noted_and_the_rest_is_computed(tmp_path, shared_ray, invoke):
+def test_what_is_missing_is_noted_and_the_rest_is_computed(tmp_path, invoke):
     images = archive(tmp_path / "data", {"a": ["good", "cut", "good", "cut", "cut"], "b": ["good", "good", "good"]})
     evaluated.write_run(tmp_path / "out", images, SIZE)
     masks = sorted((tmp_path / "data").rglob("*_mask.png"))
@@ -171,7 +171,7 @@ def test_what_is_missing_is_noted_and_the_rest_is_computed(tmp_path, shared_ray,
 
 
 @pytest.mark.slow
-def test_what_is_wrong_with_masks_is_named(tmp_path, shared_ray, invoke):
+def test_what_is_wrong_with_masks_is_named(tmp_path, invoke):
     kinds = ["good", "cut", "good", "cut", "cut", "cut", "cut", "cut", "good"]
     images = archive(tmp_path / "data", {"a": kinds})
     masks = sorted((tmp_path / "data").rglob("*_mask.png"))
@@ -221,7 +221,7 @@ def test_what_is_wrong_with_masks_is_named(tmp_path, shared_ray, invoke):
 
 
 @pytest.mark.slow
-def test_masks_on_white(tmp_path, shared_ray, invoke):
+def test_masks_on_white(tmp_path, invoke):
     """One of four masks is black nearly everywhere: a large defect, since white is the background of the others."""
     images = archive(tmp_path / "data", {"a": ["good", "cut", "cut", "cut", "cut", "good"]})
     masks = sorted((tmp_path / "data").rglob("*_mask.png"))
@@ -241,7 +241,7 @@ def test_masks_on_white(tmp_path, shared_ray, invoke):
 
 
 @pytest.mark.parametrize("where", ["score", "map"])
-def test_nan_is_refused(tmp_path, shared_ray, invoke, where):
+def test_nan_is_refused(tmp_path, invoke, where):
     images = archive(tmp_path / "data", {"a": ["good", "cut", "good"]})
     broken = images[2].patch_map.copy()
     broken[0, 0] = np.nan
@@ -255,7 +255,7 @@ def test_nan_is_refused(tmp_path, shared_ray, invoke, where):
     assert not list((tmp_path / "out").rglob("regions"))
 
 
-def test_runs_are_chosen_and_errors_are_one_sentence(tmp_path, shared_ray, invoke):
+def test_runs_are_chosen_and_errors_are_one_sentence(tmp_path, invoke):
     images = archive(tmp_path / "data", {"a": ["good", "cut"]})
     out = tmp_path / "out"
     evaluated.write_run(out, images, SIZE, run_id="older")
@@ -299,7 +299,7 @@ def test_the_parts_of_a_category_are_those_of_muscs_code():
 @pytest.mark.slow
 @pytest.mark.skipif(not TILES.exists(), reason="shared/data/magnetic_tile is not here")
 @pytest.mark.parametrize("subsets", [1, 2])
-def test_the_job_on_real_images(tmp_path, tiny_weights, shared_ray, monkeypatch, capsys, subsets):
+def test_the_job_on_real_images(tmp_path, tiny_weights, monkeypatch, capsys, subsets):
     """Magnetic tiles, a tiny ViT with random weights: the whole path, run and evaluation."""
     data = tmp_path / "magnetic_tile"
     for kind in ("good", "blowhole", "fray"):

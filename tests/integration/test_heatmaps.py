@@ -88,7 +88,7 @@ def run(images, tmp_path) -> dict:
 
 
 @pytest.fixture
-def heatmaps(shared_ray, invoke, tmp_path):
+def heatmaps(invoke, tmp_path):
     """The command on that run."""
     return lambda *arguments: invoke("heatmaps", tmp_path / "out", *arguments, "--set", "workers=1")
 
@@ -187,7 +187,7 @@ def image_server(images, tmp_path) -> Iterator[tuple[str, dict[str, int]]]:
         server.shutdown()
 
 
-def test_a_store_that_fails_is_no_fault_of_the_images(shared_ray, invoke, image_server, images, tmp_path):
+def test_a_store_that_fails_is_no_fault_of_the_images(invoke, image_server, images, tmp_path):
     """Status 503 for one original of four: the command ends with a storage error, and resumes."""
     server, failing = image_server
     names = [quote(str(path.relative_to(tmp_path / "images"))) for path in images[:4]]
@@ -243,7 +243,7 @@ def test_what_cannot_be_is_one_sentence(heatmaps, run, tmp_path, monkeypatch, ar
     assert "Traceback" not in result.stderr
 
 
-def test_the_run_that_was_scored_last_and_none(shared_ray, invoke, images, tmp_path):
+def test_the_run_that_was_scored_last_and_none(invoke, images, tmp_path):
     for name, scored_at in (("run-b", "2026-01-02"), ("run-a", "2026-01-03"), ("run-c", "2026-01-01")):
         write_run(str(tmp_path / "out"), str(tmp_path / "images"), {"all": [str(images[0])]}, name, scored_at)
     assert invoke("heatmaps", tmp_path / "out", "--format", "npy").exit_code == 0

@@ -29,7 +29,7 @@ def write(folder: Path, cells: list[np.ndarray], first: int = 0) -> None:
 
 
 @pytest.fixture(scope="module")
-def plant(tmp_path_factory, shared_ray, invoke, tiny_weights):
+def plant(tmp_path_factory, invoke, tiny_weights):
     """A run on three groups: deep, plain, and black ones."""
     folder = tmp_path_factory.mktemp("intensity")
     write(folder / "images", CELLS[:6])

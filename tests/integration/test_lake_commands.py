@@ -63,7 +63,7 @@ class Plant:
 
 
 @pytest.fixture
-def plant(tmp_path, tiny_weights, shared_ray, invoke, monkeypatch) -> Plant:
+def plant(tmp_path, tiny_weights, invoke, monkeypatch) -> Plant:
     monkeypatch.setenv("PYICEBERG_CATALOG__PLANT__URI", f"sqlite:///{tmp_path}/images.db")
     monkeypatch.setenv("PYICEBERG_CATALOG__PLANT__WAREHOUSE", tmp_path.as_uri())
     monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())

@@ -75,7 +75,7 @@ class Plant:
 
 
 @pytest.fixture
-def plant(tmp_path, tiny_weights, shared_ray, invoke) -> Plant:
+def plant(tmp_path, tiny_weights, invoke) -> Plant:
     return Plant(tmp_path, tiny_weights, invoke)
 
 

@@ -72,7 +72,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def out_paths(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> OutPaths:
+def out_paths(tmp_path_factory: pytest.TempPathFactory) -> OutPaths:
     """A run of two groups, one of them with a hostile name, evaluated, and its report."""
     folder = tmp_path_factory.mktemp("report")
     pictures = folder / "pictures"

@@ -31,7 +31,7 @@ def musc_ray_process(*arguments: object) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="session")
-def musc_ray(shared_ray, invoke):
+def musc_ray(invoke):
     """The same command in this process, on the shared Ray."""
     return invoke
 

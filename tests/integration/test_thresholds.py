@@ -14,7 +14,7 @@ from tests.helpers.pictures import write_pictures
 
 
 @pytest.fixture(scope="module")
-def command(shared_ray, invoke, tiny_weights, tmp_path_factory):
+def command(invoke, tiny_weights, tmp_path_factory):
     """Scores 20 pictures in two groups; more arguments in, what is printed out."""
     folder = tmp_path_factory.mktemp("archive")
     write_pictures(folder / "images", 20)
