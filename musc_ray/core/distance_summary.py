@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.interval_average import interval_bounds
+from musc_ray.core.pending_distances import SUMMARY_BINS
 
-BINS = 512
 MAX_DISTANCE = 2.0
 """Of unit vectors."""
 
-BIN_WIDTH = MAX_DISTANCE / BINS
-SUMMARY_BYTES = 8 * BINS
-"""Bytes of one patch and degree."""
-
+BIN_WIDTH = MAX_DISTANCE / SUMMARY_BINS
 VALUES_CHUNK = 2**24
 """Distances and bins held at a time."""
 
@@ -29,8 +26,9 @@ class DistanceSummary:
     """Histogram of distances.
 
     Attributes:
-        counts: (..., BINS) int32, distances in each bin.
-        excesses: (..., BINS) float32, sums of distance minus lower bin edge: small numbers, so that float32 suffices.
+        counts: (..., SUMMARY_BINS) int32, distances in each bin.
+        excesses: (..., SUMMARY_BINS) float32, sums of distance minus lower bin edge: small numbers, for which float32
+            suffices.
     """
 
     counts: Tensor
@@ -41,13 +39,13 @@ class DistanceSummary:
         """Summarise (..., n) distances; +inf does not count."""
         *shape, n = distances.shape
         rows = distances.reshape(-1, n)
-        counts = torch.empty(len(rows), BINS, dtype=torch.int32, device=distances.device)
-        excesses = torch.empty(len(rows), BINS, dtype=torch.float32, device=distances.device)
-        step = max(1, VALUES_CHUNK // max(n, BINS))
+        counts = torch.empty(len(rows), SUMMARY_BINS, dtype=torch.int32, device=distances.device)
+        excesses = torch.empty(len(rows), SUMMARY_BINS, dtype=torch.float32, device=distances.device)
+        step = max(1, VALUES_CHUNK // max(n, SUMMARY_BINS))
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
             counts[part], excesses[part] = _histogram(rows[part].float())
-        return cls(counts.view(*shape, BINS), excesses.view(*shape, BINS))
+        return cls(counts.view(*shape, SUMMARY_BINS), excesses.view(*shape, SUMMARY_BINS))
 
     def merge(self, other: "DistanceSummary") -> "DistanceSummary":
         """Add up two summaries."""
@@ -64,7 +62,7 @@ class DistanceSummary:
     def _smallest(self, k: int) -> tuple[Tensor, Tensor]:
         """Sum the k smallest values; returns the sum and its largest possible error."""
         counts, excesses = self.counts.double(), self.excesses.double()
-        edges = torch.arange(BINS, device=counts.device) * BIN_WIDTH
+        edges = torch.arange(SUMMARY_BINS, device=counts.device) * BIN_WIDTH
         before = counts.cumsum(dim=-1) - counts
         taken = (k - before).clamp(min=0).minimum(counts)
         whole = torch.where(taken == counts, excesses, 0.0)
@@ -77,11 +75,11 @@ class DistanceSummary:
 
 
 def _histogram(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute counts and excesses (R, BINS) of (R, n) float32; non-finite values fall into an extra last bin."""
+    """Compute counts and excesses (R, SUMMARY_BINS) of (R, n) float32; an extra last bin takes non-finite values."""
     counted = rows.isfinite()
-    bins = torch.where(counted, (rows / BIN_WIDTH).clamp(0, BINS - 1), BINS).long()
-    counts = torch.zeros(len(rows), BINS + 1, dtype=torch.int32, device=rows.device)
-    excesses = torch.zeros(len(rows), BINS + 1, dtype=torch.float32, device=rows.device)
+    bins = torch.where(counted, (rows / BIN_WIDTH).clamp(0, SUMMARY_BINS - 1), SUMMARY_BINS).long()
+    counts = torch.zeros(len(rows), SUMMARY_BINS + 1, dtype=torch.int32, device=rows.device)
+    excesses = torch.zeros(len(rows), SUMMARY_BINS + 1, dtype=torch.float32, device=rows.device)
     counts.scatter_add_(1, bins, counted.int())
     excesses.scatter_add_(1, bins, torch.where(counted, rows - bins * BIN_WIDTH, 0.0))
-    return counts[:, :BINS], excesses[:, :BINS]
+    return counts[:, :SUMMARY_BINS], excesses[:, :SUMMARY_BINS]

@@ -94,7 +94,7 @@ def distance_of_rank(parts: Sequence[Part], rank: int) -> Tensor:
 
 
 def _from_summary(summary: DistanceSummary, rank: int) -> Tensor:
-    """Compute `distance_of_rank` from bins (D, A, L, BINS): the mean of the bin that holds the rank."""
+    """Compute `distance_of_rank` from bins (D, A, L, SUMMARY_BINS): the mean of the bin that holds the rank."""
     reached = (summary.counts.cumsum(dim=-1) >= rank).byte().argmax(dim=-1, keepdim=True)
     within = summary.excesses.gather(-1, reached) / summary.counts.gather(-1, reached).clamp(min=1)
     return (reached * BIN_WIDTH + within)[..., 0].mean(dim=0).float()

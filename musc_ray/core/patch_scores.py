@@ -8,16 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from musc_ray.core.distance_summary import SUMMARY_BYTES, DistanceSummary
+from musc_ray.core.distance_summary import DistanceSummary
 from musc_ray.core.interval_average import interval_average
-from musc_ray.core.references import ReferenceWindow
-
-MAX_EXACT_REFERENCES = 4096
-"""Up to this many references all distances are kept until the band is complete: 8 kB per patch and degree in
-float16."""
-
-SUMMARY_CHUNK = 4096
-"""Distances of a patch that are collected before they are added to its summary: twice the summary's size."""
+from musc_ray.core.pending_distances import MAX_EXACT_REFERENCES
 
 VALUES_CHUNK = 2**26
 """Distances sorted, and bins summed, at a time."""
@@ -33,19 +26,6 @@ def summarise(parts: Sequence[Part]) -> DistanceSummary:
     for summary in summaries[1:]:
         total = total.merge(summary)
     return total
-
-
-def pending_bytes_per_patch(window: ReferenceWindow, itemsize: int) -> int:
-    """Compute the maximum bytes of pending distances of a patch and degree, summed over a group's images.
-
-    Args:
-        window: the group's references.
-        itemsize: bytes of a distance.
-    """
-    kept = window.max_pending * itemsize
-    if window.references <= MAX_EXACT_REFERENCES:
-        return kept
-    return min(kept, window.images * (SUMMARY_BYTES + SUMMARY_CHUNK * itemsize))
 
 
 def patch_scores(
@@ -83,7 +63,7 @@ def exact_scores(
 
 
 def _from_summary(summary: DistanceSummary, references: int, interval: tuple[float, float]) -> tuple[Tensor, float]:
-    """Compute `patch_scores` from bins (D, A, L, BINS), some images at a time."""
+    """Compute `patch_scores` from bins (D, A, L, SUMMARY_BINS), some images at a time."""
     degrees, images, length, bins = summary.counts.shape
     step = max(1, VALUES_CHUNK // (degrees * length * bins))
     scores, largest = torch.empty(images, length), 0.0

@@ -18,20 +18,17 @@ by measurement (`tests/benchmarks/bench_repeats.py`); they are not the paper's f
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import networkx
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from musc_ray.core.defect_groups import FAR_BINS, MAX_FAR, Integers
 from musc_ray.core.nearest_images import NearestImages
 
 FAR_RANK = 0.5
 """d_far is the distance at this share of the references: larger than the share of images with one defect."""
-
-SUSPECT_SHARE = 0.03
-"""Share of a layer's patches, those with the largest d_far, that can be part of a repeated defect."""
 
 MIN_GROWTH = 0.4
 """Minimum g of a link: d(m, j) is at most 67 % of d_far."""
@@ -48,15 +45,9 @@ KEPT_IMAGES = 128
 MIN_LINKS = 0.2
 """A patch belongs to its community's defect if it is linked to at least this share of the community's other images."""
 
-MIN_IMAGES = 3
-"""Minimum number of images of a community: fewer are near duplicates, not a repeated defect."""
-
 MARGIN = 1
 """Patches around a defect that are excluded with it: their neighbourhoods hold parts of it."""
 
-FAR_BINS, MAX_FAR = 4096, 2.0
-
-Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 
@@ -69,13 +60,6 @@ def far_histogram(far: Tensor) -> Integers:
     """Count patches by d_far: (FAR_BINS,) int64; histograms of shards add up."""
     bins = (far.flatten() * (FAR_BINS / MAX_FAR)).long().clamp(0, FAR_BINS - 1)
     return torch.bincount(bins, minlength=FAR_BINS).numpy()
-
-
-def far_threshold(histogram: Integers) -> float:
-    """Compute the d_far that SUSPECT_SHARE of the patches reach, to the precision of a bin."""
-    at_least = histogram[::-1].cumsum()[::-1]
-    reached = np.flatnonzero(at_least >= SUSPECT_SHARE * at_least[0])
-    return float(reached[-1]) * MAX_FAR / FAR_BINS
 
 
 @dataclass(frozen=True)
@@ -110,26 +94,6 @@ def links(layers: Sequence[tuple[NearestImages, Tensor, Tensor]], thresholds: Se
         found.append(torch.stack([image + first, patch, nearest.positions[linked]]).numpy())
     triples, votes = np.unique(np.concatenate(found, axis=1), axis=1, return_counts=True)
     return Links(*triples[:, votes >= min(MIN_LAYERS, len(layers))])
-
-
-def communities(edges: Sequence[tuple[Integers, Integers, Integers]], images: int, seed: int) -> npt.NDArray[np.int32]:
-    """Find the community of each image: (images,) int32 from 1, largest first; 0 if it is in none of MIN_IMAGES images.
-
-    Louvain's method by networkx, seeded, on sorted edges: the result does not depend on how they were split.
-    """
-    low, high, counts = (np.concatenate(column) for column in zip(*edges, strict=True))
-    pairs, inverse = np.unique(low * images + high, return_inverse=True)
-    weights = np.bincount(inverse, weights=counts, minlength=len(pairs))
-    graph = networkx.Graph()
-    graph.add_weighted_edges_from(
-        zip((pairs // images).tolist(), (pairs % images).tolist(), weights.tolist(), strict=True)
-    )
-    found = networkx.community.louvain_communities(graph, seed=seed) if len(pairs) else []
-    large = sorted((sorted(one) for one in found if len(one) >= MIN_IMAGES), key=lambda one: (-len(one), one[0]))
-    labels = np.zeros(images, np.int32)
-    for number, members in enumerate(large, 1):
-        labels[members] = number
-    return labels
 
 
 def defect_patches(found: Links, labels: npt.NDArray[np.int32], own: range, grid: tuple[int, int], kept: int) -> Flags:

@@ -6,7 +6,6 @@ takes 2 N^2 C operations, a thousandth of mutual scoring.
 
 from collections.abc import Iterable, Sequence
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -36,6 +35,8 @@ def similar_images(
     Returns:
         similarities (n, k) float32 and positions in the group (n, k) int64; fewer columns in a group of fewer than k.
     """
+    import faiss  # here: drivers use the rest of this module
+
     queries = _unit(queries)
     similarities, indices = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     start = 0
@@ -52,6 +53,8 @@ def similar_images(
 
 def _unit(class_tokens: FloatArray) -> FloatArray:
     """Normalise rows to length 1, in a copy."""
+    import faiss
+
     tokens = np.array(class_tokens, dtype=np.float32, order="C")
     faiss.normalize_L2(tokens)
     return tokens

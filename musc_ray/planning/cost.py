@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from musc_ray.backbones.shape import BackboneInfo
 from musc_ray.core import products_per_tile
-from musc_ray.core.distance_summary import SUMMARY_BYTES
-from musc_ray.core.patch_scores import MAX_EXACT_REFERENCES, pending_bytes_per_patch
+from musc_ray.core.pending_distances import MAX_EXACT_REFERENCES, SUMMARY_BYTES, pending_bytes_per_patch
 from musc_ray.core.references import ReferenceWindow, reference_window, section_pairs
 
 PROCESS_BYTES = 0.6e9

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from musc_ray.core.patch_scores import MAX_EXACT_REFERENCES, SUMMARY_CHUNK
+from musc_ray.core.pending_distances import MAX_EXACT_REFERENCES, SUMMARY_CHUNK
 from musc_ray.errors import MuscRayError
 from musc_ray.runtime.executor import Executor, ResultLostError, Worker
 from musc_ray.runtime.pool import Member, Pool, References, Task

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from musc_ray.errors import MuscRayError, SettingsError
@@ -13,8 +12,6 @@ from musc_ray.settings.credentials import credentials_sentence, has_credentials
 from musc_ray.settings.fill import fill_in
 from musc_ray.settings.messages import first_of, shown, unknown_setting, validation_sentences
 from musc_ray.settings.model import Settings
-from musc_ray.settings.yaml_text import MAX_SETTINGS_BYTES, YAML_FAULTS, parse_settings, parse_value
-from musc_ray.storage.filesystem import open_filesystem
 
 TEXTS = frozenset(name for name, field in Settings.model_fields.items() if field.annotation in (str, str | None))
 """Settings whose value is taken as text, not parsed."""
@@ -53,6 +50,8 @@ def load_settings(
 
 def _from_file(config: str, later: Mapping[str, object]) -> dict[str, object]:
     """Read a settings file; fill dates and environment variables into the values that `later` does not override."""
+    from musc_ray.settings.yaml_text import parse_settings  # here, as below: most commands have no settings file
+
     given = parse_settings(_read_file(config), config)
     today = datetime.now(UTC).date()
     needed = Settings.model_fields.keys() - later.keys()
@@ -66,6 +65,9 @@ def _read_file(config: str) -> bytes:
     """Read a settings file of any store; at most a byte more than the maximum."""
     if has_credentials(config):
         raise SettingsError(credentials_sentence("The path of the settings file"))
+    from musc_ray.settings.yaml_text import MAX_SETTINGS_BYTES
+    from musc_ray.storage.filesystem import open_filesystem
+
     try:
         fs, path = open_filesystem(config)
         with fs.open(path, "rb") as file:
@@ -86,7 +88,9 @@ def _parse_set_option(option: str) -> tuple[str, object]:
         raise SettingsError(f"Option --set takes key=value, for example --set shard_size=64, not {shown(option)}.")
     if key in TEXTS:
         return key, None if text in ("", "null") else text
+    from musc_ray.settings.yaml_text import VALUE_FAULTS, parse_value
+
     try:
         return key, parse_value(text)
-    except (yaml.YAMLError, *YAML_FAULTS):
+    except VALUE_FAULTS:
         raise SettingsError(f"Option --set {shown(option)} is not a YAML value: put it in quotes.") from None

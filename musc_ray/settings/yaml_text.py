@@ -18,6 +18,9 @@ MAX_SETTINGS_BYTES = 2**18
 YAML_FAULTS = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
 """Errors that PyYAML raises beside its own, for values such as `2024-99-99` or `!!bool maybe`."""
 
+VALUE_FAULTS = (yaml.YAMLError, *YAML_FAULTS)
+"""All errors of `parse_value`."""
+
 
 class SettingsLoader(yaml.SafeLoader):
     """PyYAML's safe loader without aliases, whose copies of copies fill any memory, and without repeated keys."""
@@ -44,7 +47,7 @@ def parse_value(text: str) -> object:
     """Parse a single YAML value.
 
     Raises:
-        yaml.YAMLError: not a value; or one of YAML_FAULTS.
+        one of VALUE_FAULTS: not a value.
     """
     loader = SettingsLoader(text)
     try:

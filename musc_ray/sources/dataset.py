@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import accumulate
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
 from musc_ray.errors import MuscRayError
@@ -28,6 +28,9 @@ from musc_ray.sources.row_filter import arrow_condition, in_utc
 from musc_ray.sources.rows import RowTable, named_image, rows_of
 from musc_ray.sources.walk import walk_files
 from musc_ray.storage.filesystem import open_filesystem
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 FILTER = "?filter="
 UNKNOWN = datetime.min.replace(tzinfo=UTC)
@@ -116,6 +119,8 @@ class _Files:
 
 def _kept_images(fs: fsspec.AbstractFileSystem, files: _Files, row_filter: str, wanted: ColumnNames) -> Iterator[Entry]:
     """List the images of the rows that a filter keeps; it may name the columns of the newest file."""
+    import pyarrow.dataset as ds  # here: it imports pandas where that is installed, which takes a second
+
     partitions = {path: partition_values(file.relative) for path, file in files.tables.items()}
     storage, parquet = pafs.PyFileSystem(pafs.FSSpecHandler(fs)), ds.ParquetFileFormat()
     newest = parquet.inspect(next(iter(files.tables)), storage)
@@ -142,7 +147,7 @@ def _kept_images(fs: fsspec.AbstractFileSystem, files: _Files, row_filter: str, 
 
 
 def _kept_rows(
-    fragment: ds.ParquetFileFragment, schema: pa.Schema, condition: pc.Expression, needed: Collection[str]
+    fragment: "ds.ParquetFileFragment", schema: pa.Schema, condition: pc.Expression, needed: Collection[str]
 ) -> Iterator[tuple[pa.Table, list[int]]]:
     """Read the rows of one file that a filter keeps, with their numbers; columns that the newest file lacks, too."""
     schema = pa.unify_schemas([schema, in_utc(fragment.physical_schema)], promote_options="permissive")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from musc_ray.core.repeated_defects import FAR_BINS, MIN_IMAGES, far_threshold
+from musc_ray.core.defect_groups import FAR_BINS, MIN_IMAGES, far_threshold
 from musc_ray.runtime.pool import Pool
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.storage.arrays import write_array

@@ -10,12 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from musc_ray.core.defect_groups import communities
 from musc_ray.core.nearest_images import NearestImages
-from musc_ray.core.patch_scores import MAX_EXACT_REFERENCES, SUMMARY_CHUNK, Part, patch_scores, summarise
+from musc_ray.core.patch_scores import Part, patch_scores, summarise
+from musc_ray.core.pending_distances import MAX_EXACT_REFERENCES, SUMMARY_CHUNK
 from musc_ray.core.repeated_defects import (
     KEPT_IMAGES,
     Links,
-    communities,
     defect_patches,
     far_histogram,
     links,

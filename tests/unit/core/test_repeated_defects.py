@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from musc_ray.core import defect_groups
 from musc_ray.core import repeated_defects as repeats
 from musc_ray.core.distance_summary import BIN_WIDTH, DistanceSummary
 from musc_ray.core.nearest_images import NearestImages, distance_of_rank
@@ -109,10 +110,10 @@ def test_links_are_those_of_the_formula():
 @given(st.lists(st.floats(0, 1.99), min_size=1, max_size=60))
 def test_the_far_threshold_is_reached_by_the_share_of_suspects(values):
     far = torch.tensor(values, dtype=torch.float32)
-    threshold = repeats.far_threshold(repeats.far_histogram(far))
-    assert (far >= threshold).float().mean() >= repeats.SUSPECT_SHARE - 1e-6
-    above = threshold + repeats.MAX_FAR / repeats.FAR_BINS
-    assert (far >= above).float().mean() < repeats.SUSPECT_SHARE
+    threshold = defect_groups.far_threshold(repeats.far_histogram(far))
+    assert (far >= threshold).float().mean() >= defect_groups.SUSPECT_SHARE - 1e-6
+    above = threshold + defect_groups.MAX_FAR / defect_groups.FAR_BINS
+    assert (far >= above).float().mean() < defect_groups.SUSPECT_SHARE
 
 
 def test_images_that_share_a_defect_are_a_community_whatever_parts_their_links_came_in():
@@ -122,15 +123,15 @@ def test_images_that_share_a_defect_are_a_community_whatever_parts_their_links_c
     found = repeats.Links(*np.array(triples, np.int64).T)
     alone = [repeats.Links(*np.array([triple], np.int64).T) for triple in reversed(triples)]
     for seed in range(3):
-        labels = repeats.communities([found.edges()], 40, seed)
-        assert np.array_equal(labels, repeats.communities([link.edges() for link in alone], 40, seed))
+        labels = defect_groups.communities([found.edges()], 40, seed)
+        assert np.array_equal(labels, defect_groups.communities([link.edges() for link in alone], 40, seed))
         for members in (defects[1], defects[2]):
             assert len(set(labels[members])) == 1
         assert labels[3] == 1
         assert labels[0] == 2
         assert (labels[defects[0]] == 0).all()  # two images are no community
     nothing = repeats.Links(*np.empty((3, 0), np.int64)).edges()
-    assert (repeats.communities([nothing], 5, 0) == 0).all()
+    assert (defect_groups.communities([nothing], 5, 0) == 0).all()
 
 
 def test_defect_patches_are_linked_to_a_share_of_their_community():

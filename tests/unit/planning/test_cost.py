@@ -11,8 +11,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from musc_ray.backbones import BackboneInfo
-from musc_ray.core.distance_summary import SUMMARY_BYTES, DistanceSummary
-from musc_ray.core.patch_scores import MAX_EXACT_REFERENCES, SUMMARY_CHUNK, pending_bytes_per_patch
+from musc_ray.core.distance_summary import DistanceSummary
+from musc_ray.core.pending_distances import (
+    MAX_EXACT_REFERENCES,
+    SUMMARY_BYTES,
+    SUMMARY_CHUNK,
+    pending_bytes_per_patch,
+)
 from musc_ray.core.references import reference_window, section_pairs
 from musc_ray.errors import SettingsError
 from musc_ray.planning.calibration import assumed_rates
