@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,6 @@ from musc_ray.core.drift import drift
 from musc_ray.core.ranks import percentiles, percentiles_among, ranks
 from musc_ray.core.rscin import similar_images, weighted_scores
 from musc_ray.core.threshold import is_anomalous
-from musc_ray.scoring.defects.worker import DefectWorker
 from musc_ray.scoring.ring import GroupImages, RingShard
 from musc_ray.scoring.score_tables import defects_table, scores_table, similar_images_table
 from musc_ray.scoring.thresholds import ThresholdRule
@@ -25,6 +24,9 @@ from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.paths import RunPaths
 from musc_ray.storage.schemas import DEFECT_GROUP, IS_ANOMALOUS
 from musc_ray.storage.shards import FeaturesMeta, read_class_tokens
+
+if TYPE_CHECKING:
+    from musc_ray.scoring.defects.worker import DefectWorker  # it needs torch, which the driver of this module does not
 
 IMAGES_CHUNK = 16384
 """Images of a part, both as queries and as what they are compared with at a time."""
@@ -106,7 +108,7 @@ class Ranker:
         scored_at: datetime,
         columns: Columns,
         similar: SimilarImages,
-        defects: DefectWorker | None,
+        defects: "DefectWorker | None",
     ) -> None:
         """Write a part's rows of the tables of scores and similar images, one file per shard of each.
 
@@ -132,7 +134,7 @@ class Ranker:
         scored_at: datetime,
         columns: Columns,
         similar: pa.Table,
-        defects: DefectWorker | None,
+        defects: "DefectWorker | None",
     ) -> None:
         """Write one shard's files: defects and similar images first, scores last."""
         paths, written = self.run_paths, columns.pop(WRITTEN, None)
