@@ -5,7 +5,7 @@ from typing import Any
 from rich.table import Table
 
 from musc_ray.cli.output import bytes_text, escape, plural, stdout_console
-from musc_ray.planning.cost import SUGGESTED_REFERENCES, Plan
+from musc_ray.planning.cost import SUGGESTED_REFERENCES, Job, Plan
 from musc_ray.runtime.durations import format_duration
 
 
@@ -19,7 +19,9 @@ def plan_document(plan: Plan, max_pending_gb: int) -> dict[str, Any]:
         "shards": plan.shards,
         "tiles": plan.tiles,
         "pairs": plan.pairs,
+        "executor": job.executor,
         "workers": job.workers,
+        "threads": job.threads,
         "rates_source": plan.rates.source,
         "operations": {
             "extract": plan.extract_operations,
@@ -69,7 +71,7 @@ def print_plan(plan: Plan, max_pending_gb: int) -> None:
         table.add_row(name, value)
     console.print(table)
     console.print(
-        f"Assumed: {plural(job.workers, 'worker')}, each at {rates.model_operations / 1e12:.3g} TFLOP/s in the model "
+        f"Assumed: {_workers(job)}, at {rates.model_operations / 1e12:.3g} TFLOP/s in the model "
         f"and {rates.mutual_operations / 1e12:.3g} TFLOP/s in mutual scoring ({escape(rates.source)}), and "
         f"{bytes_text(rates.storage_bytes)}/s to and from its storage, which overlaps with the arithmetic; every image "
         f"readable, nothing extracted yet."
@@ -79,6 +81,11 @@ def print_plan(plan: Plan, max_pending_gb: int) -> None:
             f"[bold]References {references} do not fit[/bold]: pending distances would exceed max_pending_gb "
             f"{max_pending_gb}, so a run would be refused: use --references {SUGGESTED_REFERENCES}."
         )
+
+
+def _workers(job: Job) -> str:
+    """Say what computes: `this process`, or how many workers of a Ray cluster."""
+    return "this process" if job.executor == "process" else f"{plural(job.workers, 'worker')} of Ray"
 
 
 def _fits(plan: Plan, max_pending_gb: int) -> bool:

@@ -7,6 +7,7 @@ from musc_ray.backbones.shape import BackboneInfo
 from musc_ray.core import products_per_tile
 from musc_ray.core.pending_distances import MAX_EXACT_REFERENCES, SUMMARY_BYTES, pending_bytes_per_patch
 from musc_ray.core.references import ReferenceWindow, reference_window, section_pairs
+from musc_ray.settings.types import ExecutorName
 
 PROCESS_BYTES = 0.6e9
 """Resident memory of a worker's libraries: torch, Ray, numba, timm (measured)."""
@@ -14,8 +15,11 @@ PROCESS_BYTES = 0.6e9
 PREPARING_BYTES = 16
 """Bytes per feature value while its shard is prepared: float16, float32 after LayerNorm, operands, sums (measured)."""
 
-START_SECONDS = 8.0
-"""Time to start a stage's workers: Python, imports, compiled kernels from their cache (measured)."""
+START_SECONDS = {"process": 6.0, "ray": 14.0}
+"""Time until the model computes, by executor: imports, Ray, workers, weights (tests/benchmarks/bench_start.py)."""
+
+KERNEL_SECONDS = 1.0
+"""Time until mutual scoring computes: imports, compiled kernels from their cache (measured)."""
 
 STORAGE_RATE = 1e9
 """Bytes per second between a worker and its storage (assumed): a share of a fast network, or a local disk."""
@@ -32,7 +36,7 @@ class Rates:
         model_operations: floating-point operations of the ViT's forward pass.
         mutual_operations: operations of the tile kernel: products, filters and maxima.
         search_operations: operations of the search for similar class tokens.
-        image_seconds: seconds to read and decode one image; overlaps with the model where cores are idle.
+        image_seconds: seconds to read and decode one image on one thread; overlaps with the model where cores are idle.
         image_bytes: mean size of an image file, 0 where unknown.
         source: how the rates were obtained.
         storage_bytes: bytes of features that a worker reads or writes; assumed.
@@ -61,7 +65,9 @@ class Job:
         on_gpu: whether each vector has its own product (see core/operands).
         side: shards along a side of a block of tiles.
         cache_bytes: prepared shards that a worker keeps.
+        executor: process or ray.
         workers: workers of a stage.
+        threads: CPU threads of a worker.
     """
 
     group_sizes: Sequence[int]
@@ -75,7 +81,9 @@ class Job:
     on_gpu: bool
     side: int
     cache_bytes: int
+    executor: ExecutorName
     workers: int
+    threads: int
 
     @property
     def patches(self) -> int:
@@ -114,7 +122,7 @@ class Plan:
     def extract_parts(self) -> dict[str, float]:
         """Seconds of the parts of the extract stage, which overlap; on a CPU, decoding takes time from the model."""
         model = self.extract_operations / self.rates.model_operations
-        reading = self.images * self.rates.image_seconds
+        reading = self.images * self.rates.image_seconds / self.job.threads
         return self._shared(
             {
                 "the model": model if self.job.on_gpu else model + reading,
@@ -139,7 +147,7 @@ class Plan:
     @property
     def extract_seconds(self) -> float:
         """Estimated time of the extract stage."""
-        return START_SECONDS + max(self.extract_parts.values())
+        return START_SECONDS[self.job.executor] + max(self.extract_parts.values())
 
     @property
     def extract_bound(self) -> str:
@@ -149,7 +157,7 @@ class Plan:
     @property
     def mutual_seconds(self) -> float:
         """Estimated time of the mutual and reduce stages."""
-        return START_SECONDS + max(self.mutual_parts.values())
+        return KERNEL_SECONDS + max(self.mutual_parts.values())
 
     @property
     def mutual_bound(self) -> str:

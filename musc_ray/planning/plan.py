@@ -1,5 +1,7 @@
 """Plan a job: list the archive as a run does, measure this machine, and pass both to the cost model."""
 
+from dataclasses import dataclass
+
 from musc_ray.backbones import BackboneInfo, describe_backbone, untrained_backbone
 from musc_ray.core.precision import DTYPES
 from musc_ray.errors import SettingsError
@@ -7,13 +9,25 @@ from musc_ray.features.arithmetic import Arithmetic, resolve_arithmetic
 from musc_ray.features.workspace import image_size_pair
 from musc_ray.planning.calibration import Workload, assumed_rates, measured_rates
 from musc_ray.planning.cost import Job, Plan, plan_job
+from musc_ray.runtime.executor import choose
 from musc_ray.runtime.hardware import LocalHardware, usable_cpus
+from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.scoring.tile_driver import block_side
 from musc_ray.settings.model import Settings
+from musc_ray.settings.types import ExecutorName
 from musc_ray.sources.catalog import Catalog, list_images
 from musc_ray.sources.images import CatalogImage
 
 SAMPLE_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The executor of a run, its workers, and the CPU threads of each."""
+
+    executor: ExecutorName
+    workers: int
+    threads: int
 
 
 def list_archive(settings: Settings) -> Catalog:
@@ -44,19 +58,35 @@ def plan_archive(settings: Settings, catalog: Catalog, gpu: str | None = None) -
     sample = _sample(list(catalog.groups.values()))
     if gpu is not None:
         on_gpu = resolve_arithmetic("cuda", settings.precision, settings.model_precision, LocalHardware())
-        job = _job(settings, info, sizes, on_gpu, settings.workers or 1)
+        machine = Machine("ray", settings.workers or 1, settings.threads or 1)
+        job = _job(settings, info, sizes, on_gpu, machine)
         return plan_job(job, assumed_rates(gpu.lower(), info, sample))
     hardware = LocalHardware()
     arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
-    threads = settings.threads or 1
-    here = hardware.gpus() if arithmetic.device == "cuda" else max(1, usable_cpus() // threads)
-    workers = settings.workers or here
-    job = _job(settings, info, sizes, arithmetic, workers)
+    machine = this_machine(settings, arithmetic.device)
+    job = _job(settings, info, sizes, arithmetic, machine)
     dtype = DTYPES[arithmetic.precision_for(max(sizes))]
     backbone = untrained_backbone(info, device=arithmetic.device, precision=arithmetic.model_precision)
-    concurrent = min(workers, here) if arithmetic.device == "cpu" else 1
-    workload = Workload(settings.degrees, settings.aggregation, dtype, settings.batch_size, concurrent, threads)
+    here = max(1, usable_cpus() // machine.threads)
+    concurrent = min(machine.workers, here) if arithmetic.device == "cpu" else 1
+    workload = Workload(settings.degrees, settings.aggregation, dtype, settings.batch_size, concurrent, machine.threads)
     return plan_job(job, measured_rates(backbone, workload, sample))
+
+
+def this_machine(settings: Settings, device: str) -> Machine:
+    """Return how a run with these settings would use machines like this one.
+
+    Raises:
+        SettingsError: settings that exclude each other.
+    """
+    options = ExecutorOptions.of(settings, device)
+    if choose(options) == "process":
+        return Machine("process", 1, settings.threads or usable_cpus())
+    if device == "cuda":
+        gpus = max(1, LocalHardware().gpus())
+        return Machine("ray", settings.workers or gpus, settings.threads or max(1, usable_cpus() // gpus))
+    threads = settings.threads or 1
+    return Machine("ray", settings.workers or max(1, usable_cpus() // threads), threads)
 
 
 def _sample(groups: list[list[CatalogImage]]) -> list[str]:
@@ -64,7 +94,7 @@ def _sample(groups: list[list[CatalogImage]]) -> list[str]:
     return [image.uri for image in max(groups, key=len)[:SAMPLE_IMAGES]]
 
 
-def _job(settings: Settings, info: BackboneInfo, sizes: list[int], arithmetic: Arithmetic, workers: int) -> Job:
+def _job(settings: Settings, info: BackboneInfo, sizes: list[int], arithmetic: Arithmetic, machine: Machine) -> Job:
     shards = [-(-size // settings.shard_size) for size in sizes if size >= 2]
     patches = info.grid[0] * info.grid[1]
     return Job(
@@ -77,7 +107,9 @@ def _job(settings: Settings, info: BackboneInfo, sizes: list[int], arithmetic: A
         batch_size=settings.batch_size,
         itemsize=DTYPES[arithmetic.precision_for(max(sizes))].itemsize,
         on_gpu=arithmetic.device == "cuda",
-        side=block_side(settings, shards, len(info.layers), patches, workers),
+        side=block_side(settings, shards, len(info.layers), patches, machine.workers),
         cache_bytes=settings.cache_mb * 2**20,
-        workers=workers,
+        executor=machine.executor,
+        workers=machine.workers,
+        threads=machine.threads,
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -20,9 +21,19 @@ from musc_ray.core.pending_distances import (
 )
 from musc_ray.core.references import reference_window, section_pairs
 from musc_ray.errors import SettingsError
+from musc_ray.planning import plan as planning
 from musc_ray.planning.calibration import assumed_rates
-from musc_ray.planning.cost import Job, Rates, forward_operations, pending_bytes, plan_job
-from musc_ray.planning.plan import list_archive, plan_archive
+from musc_ray.planning.cost import (
+    KERNEL_SECONDS,
+    START_SECONDS,
+    Job,
+    Rates,
+    forward_operations,
+    pending_bytes,
+    plan_job,
+)
+from musc_ray.planning.plan import Machine, list_archive, plan_archive
+from musc_ray.runtime import executor
 from musc_ray.scoring.ring import GroupImages, tiles_of
 from musc_ray.settings.loading import load_settings
 from tests.helpers.pictures import write_pictures
@@ -44,7 +55,9 @@ def job(sizes: list[int], references: int | None = None, **given: object) -> Job
         on_gpu=False,
         side=2,
         cache_bytes=2**30,
+        executor="ray",
         workers=2,
+        threads=1,
     )
     return dataclasses.replace(made, **given)
 
@@ -99,11 +112,42 @@ def test_summaries_bound_what_waits_of_very_many_references():
 
 def test_time_follows_work_and_workers():
     one, two = (plan_job(job([2000], workers=workers), RATES) for workers in (1, 2))
-    start = 8.0
-    assert one.mutual_seconds - start == pytest.approx(2 * (two.mutual_seconds - start))
-    assert one.extract_seconds - start == pytest.approx(2000 * (forward_operations(INFO) / 1e12 + 0.01))
+    assert one.mutual_seconds - KERNEL_SECONDS == pytest.approx(2 * (two.mutual_seconds - KERNEL_SECONDS))
+    assert one.extract_seconds - START_SECONDS["ray"] == pytest.approx(2000 * (forward_operations(INFO) / 1e12 + 0.01))
     assert plan_job(job([4000], 64), RATES).pairs == 2 * plan_job(job([2000], 64), RATES).pairs
     assert plan_job(job([4000]), RATES).pairs > 3.9 * one.pairs
+
+
+def test_a_process_starts_sooner_and_decodes_on_its_threads():
+    ray, process = (plan_job(job([2000], executor=name, workers=1), RATES) for name in ("ray", "process"))
+    assert ray.extract_seconds - process.extract_seconds == START_SECONDS["ray"] - START_SECONDS["process"] > 0
+    assert ray.mutual_seconds == process.mutual_seconds
+    threads = plan_job(job([2000], executor="process", workers=1, threads=4), RATES)
+    assert process.extract_seconds - threads.extract_seconds == pytest.approx(2000 * 0.01 * 3 / 4)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "device", "settings", "expected"),
+    [
+        (2, 0, "cpu", {}, Machine("process", 1, 2)),
+        (2, 0, "cpu", {"threads": 1}, Machine("process", 1, 1)),
+        (2, 0, "cpu", {"executor": "ray"}, Machine("ray", 2, 1)),
+        (2, 0, "cpu", {"workers": 6}, Machine("ray", 6, 1)),
+        (64, 0, "cpu", {}, Machine("ray", 64, 1)),
+        (64, 0, "cpu", {"threads": 4}, Machine("ray", 16, 4)),
+        (16, 1, "cuda", {}, Machine("process", 1, 16)),
+        (16, 4, "cuda", {}, Machine("ray", 4, 4)),
+        (16, 4, "cuda", {"workers": 32, "address": "head:6379"}, Machine("ray", 32, 4)),
+    ],
+)
+def test_a_plan_is_of_the_executor_that_a_run_would_use(monkeypatch, cpus, gpus, device, settings, expected):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for module in (executor, planning):
+        monkeypatch.setattr(module, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr(executor, "count_gpus", lambda: gpus)
+    monkeypatch.setattr(planning.LocalHardware, "gpus", lambda _: gpus)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    assert planning.this_machine(load_settings(None, settings), device) == expected
 
 
 def test_a_gpu_multiplies_each_degree_and_decodes_behind_the_model():
@@ -138,7 +182,13 @@ def test_workers_are_planned_on_the_cpus_that_this_process_may_use(monkeypatch, 
     measured = []
     monkeypatch.setattr("musc_ray.planning.plan.measured_rates", lambda *given: measured.append(given) or RATES)
     write_pictures(tmp_path, 3)
-    given = {"source": str(tmp_path), "backbone": "dinov2-vit-s-14", "image_size": 56, "device": "cpu"}
+    given = {
+        "source": str(tmp_path),
+        "backbone": "dinov2-vit-s-14",
+        "image_size": 56,
+        "device": "cpu",
+        "executor": "ray",
+    }
     settings = load_settings(None, {**given, "threads": threads})
     plan = plan_archive(settings, list_archive(settings))
     assert plan.job.workers == workers
