@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 import musc_ray
 from musc_ray.cli import inspecting, results, running
 from musc_ray.cli.errors import FAILED, ReadableErrors, Stopped, stopped
+from musc_ray.cli.verbs import MARKUP, Verb
 from musc_ray.settings.credentials import log_to_stderr
 
 VERBS = {
@@ -22,20 +23,27 @@ VERBS = {
 }
 """All verbs by the panel of `musc-ray --help`."""
 
+
+class Verbs(ReadableErrors):
+    """The `musc-ray` command with its verbs."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for panel, verbs in VERBS.items():
+            for verb in verbs:
+                self.add_command(Verb(verb, panel))
+
+
 app = typer.Typer(
     name="musc-ray",
     help="Find defects in large archives of unlabeled industrial images: images of one product score each other.",
-    cls=ReadableErrors,
+    cls=Verbs,
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=MARKUP,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-for panel, verbs in VERBS.items():
-    for verb in verbs:
-        app.command(rich_help_panel=panel)(verb)
 
 
 def _print_version(wanted: bool) -> None:

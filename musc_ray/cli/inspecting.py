@@ -1,20 +1,22 @@
 """Verbs for before and during a run: plan, settings, status."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from musc_ray.cli.options import EARLIER_RUNS, AsJson, Uses, with_settings
 from musc_ray.cli.running import NIGHT, SCORING
+from musc_ray.cli.verbs import EARLIER_RUNS, AsJson, Uses, uses_settings
 from musc_ray.runtime.progress import Progress
-from musc_ray.settings.model import Settings
+
+if TYPE_CHECKING:
+    from musc_ray.settings.model import Settings
 
 
-@with_settings(
-    Uses(SCORING, but=NIGHT, arguments={"source": None, "out": "As in `musc-ray run`; nothing is written there."})
+@uses_settings(
+    Uses(SCORING, but_kinds=NIGHT, arguments={"source": None, "out": "As in `musc-ray run`; nothing is written there."})
 )
 def plan(
-    settings: Settings,
+    settings: "Settings",
     gpu: Annotated[
         str | None, typer.Option(help="Plan for workers with this kind of GPU, such as h100, a100 or l4.")
     ] = None,

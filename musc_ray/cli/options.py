@@ -3,11 +3,11 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from musc_ray.cli.verbs import Uses
 from musc_ray.errors import SettingsError
 from musc_ray.settings.affects import Effect, affects_of
 from musc_ray.settings.loading import load_settings
@@ -30,49 +30,8 @@ PANELS: Mapping[Effect, str] = {
 }
 """Panels of `--help` in their order, by what a setting affects; a setting stands in that of its first effect."""
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.", metavar=" ", show_default=False)]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document and nothing else.", metavar=" ", show_default=False)
-]
-
 NOT = "no_"
 """Prefix of the parameter that says no to a flag."""
-
-EARLIER_RUNS = "The OUT of earlier runs."
-
-
-@dataclass(frozen=True)
-class Uses:
-    """The settings that a verb can use: those that affect one of `kinds`, or are named.
-
-    Attributes:
-        kinds: keys of PANELS.
-        also: further settings by name.
-        but: settings that the verb cannot use although they affect one of `kinds`.
-        arguments: settings that are given by position, with their help; None takes the setting's description.
-        only: whether a `--set` of another setting is refused, rather than taken as part of a job's settings.
-    """
-
-    kinds: Sequence[Effect]
-    also: Sequence[str] = ()
-    but: Sequence[str] = ()
-    arguments: Mapping[str, str | None] | None = None
-    only: bool = False
-
-    @property
-    def positional(self) -> Mapping[str, str | None]:
-        """The settings that are given by position."""
-        return {"source": None, "out": None} if self.arguments is None else self.arguments
-
-    @property
-    def options(self) -> list[str]:
-        """The settings that are options, by panel."""
-        used = [
-            name
-            for name in Settings.model_fields
-            if name not in (*self.positional, *self.but) and (name in self.also or {*effects(name)} & {*self.kinds})
-        ]
-        return sorted(used, key=lambda name: list(PANELS).index(panel_of(name)))
 
 
 def with_settings(uses: Uses) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -92,7 +51,7 @@ def with_settings(uses: Uses) -> Callable[[Callable[..., None]], Callable[..., N
             mappings = [f"{name}={given.pop(name)}" for name in [*given] if metavar(name) == "MAPPING"]
             verb(load_settings(values.pop("config"), given, [*mappings, *set_options]), **values)
 
-        own = list(inspect.signature(verb, eval_str=True).parameters.values())[1:]
+        own = list(inspect.signature(verb).parameters.values())[1:]
         parameters = [
             *(_argument(name, text) for name, text in uses.positional.items()),
             *own,
@@ -104,10 +63,21 @@ def with_settings(uses: Uses) -> Callable[[Callable[..., None]], Callable[..., N
             [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
         )
         command.__annotations__ = {}
-        command.uses = uses  # type: ignore[attr-defined]
         return command
 
     return decorate
+
+
+def options_of(uses: Uses) -> list[str]:
+    """Return the settings that are options of a verb, by panel."""
+
+    def takes(name: str) -> bool:
+        of_setting = {*effects(name)}
+        if name in (*uses.positional, *uses.but) or of_setting & {*uses.but_kinds}:
+            return False
+        return name in uses.also or bool(of_setting & {*uses.kinds})
+
+    return sorted(filter(takes, Settings.model_fields), key=lambda name: list(PANELS).index(panel_of(name)))
 
 
 def effects(name: str) -> tuple[Effect, ...]:

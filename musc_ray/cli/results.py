@@ -1,14 +1,16 @@
 """Verbs for after a run: runs, report, evaluate, heatmaps, publish, gc."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from musc_ray.cli.options import EARLIER_RUNS, AsJson, Quiet, Uses, with_settings
+from musc_ray.cli.verbs import EARLIER_RUNS, AsJson, Quiet, Uses, uses_settings
 from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.runtime.progress import Progress
-from musc_ray.settings.model import Settings
+
+if TYPE_CHECKING:
+    from musc_ray.settings.model import Settings
 
 Out = Annotated[str, typer.Argument(help=EARLIER_RUNS, metavar="OUT")]
 
@@ -44,7 +46,7 @@ def runs(out: Out, as_json: AsJson = False) -> None:
         print_runs(documents)
 
 
-@with_settings(
+@uses_settings(
     Uses(
         ("report", "runtime"),
         also=("run_id",),
@@ -53,7 +55,7 @@ def runs(out: Out, as_json: AsJson = False) -> None:
         only=True,
     )
 )
-def report(settings: Settings, quiet: Quiet = False) -> None:
+def report(settings: "Settings", quiet: Quiet = False) -> None:
     """Write the report of a complete run again: after an evaluation, with another threshold, with more images shown.
 
     A threshold or contamination also changes the column is_anomalous of the scores. Other settings are the run's.
@@ -71,8 +73,8 @@ def report(settings: Settings, quiet: Quiet = False) -> None:
     print_total_time()
 
 
-@with_settings(Uses(("evaluate", "runtime"), also=("run_id",), but=("device",), arguments={"out": EARLIER_RUNS}))
-def evaluate(settings: Settings, quiet: Quiet = False) -> None:
+@uses_settings(Uses(("evaluate", "runtime"), also=("run_id",), but=("device",), arguments={"out": EARLIER_RUNS}))
+def evaluate(settings: "Settings", quiet: Quiet = False) -> None:
     """Compare a run with labels and masks: AUROC, AP, F1-max, PRO and AUPIMO. Scores never change.
 
     Example: `musc-ray evaluate results/ --labels labels.csv`
@@ -87,11 +89,11 @@ def evaluate(settings: Settings, quiet: Quiet = False) -> None:
     print_total_time()
 
 
-@with_settings(
+@uses_settings(
     Uses(("runtime",), also=("run_id", "overwrite"), but=("device",), arguments={"out": EARLIER_RUNS}, only=True)
 )
 def heatmaps(
-    settings: Settings,
+    settings: "Settings",
     file_format: Annotated[HeatmapFormat, typer.Option("--format", help="Pictures, or float32 values.")],
     overlay: Annotated[bool, typer.Option("--overlay", help="Blend a png with the original.", metavar=" ")] = False,
     top: Annotated[int | None, typer.Option(min=1, help="Only the N worst of each group.", metavar="N")] = None,
@@ -115,8 +117,8 @@ def heatmaps(
     print_total_time()
 
 
-@with_settings(Uses(("publish",), also=("run_id",), arguments={"out": EARLIER_RUNS}, only=True))
-def publish(settings: Settings) -> None:
+@uses_settings(Uses(("publish",), also=("run_id",), arguments={"out": EARLIER_RUNS}, only=True))
+def publish(settings: "Settings") -> None:
     """Publish complete runs to an Iceberg table; runs that are in it stay as they are.
 
     Example: `musc-ray publish results/ --lake '{catalog: https://host/iceberg, table: plant.scores}'`

@@ -1,26 +1,28 @@
 """Verbs that score images: run, extract, score, rescore, benchmark, demo."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from musc_ray.cli.options import EARLIER_RUNS, Quiet, Uses, with_settings
+from musc_ray.cli.verbs import EARLIER_RUNS, Quiet, Uses, uses_settings
 from musc_ray.errors import SettingsError
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.affects import Effect
-from musc_ray.settings.model import Settings, settings_affecting
+
+if TYPE_CHECKING:
+    from musc_ray.settings.model import Settings
 
 SCORING: tuple[Effect, ...] = (
     "source", "features", "scores", "report", "publish", "output", "run", "extraction", "scoring", "runtime",
 )  # fmt: skip
 """What the settings affect that verbs which score images can use."""
 
-NIGHT = settings_affecting("night")
-"""Settings of `rescore` alone."""
+NIGHT: tuple[Effect, ...] = ("night",)
+"""What the settings of `rescore` alone affect."""
 
 
-@with_settings(Uses(SCORING, but=NIGHT))
-def run(settings: Settings, quiet: Quiet = False) -> None:
+@uses_settings(Uses(SCORING, but_kinds=NIGHT))
+def run(settings: "Settings", quiet: Quiet = False) -> None:
     """Score every image of SOURCE and write scores and a report to OUT. Running it again resumes.
 
     Example: `musc-ray run photos/ results/ --backbone dinov2-vit-s-14 --weights vit_s.safetensors --image-size 224`
@@ -33,13 +35,13 @@ def run(settings: Settings, quiet: Quiet = False) -> None:
     finish_run(result)
 
 
-@with_settings(
+@uses_settings(
     Uses(
         ("source", "features", "extraction", "runtime"),
         also=("overwrite",),
     )
 )
-def extract(settings: Settings, quiet: Quiet = False) -> None:
+def extract(settings: "Settings", quiet: Quiet = False) -> None:
     """Extract the features of SOURCE into OUT and stop, as on GPU nodes; `musc-ray score` does the rest.
 
     Example: `musc-ray extract photos/ results/ --backbone dinov2-vit-s-14 --weights vit_s.safetensors`
@@ -52,8 +54,8 @@ def extract(settings: Settings, quiet: Quiet = False) -> None:
     print_extracted(figures)
 
 
-@with_settings(Uses(SCORING, but=NIGHT))
-def score(settings: Settings, quiet: Quiet = False) -> None:
+@uses_settings(Uses(SCORING, but_kinds=NIGHT))
+def score(settings: "Settings", quiet: Quiet = False) -> None:
     """Score images whose features `musc-ray extract` wrote to OUT; images without features are refused.
 
     Example: `musc-ray score photos/ results/ --backbone dinov2-vit-s-14 --weights vit_s.safetensors --references 256`
@@ -66,9 +68,9 @@ def score(settings: Settings, quiet: Quiet = False) -> None:
     finish_run(result)
 
 
-@with_settings(Uses(("night", *SCORING), arguments={"out": EARLIER_RUNS}))
+@uses_settings(Uses(("night", *SCORING), arguments={"out": EARLIER_RUNS}))
 def rescore(
-    settings: Settings,
+    settings: "Settings",
     new: Annotated[
         bool, typer.Option("--new", help="Score what no run has scored yet, or has changed: the default.", metavar=" ")
     ] = False,
@@ -90,8 +92,8 @@ def rescore(
     finish_night(result, waiting)
 
 
-@with_settings(Uses((*SCORING, "evaluate", "benchmark"), but=("group_by", "column", *NIGHT)))
-def benchmark(settings: Settings, quiet: Quiet = False) -> None:
+@uses_settings(Uses((*SCORING, "evaluate", "benchmark"), but=("group_by", "column"), but_kinds=NIGHT))
+def benchmark(settings: "Settings", quiet: Quiet = False) -> None:
     """Score and evaluate the dataset in SOURCE by the paper's protocol: test images only, each category a group.
 
     SOURCE is a folder with the categories of MVTec AD, MVTec AD 2, VisA, BTAD or 3CAD. Labels are used for the metrics
@@ -111,15 +113,16 @@ def benchmark(settings: Settings, quiet: Quiet = False) -> None:
     fail_with_groups(result)
 
 
-@with_settings(
+@uses_settings(
     Uses(
         SCORING,
-        but=("source", "backbone", "weights", "group_by", "column", *NIGHT),
+        but=("source", "backbone", "weights", "group_by", "column"),
+        but_kinds=NIGHT,
         arguments={"out": "Folder of all that the demo writes."},
     )
 )
 def demo(
-    settings: Settings,
+    settings: "Settings",
     images: Annotated[str, typer.Option(help="How many solar cells: a number, or `all` mono cells.")] = "240",
     quiet: Quiet = False,
 ) -> None:

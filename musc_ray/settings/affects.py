@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic.fields import FieldInfo
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 Effect = Literal[
     "source",
@@ -59,7 +60,7 @@ def affects(*effects: Effect, omit_default: bool = False) -> Affects:
     return Affects(effects, omit_default)
 
 
-def affects_of(field: FieldInfo) -> Affects:
+def affects_of(field: "FieldInfo") -> Affects:
     """Return what a field of `Settings` declares.
 
     Raises:

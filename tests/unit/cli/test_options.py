@@ -8,7 +8,6 @@ from musc_ray.cli.app import VERBS
 from musc_ray.cli.errors import ReadableErrors
 from musc_ray.cli.options import (
     PANELS,
-    Uses,
     choices,
     default_text,
     help_text,
@@ -17,6 +16,7 @@ from musc_ray.cli.options import (
     panel_of,
     with_settings,
 )
+from musc_ray.cli.verbs import Uses
 from musc_ray.settings.affects import EFFECTS
 from musc_ray.settings.model import Settings
 
