@@ -43,9 +43,11 @@ mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ([0.485, 0.456,
 tokens, classes = [], []
 with torch.inference_mode():
     for start in range(0, len(paths), 8):
-        pictures = [Image.open(path).convert("RGB").resize((size, size), Image.BICUBIC) for path in paths[start:start + 8]]
+        opened = [Image.open(path).convert("RGB") for path in paths[start:start + 8]]
+        pictures = [picture.resize((size, size), Image.BICUBIC) for picture in opened]
         pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2) / 255
-        final, layers = model.forward_intermediates((pixels - mean) / std, indices=[2, 5, 8, 11], norm=True, output_fmt="NLC")
+        normal, chosen = (pixels - mean) / std, [2, 5, 8, 11]
+        final, layers = model.forward_intermediates(normal, indices=chosen, norm=True, output_fmt="NLC")
         tokens.append(torch.stack(layers))
         classes.append(final[:, 0])
     layers = torch.cat(tokens, dim=1)
