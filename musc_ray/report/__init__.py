@@ -14,6 +14,6 @@
 Data are scripts, since a page opened from a folder may not read other files (see static/data.js).
 
 Modules: build.py (the driver) makes contents.py from the tables of a run; pages.py makes the pages; site_writer.py
-(the role of its workers) writes image_table.py (rows and details of the table of images) and pictures.py. heatmaps.py (driver),
-heatmap_writer.py (role) and heatmap_files.py (encoding) export heat maps as files.
+(the role of its workers) writes image_table.py (rows and details of the table of images) and pictures.py. heatmaps.py
+(the driver), heatmap_writer.py (the role) and heatmap_files.py (encoding) export heat maps as files.
 """
