@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from musc_ray.errors import ImageError, MuscRayError
 from musc_ray.features.workspace import Workspace
 from musc_ray.settings.limits import ImageLimits
-from musc_ray.sources.decoding import sample_image
 from musc_ray.sources.deep import DeepSample, Range, Rule, find_range
 from musc_ray.sources.images import CatalogImage
 from musc_ray.sources.reading import read_image
@@ -95,6 +94,8 @@ def read_sample(images: Sequence[CatalogImage], limits: ImageLimits) -> list[Dee
     Raises:
         StorageError: the storage did not answer.
     """
+
+    from musc_ray.sources.decoding import sample_image  # here: a run that continues has its ranges
 
     def read(image: CatalogImage) -> DeepSample | None:
         try:

@@ -3,13 +3,16 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from musc_ray.features.context import RunContext
-from musc_ray.features.read_ahead import DecodedImage
 from musc_ray.storage.shards import BrokenShardError, read_meta
+
+if TYPE_CHECKING:
+    from musc_ray.features.read_ahead import DecodedImage  # it decodes images, which the driver of this module does not
 
 MAX_FOOTERS = 32
 """Footers that are read at a time."""
@@ -27,7 +30,7 @@ class OnePicture:
         self.first: npt.NDArray[np.uint8] | None = None
         self.differ = False
 
-    def watch(self, batches: Iterator[list[DecodedImage]]) -> Iterator[list[DecodedImage]]:
+    def watch(self, batches: "Iterator[list[DecodedImage]]") -> "Iterator[list[DecodedImage]]":
         """Look at batches as they pass."""
         for batch in batches:
             for _, pixels in batch:

@@ -9,10 +9,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
-from musc_ray.core.pixel_map import pixel_map
 from musc_ray.report.colormap import colormap
 from musc_ray.sources.containers import image_name
 from musc_ray.storage.paths import escape_group
@@ -33,6 +31,10 @@ def heatmap_name(uri: str, image_id: str, extension: str) -> str:
 
 def upsample(patch_map: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Resize a patch map (h, w) to an image's `size` (W, H) in pixels: (H, W), bilinear with aligned corners."""
+    import torch  # here, for the workers alone
+
+    from musc_ray.core.pixel_map import pixel_map
+
     result: npt.NDArray[np.float32] = pixel_map(torch.tensor(patch_map)[None], size[::-1])[0].numpy()
     return result
 

@@ -4,7 +4,6 @@ from PIL import Image
 
 from musc_ray.errors import ImageError
 from musc_ray.settings.limits import ImageLimits
-from musc_ray.sources.decoding import decode_original
 from musc_ray.sources.deep import BY_FORMAT, Intensity, Range
 from musc_ray.sources.reading import read_image
 from musc_ray.storage.retry import PERMANENT
@@ -25,6 +24,8 @@ def read_original(
         ImageError: this image cannot be read: missing, broken, too large.
         StorageError: the storage failed, which says nothing about the image.
     """
+    from musc_ray.sources.decoding import decode_original  # here, for the workers alone: it loads all of Pillow
+
     try:
         used: Intensity = BY_FORMAT if intensity is None else Range.stated(*intensity)
         return decode_original(read_image(uri, limits.bytes), limits.pixels, at_least, used)

@@ -7,7 +7,6 @@ from datetime import UTC
 from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -124,6 +123,8 @@ def run_files(
 
 
 def _page(template: str, **content: Any) -> str:
+    import jinja2  # here: a complete run that is shown again has its pages
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("musc_ray.report"),
         autoescape=True,

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 THUMBNAIL_SIDE = 160
 """Pixels of a cell of a sheet; a multiple of 16, the JPEG block, so that neighbours hardly bleed into each other."""
@@ -36,6 +36,8 @@ def sheet(thumbnails: Sequence[Image.Image | None]) -> Image.Image:
 
 def marked(picture: Image.Image, patches: Sequence[int], grid: tuple[int, int]) -> Image.Image:
     """Colour and frame patches of `picture`, given row-major on its (h, w) grid."""
+    from PIL import ImageDraw  # here, as drivers use the constants of this module
+
     h, w = grid
     shade = Image.new("L", picture.size)
     draw = ImageDraw.Draw(shade)

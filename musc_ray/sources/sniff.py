@@ -8,7 +8,6 @@ from typing import Literal
 import fsspec
 from PIL import Image
 
-from musc_ray.sources.decoding import FORMATS
 from musc_ray.storage.retry import with_retries
 
 HEAD_BYTES = 1024
@@ -82,6 +81,8 @@ def content_kind(head: bytes) -> Content:
 
 def _is_image(head: bytes) -> bool:
     """Ask Pillow's formats, in the order in which it tries them; TGA has no signature."""
+    from musc_ray.sources.decoding import FORMATS  # here: it loads all of Pillow; names tell most files
+
     if _is_text(head):
         return ASCII_PICTURE.match(head) is not None and _opens(head, ["PPM"])
     for name in FORMATS:
