@@ -15,6 +15,7 @@ from musc_ray.evaluate.run_metrics import image_aurocs
 from musc_ray.features.context import RunContext, open_context
 from musc_ray.features.errors_table import check_errors, group_errors, listing_errors, write_errors
 from musc_ray.features.missing import extract_missing
+from musc_ray.features.workspace import check_start
 from musc_ray.lake.publish import check_lake, publish_complete
 from musc_ray.planning.pending import check_pending
 from musc_ray.report.build import write_report
@@ -57,6 +58,7 @@ def run_archive(
     Raises:
         MuscRayError: the job cannot continue; what is done stays, and the same command resumes it.
     """
+    _check_start(settings, progress)
     with open_executor(ExecutorOptions.of(settings), progress) as executor:
         context, stages = _list_images(settings, executor, progress)
         if extracted:
@@ -146,6 +148,7 @@ def extract_archive(settings: Settings, progress: Progress) -> dict[str, Any]:
     Raises:
         MuscRayError: as `run_archive`.
     """
+    _check_start(settings, progress)
     with open_executor(ExecutorOptions.of(settings), progress) as executor:
         context, stages = _list_images(settings, executor, progress)
         errors = listing_errors(context.catalog.unreadable)
@@ -157,11 +160,17 @@ def extract_archive(settings: Settings, progress: Progress) -> dict[str, Any]:
     return {**stages["extract"], "failed": len(errors), "skipped": len(context.catalog.skipped)}
 
 
-def _list_images(settings: Settings, executor: Executor, progress: Progress) -> tuple[RunContext, Stages]:
-    """Run the catalog stage; returns the run's context and the figures of the stage."""
+def _check_start(settings: Settings, progress: Progress) -> None:
+    """Refuse a job that cannot work before Ray, a model or a download is started for it."""
     for name in ("since", "window", "rescore_window"):
         if getattr(settings, name):
             raise SettingsError(f"{name} is for images that come later: use `musc-ray rescore OUT`.")
+    with progress.phase("looking at source and OUT"):
+        check_start(settings)
+
+
+def _list_images(settings: Settings, executor: Executor, progress: Progress) -> tuple[RunContext, Stages]:
+    """Run the catalog stage; returns the run's context and the figures of the stage."""
     with progress.stage("catalog", total=None, unit="images") as stage:
         context = open_context(settings, executor)
         stage.advance(context.images)

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from musc_ray.errors import SettingsError
 from musc_ray.features.ids import run_id, run_values
 from musc_ray.features.intensity import FoundRange, group_ranges, stated
 from musc_ray.features.sharding import GroupShards, assign_shards
-from musc_ray.features.workspace import Workspace, open_out, start_workers
+from musc_ray.features.workspace import Workspace, open_out, source_and_out, start_workers
 from musc_ray.runtime.executor import Executor
 from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import Catalog, list_images
@@ -62,13 +61,12 @@ def open_context(settings: Settings, executor: Executor) -> RunContext:
 
     Raises:
         SettingsError: source or out is missing, or a setting does not fit the backbone.
-        MuscRayError: weights, source, OUT or the cluster cannot be used.
+        MuscRayError: weights, source or the cluster cannot be used.
     """
-    if settings.source is None or settings.out is None:
-        raise SettingsError("A run needs a source and an out: give both, as in `musc-ray run SOURCE OUT`.")
-    workspace = open_out(settings, settings.out, executor)
+    source, out = source_and_out(settings)
+    workspace = open_out(settings, out, executor)
     start_workers(workspace, executor)
-    catalog = list_images(settings.source, settings.group_by, column=settings.column)
+    catalog = list_images(source, settings.group_by, column=settings.column)
     return replace(context_of(workspace, catalog.groups), catalog=catalog)
 
 

@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 
-from musc_ray.backbones.describe import describe_backbone
+from musc_ray.backbones.describe import describe_backbone, describe_known
 from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.shape import BackboneInfo
-from musc_ray.backbones.weights import fetch_weights
+from musc_ray.backbones.weights import check_weights, fetch_weights
+from musc_ray.errors import SettingsError
 from musc_ray.features.arithmetic import Arithmetic, resolve_arithmetic
 from musc_ray.features.ids import features_id, features_values
 from musc_ray.runtime.executor import Executor
 from musc_ray.settings.model import Settings
+from musc_ray.sources.catalog import check_source
 from musc_ray.storage.filesystem import absolute, check_writable
 from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.paths import OutPaths
@@ -37,11 +39,44 @@ class Workspace:
     arithmetic: Arithmetic
 
 
+def source_and_out(settings: Settings) -> tuple[str, str]:
+    """Return the source and the out of a run.
+
+    Raises:
+        SettingsError: one is missing.
+    """
+    if settings.source is None or settings.out is None:
+        raise SettingsError("A run needs a source and an out: give both, as in `musc-ray run SOURCE OUT`.")
+    return settings.source, settings.out
+
+
+def check_start(settings: Settings) -> None:
+    """Refuse a job that cannot work before anything is imported, started or downloaded for it.
+
+    Raises:
+        SettingsError: source or out is missing, or a backbone, image size or layers that do not exist.
+        MuscRayError: there is no weights file, nothing at the source, or OUT cannot be written.
+    """
+    source, out = source_and_out(settings)
+    limit_requests(settings.max_requests)
+    describe_known(settings.backbone, image_size_pair(settings), settings.layers)
+    check_weights(resolve_backbone(settings.backbone), settings.weights)
+    check_source(source, settings.group_by, settings.column)
+    out_paths = OutPaths.at(out)
+    check_writable(out_paths.fs, out_paths.root)
+
+
 def open_out(settings: Settings, out: str, executor: Executor) -> Workspace:
     """Resolve backbone, weights and arithmetic, and the id of the features that they make.
 
+    Args:
+        settings: of the job, as `check_start` lets them pass.
+        out: of the job.
+        executor: knows the hardware of the workers.
+
     Raises:
-        MuscRayError: weights, OUT or the cluster cannot be used.
+        SettingsError: a setting does not fit the backbone.
+        MuscRayError: weights or the cluster cannot be used.
     """
     limit_requests(settings.max_requests)
     info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers)
@@ -49,7 +84,6 @@ def open_out(settings: Settings, out: str, executor: Executor) -> Workspace:
     if settings.weights is not None:  # workers have another working directory
         settings = settings.model_copy(update={"weights": absolute(settings.weights)})
     out_paths = OutPaths.at(out)
-    check_writable(out_paths.fs, out_paths.root)
     hardware = executor.hardware()
     arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
     values = features_values(settings, info, weights.sha256, arithmetic)

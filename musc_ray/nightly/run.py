@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from musc_ray.errors import SettingsError
 from musc_ray.features.context import context_of
-from musc_ray.features.workspace import open_out, start_workers
+from musc_ray.features.workspace import check_start, open_out, start_workers
 from musc_ray.nightly.history import known_images, seen_snapshot
 from musc_ray.nightly.selection import select_night
 from musc_ray.pipeline import score_archive
@@ -63,6 +63,8 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
         raise SettingsError("A nightly run needs a source and an out.")
     if not settings.keep_features:
         raise SettingsError("A nightly run compares with the features of earlier images: set keep_features to true.")
+    with progress.phase("looking at source and OUT"):
+        check_start(settings)
     out_paths = OutPaths.at(out)
     running = open_executor(ExecutorOptions.of(settings), progress)
     only_one = lease(out_paths.fs, out_paths.night_lease, "A nightly run", progress.phase)

@@ -38,6 +38,15 @@ class Source(ABC):
             MuscRayError: it cannot be listed, or not to its end.
         """
 
+    @abstractmethod
+    def may_hold_images(self) -> bool:
+        """Return False where a quick look shows that there is nothing to list; nothing is listed for it.
+
+        Raises:
+            FileNotFoundError: there is nothing at this SOURCE.
+            MuscRayError: it cannot be looked at.
+        """
+
     def walked(self) -> str | None:
         """Return the path, prefix or glob whose files are listed; None if only rows of a table are.
 

@@ -11,7 +11,7 @@ from musc_ray.sources.base import Source
 from musc_ray.sources.grouping import group_pattern, grouping_notes
 from musc_ray.sources.images import CatalogImage, ListedImage, Skipped, Unreadable, image_id
 from musc_ray.sources.names import IMAGE_SUFFIXES
-from musc_ray.sources.registry import list_source, open_source
+from musc_ray.sources.registry import list_source, may_hold_images, open_source
 from musc_ray.storage.schemas import CATALOG, SKIPPED
 
 MAX_EXAMPLES = 3
@@ -50,6 +50,23 @@ class Catalog:
     def listed(self) -> int:
         """Number of entries: images, skipped and unreadable ones."""
         return self.images + len(self.skipped) + len(self.unreadable)
+
+
+def check_source(source: str, group_by: str | None = None, column: str | None = None) -> None:
+    """Check that there is something at a source, before work that takes longer; what there is, only a listing tells.
+
+    Args:
+        source, group_by, column: as for `list_images`.
+
+    Raises:
+        MuscRayError: no such source, or a local folder without files.
+        SettingsError: group_by is neither, or `column` names no columns.
+    """
+    if group_by is not None:
+        group_pattern(group_by)
+    opened = open_source(source, column)
+    if not may_hold_images(opened):
+        raise _nothing(source, None, Catalog())
 
 
 def list_images(

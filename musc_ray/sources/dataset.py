@@ -26,7 +26,7 @@ from musc_ray.sources.parquet_images import HIDDEN, named_errors, stored_images,
 from musc_ray.sources.partitions import partition_schema, partition_values, table_folder
 from musc_ray.sources.row_filter import arrow_condition, in_utc
 from musc_ray.sources.rows import RowTable, named_image, rows_of
-from musc_ray.sources.walk import walk_files
+from musc_ray.sources.walk import may_hold_files, walk_files
 from musc_ray.storage.filesystem import open_filesystem
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ class DatasetSource(Source):
     def recognises(cls, text: str) -> bool:
         """Return whether a SOURCE has a filter."""
         return FILTER in text
+
+    def may_hold_images(self) -> bool:
+        """Look at the place before the filter; see `Source.may_hold_images`."""
+        return may_hold_files(*open_filesystem(self.folder))
 
     def walked(self) -> str:
         """Return the folder or glob before the filter; see `Source.walked`."""

@@ -13,7 +13,7 @@ from musc_ray.sources.judged import judged_by_head, judged_by_name
 from musc_ray.sources.mask_folders import without_masks
 from musc_ray.sources.names import is_image_name
 from musc_ray.sources.sniff import read_head
-from musc_ray.sources.walk import walk_files
+from musc_ray.sources.walk import may_hold_files, walk_files
 from musc_ray.storage.filesystem import open_filesystem
 from musc_ray.storage.retry import StorageError
 
@@ -30,6 +30,10 @@ class FilesSource(Source):
     def recognises(cls, text: str) -> bool:
         """Return True: whatever no other kind recognises is a place of files."""
         return True
+
+    def may_hold_images(self) -> bool:
+        """Look whether there is a file, a folder with files, or the folder of a glob; see `Source.may_hold_images`."""
+        return may_hold_files(*open_filesystem(self.text))
 
     def walked(self) -> str:
         """Return the SOURCE itself; see `Source.walked`."""

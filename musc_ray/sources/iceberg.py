@@ -53,6 +53,11 @@ class IcebergSource(Source):
         """Return whether a SOURCE begins with iceberg://."""
         return text.startswith(SCHEME)
 
+    def may_hold_images(self) -> bool:
+        """Open the table, which may be empty for now; see `Source.may_hold_images`."""
+        _open(parse_source(self.text))
+        return True
+
     def snapshot(self) -> int | None:
         """Return the snapshot that the source stands for now; None where its table is empty."""
         wanted = parse_source(self.text)

@@ -1,6 +1,7 @@
 """All kinds of sources: recognise a SOURCE and list its images."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from musc_ray.errors import MuscRayError, SettingsError, reason_of
 from musc_ray.settings.columns import parse_columns
@@ -39,8 +40,24 @@ def list_source(source: Source) -> Iterator[Entry]:
     Raises:
         MuscRayError: there is no such source, or it cannot be listed, or not to its end.
     """
-    try:
+    with _one_sentence(source):
         yield from source.entries()
+
+
+def may_hold_images(source: Source) -> bool:
+    """Return False where a quick look shows that a source has nothing to list; whatever fails becomes one sentence.
+
+    Raises:
+        MuscRayError: there is no such source, or it cannot be looked at.
+    """
+    with _one_sentence(source):
+        return source.may_hold_images()
+
+
+@contextmanager
+def _one_sentence(source: Source) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise MuscRayError(
             f"There is nothing at {source.text}: give an existing folder, URI, glob or table."

@@ -14,7 +14,7 @@ from musc_ray.sources.files import FilesSource
 from musc_ray.sources.images import DEFAULT_GROUP, Entry, Skipped
 from musc_ray.sources.parquet_images import list_parquet
 from musc_ray.sources.rows import Row, RowTable, broken_row, named_image
-from musc_ray.sources.walk import walk_files
+from musc_ray.sources.walk import may_hold_files, walk_files
 from musc_ray.storage.filesystem import open_filesystem
 from musc_ray.storage.listing import is_file
 
@@ -28,6 +28,10 @@ class TableSource(Source):
     def recognises(cls, text: str) -> bool:
         """Return whether a SOURCE ends as a table's name does."""
         return PurePosixPath(text).suffix.lower() in (*CSV_SUFFIXES, ".parquet")
+
+    def may_hold_images(self) -> bool:
+        """Look whether there is such a file, or folder with files; see `Source.may_hold_images`."""
+        return may_hold_files(*open_filesystem(self.text))
 
     def entries(self) -> Iterator[Entry]:
         """List the rows; of a folder or glob with such a name, its files.

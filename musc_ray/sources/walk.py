@@ -49,9 +49,44 @@ def walk_files(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Found]:
         raise FileNotFoundError(path)
 
 
+def may_hold_files(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+    """Return False for a local folder without files; True for whatever else there is. Nothing large is listed.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        OSError, StorageError: the filesystem cannot tell.
+    """
+    found = describe(fs, path)
+    if found is not None:
+        return found["type"] != "directory" or not is_local(fs) or _has_files(path)
+    if not GLOB_SIGNS.search(path) or describe(fs, _base_of_glob(path)) is None:
+        raise FileNotFoundError(path)
+    return True
+
+
+def _has_files(folder: str) -> bool:
+    """Return whether anything but folders lies in a local folder; True where it cannot be told."""
+    folders = [folder]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if not entry.is_dir(follow_symlinks=False):
+                        return True
+                    folders.append(entry.path)
+        except OSError:  # the listing names what cannot be read
+            return True
+    return False
+
+
+def _base_of_glob(pattern: str) -> str:
+    """Return the folder that a glob begins in."""
+    return re.split(r"[^/]*[*?\[]", pattern, maxsplit=1)[0].rstrip("/") or "/"
+
+
 def _glob(fs: fsspec.AbstractFileSystem, pattern: str) -> Iterator[Found]:
     """List the files whose paths match a glob; nothing is said of others."""
-    base = re.split(r"[^/]*[*?\[]", pattern, maxsplit=1)[0].rstrip("/")
+    base = _base_of_glob(pattern).rstrip("/")
     depth = None if "**" in pattern else pattern.count("/") - base.count("/")
     wanted = re.compile(glob_translate(pattern))
     if describe(fs, base or "/") is None:

@@ -2,12 +2,13 @@
 
 import re
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from musc_ray.errors import MuscRayError, SettingsError
-from musc_ray.sources.catalog import catalog_images
+from musc_ray.sources.catalog import catalog_images, check_source
 from musc_ray.storage.file_info import file_version
 
 
@@ -110,3 +111,42 @@ def test_images_are_in_the_order_of_their_hashed_ids(archive):
 def test_the_version_is_the_etag_or_size_and_time():
     assert file_version({"ETag": '"abc"', "size": 3}) == "abc"
     assert file_version({"size": 3, "mtime": 7.5}) == "3-7.5"
+
+
+@pytest.mark.parametrize("place", ["", "/bolts", "/bolts/a.png", "/*/*.png", "/nuts?filter=true", "/images.csv"])
+def test_a_quick_look_passes_what_a_listing_decides(archive, place):
+    (archive / "images.csv").write_text("uri\n")
+    check_source(f"{archive}{place}")
+
+
+@pytest.mark.parametrize("place", ["/no", "/no/*.png", "/no.csv", "/no?filter=true", "/no.parquet"])
+def test_a_quick_look_says_that_there_is_nothing(archive, place):
+    with pytest.raises(MuscRayError, match=re.escape(f"There is nothing at {archive}{place}")):
+        check_source(f"{archive}{place}")
+
+
+def test_a_quick_look_finds_files_in_folders_and_links_and_lists_none(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr("musc_ray.storage.listing.list_folder", None)
+    monkeypatch.setattr("musc_ray.sources.walk.list_folder", None)
+    folders = tmp_path / "empty" / "a" / "b"
+    folders.mkdir(parents=True)
+    with pytest.raises(MuscRayError, match=f"No images found in {tmp_path}/empty"):
+        check_source(str(tmp_path / "empty"))
+    (folders / "link").symlink_to(archive / "bolts")
+    check_source(str(tmp_path / "empty"))
+
+
+def test_a_quick_look_checks_group_by_and_column_too(archive):
+    with pytest.raises(SettingsError, match="not a valid regular expression"):
+        check_source(str(archive), "(")
+    with pytest.raises(SettingsError, match="column"):
+        check_source(str(archive), None, "uri=a,uri=b")
+
+
+@pytest.mark.parametrize("place", ["memory://looks/nothing", "memory://looks/nothing/*.png"])
+def test_a_quick_look_at_a_store(place):
+    fsspec.filesystem("memory").pipe_file("/looks/photos/a.png", b"a")
+    check_source("memory://looks/photos")
+    check_source("memory://looks/photos/*.png")
+    with pytest.raises(MuscRayError, match=re.escape(f"There is nothing at {place}")):
+        check_source(place)
