@@ -3,7 +3,9 @@
 import logging
 import os
 import re
+import sys
 from collections.abc import Mapping
+from typing import TextIO
 from urllib.parse import unquote
 
 HIDDEN = "***"
@@ -115,8 +117,17 @@ class RedactingFormatter(logging.Formatter):
         return redacted(super().format(record))
 
 
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to the standard error stream of the moment: live lines take its place while they are on a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        self.setStream(sys.stderr)
+        super().emit(record)
+
+
 def log_to_stderr() -> None:
     """Show warnings of this process without secrets."""
-    handler = logging.StreamHandler()
+    handler = StderrHandler()
     handler.setFormatter(RedactingFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -2,7 +2,9 @@
 
 import io
 import json
+import logging
 import re
+import sys
 import threading
 import time
 
@@ -11,6 +13,7 @@ import pytest
 from musc_ray.runtime import progress_lines
 from musc_ray.runtime.progress import Progress
 from musc_ray.runtime.stage import Stage
+from musc_ray.settings.credentials import log_to_stderr
 from tests.helpers.screen import Screen
 
 
@@ -526,3 +529,19 @@ def test_a_phase_before_the_first_unit_is_no_part_of_the_rate(clock: Clock) -> N
             clock.now += 2
             stage.advance()
         assert stage.seconds_left == pytest.approx(14.0)
+
+
+def test_a_warning_stands_above_the_live_lines(
+    terminal: Terminal, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(sys, "stderr", terminal)
+    log_to_stderr()
+    with Progress(clock=clock) as progress, progress.stage("extract", 4, "images"):
+        logging.getLogger("musc_ray").warning("A shard is broken: password=%s.", "hunter2000")
+        live = screen(terminal).lines
+        clock.now += 2
+    logging.getLogger("musc_ray").warning("Done.")
+    assert live[0] == "A shard is broken: password=***"
+    assert live[1].startswith("extract ")
+    assert screen(terminal).lines == [live[0], "extract: done after 2.0 s, 0/4 images (0 %)", "Done."]
