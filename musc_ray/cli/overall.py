@@ -38,7 +38,7 @@ def overall(started: StartedManifest, stages: Sequence[Mapping[str, Any]]) -> tu
             left[name] = amount
             continue
         done, fresh = _shares(stage)
-        if stage["ended"]:
+        if _is_done(stage):
             timed_work, timed_seconds = timed_work + amount * fresh, timed_seconds + stage["seconds"]
             continue
         left[name] = amount * (1 - done)
@@ -56,10 +56,15 @@ def overall(started: StartedManifest, stages: Sequence[Mapping[str, Any]]) -> tu
     return spent / (spent + seconds_left), seconds_left
 
 
+def _is_done(stage: Mapping[str, Any]) -> bool:
+    """Return whether a stage is over, and not because it failed or was stopped."""
+    return bool(stage["ended"] and stage.get("outcome", "done") == "done")
+
+
 def _shares(stage: Mapping[str, Any]) -> tuple[float, float]:
     """Return the share of a stage's units that is done, and that part of it which this command did."""
     if not stage["total"]:
-        return float(stage["ended"]), 0.0
+        return float(_is_done(stage)), 0.0
     done = min(stage["done"] / stage["total"], 1.0)
     return done, max(done - stage.get("earlier", 0) / stage["total"], 0.0)
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from musc_ray.runtime.progress_lines import Lines
+from musc_ray.runtime.progress_lines import MIN_PHASE_SECONDS, Lines
 from musc_ray.runtime.stage import Phase, Stage, outcome_of
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Progress:
                 self._display.close()
 
     def record(self, write: Callable[[dict[str, Any]], None]) -> None:
-        """Call `write` with the JSON-ready state of all stages at the start and end of each, and every few seconds."""
+        """Call `write` with the JSON-ready state of stages and phases as they start and end, and every few seconds."""
         self._record = write
 
     @contextmanager
@@ -113,6 +113,7 @@ class Progress:
             self._phases.append(phase)
             if self._display:
                 self._display.phase_started(phase)
+        self._write_record()
         try:
             yield
         except BaseException as error:
@@ -127,6 +128,8 @@ class Progress:
                 self._phases.remove(phase)
                 if self._display:
                     self._display.phase_ended(phase)
+            if phase.seconds >= MIN_PHASE_SECONDS:
+                self._write_record()
 
     def _changed(self, stage: Stage) -> None:
         with self._lock:

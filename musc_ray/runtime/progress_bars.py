@@ -7,10 +7,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from musc_ray.runtime.progress_lines import MIN_PHASE_SECONDS
 from musc_ray.runtime.stage import Phase, Stage
-
-MIN_PHASE_SECONDS = 1.0
-"""A shorter phase leaves no line when it is over."""
 
 MIN_BAR, MAX_BAR = 10, 24
 COLUMNS_OF_TEXT = 75

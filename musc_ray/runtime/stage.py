@@ -126,6 +126,7 @@ class Stage:
             "seconds": round(self.seconds, 3),
             "seconds_left": None if left is None else round(left, 1),
             "ended": self._end is not None,
+            "outcome": self.outcome,
             "summary": self.summary,
         }
 

@@ -57,6 +57,15 @@ def test_work_of_an_earlier_attempt_is_done_and_took_no_time_of_this_one():
     assert left == pytest.approx(15 + 60 * 1.53, rel=0.05)
 
 
+@pytest.mark.parametrize("outcome", ["failed", "stopped"])
+def test_a_stage_that_did_not_get_to_its_end_is_not_done(outcome):
+    share, left = overall(started(), [{**stage("extract", 150, IMAGES, 30.0), "ended": True, "outcome": outcome}])
+    assert share == pytest.approx(0.5 / 2.53, rel=0.05)
+    assert left is None
+    share, _ = overall(started(), [{**stage("extract", 0, 0, 30.0), "ended": True, "outcome": outcome}])
+    assert share == pytest.approx(0)
+
+
 def test_it_ends_at_the_end():
     stages = [stage(name, 4, 4, 10.0) for name in ("catalog", "extract", "mutual", "reduce", "rank")]
     share, left = overall(started(), [*stages, stage("report", 3, 4, 3.0, 1.0)])

@@ -341,6 +341,7 @@ def test_records_of_all_stages_at_ends_and_now_and_then(clock: Clock) -> None:
         "seconds": 10.0,
         "seconds_left": None,
         "ended": True,
+        "outcome": "done",
         "summary": "done after 10.0 s, 30/100 tiles (30 %), 3 tiles/s",
     }
     assert records[1]["stages"][1]["summary"] == "15/100 tiles (15 %), 3 tiles/s, 28.3 s left"
@@ -516,9 +517,13 @@ def test_a_quiet_phase(terminal: Terminal) -> None:
 def test_records_name_the_phases_at_work(clock: Clock) -> None:
     progress, records = Progress(quiet=True, clock=clock), []
     progress.record(records.append)
-    with progress.phase("starting workers"), progress.stage("extract", 10, "images"):
-        pass
-    assert records[0]["phases"] == ["starting workers"]
+    with progress.stage("extract", 10, "images"):
+        with progress.phase("starting workers"):
+            clock.now += 5
+        with progress.phase("a short one"):
+            pass
+    phases = [record["phases"] for record in records]
+    assert phases == [[], ["starting workers"], [], ["a short one"], []]
 
 
 def test_a_phase_before_the_first_unit_is_no_part_of_the_rate(clock: Clock) -> None:
