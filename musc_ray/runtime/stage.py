@@ -91,11 +91,12 @@ class Stage:
     def rate(self) -> float | None:
         """Return the number of units per second of this run; None before the first.
 
-        It is the mean of the whole stage at its end and at first, and the rate without the warm-up between.
+        At the end it is the mean of the whole stage; before, the rate without the warm-up, as far as that is known.
         """
         if self._end is None and (rate := self._time_left.rate) is not None:
             return rate
-        fresh, seconds = self.done - self.earlier, self.seconds
+        fresh = self.done - self.earlier
+        seconds = self._clock() - self._time_left.start if self._end is None else self.seconds
         return fresh / seconds if fresh > 0 and seconds > 0 else None
 
     @property

@@ -12,12 +12,12 @@ class TimeLeft:
     count in the rate, which is the slope of the line of least squares through the counts at the ends; and there is no
     estimate until units have ended for as long as the warm-up lasted: all may be of the workers' first lumps.
 
-    Args:
-        start: time at which the stage started, in seconds.
+    Attributes:
+        start: time at which the stage started, in seconds; later, at which its workers had.
     """
 
     def __init__(self, start: float) -> None:
-        self._start = start
+        self.start = start
         self._events = 0
         self._first = self._last = start
         self._longest_gap = 0.0
@@ -27,7 +27,7 @@ class TimeLeft:
     def ready(self, now: float) -> None:
         """Say that workers have started and models are loaded, before the first unit ends: the stage starts now."""
         if not self._events:
-            self._start = now
+            self.start = now
 
     def add(self, count: int, now: float) -> None:
         """Add units that have just ended."""
@@ -49,7 +49,7 @@ class TimeLeft:
         """Return the rate until the last end in units per second, without the warm-up; None while it means nothing."""
         seen = self._last - self._first
         spread = self._events * self._sum_tt - self._sum_t**2
-        if self._events < MIN_EVENTS or seen <= 0 or seen < self._first - self._start or spread <= 0:
+        if self._events < MIN_EVENTS or seen <= 0 or seen < self._first - self.start or spread <= 0:
             return None
         slope = (self._events * self._sum_tc - self._sum_t * self._sum_c) / spread
         return slope if slope > 0 else None

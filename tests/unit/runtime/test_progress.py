@@ -533,7 +533,9 @@ def test_a_phase_before_the_first_unit_is_no_part_of_the_rate(clock: Clock) -> N
         for _ in range(3):
             clock.now += 2
             stage.advance()
+            assert stage.rate == pytest.approx(0.5)
         assert stage.seconds_left == pytest.approx(14.0)
+    assert stage.rate == pytest.approx(3 / 66)  # of the whole
 
 
 def test_a_warning_stands_above_the_live_lines(
