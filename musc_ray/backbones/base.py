@@ -1,16 +1,17 @@
 """The interface of a backbone: images in, raw tokens of the requested layers and class tokens out."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from musc_ray.backbones.layers import CpuLayers, cast_weights
 from musc_ray.backbones.shape import BackboneInfo, Network
-from musc_ray.core.kernels.onednn import OneDnnLinear
 
-AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,16 @@ class Backbone:
     Attributes:
         info: its shape.
         weights_sha256: hash of the weights file; empty for random weights.
+        device: where it runs.
+        dtype: that the products of linear layers and of attention have.
     """
 
     def __init__(self, model: TokenModel, info: BackboneInfo, weights_sha256: str, device: str, precision: str) -> None:
         self.info, self.weights_sha256 = info, weights_sha256
-        self.device, self.precision = torch.device(device), precision
+        self.device, self.dtype = torch.device(device), DTYPES[precision]
         self._model = model
         self._model.module.to(self.device).eval().requires_grad_(False)
+        cast_weights(self._model.module, self.dtype)
         self._mean = torch.tensor(model.mean, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(model.std, device=self.device).view(1, 3, 1, 1)
 
@@ -74,11 +78,14 @@ class Backbone:
             (B, class_channels) float32, all on the device.
         """
         pixels = images.to(self.device).permute(0, 3, 1, 2).float().div_(255)
-        arithmetic = (
-            torch.autocast(self.device.type, AUTOCAST[self.precision]) if self.precision in AUTOCAST else OneDnnLinear()
-        )
-        with arithmetic:
+        with self._arithmetic():
             ascending = sorted(set(self.info.layers))  # the libraries return each layer once, in this order
             tokens = self._model.tokens((pixels - self._mean) / self._std, ascending)
         by_layer = dict(zip(ascending, tokens.layers, strict=True))
         return Tokens([by_layer[layer].float() for layer in self.info.layers], tokens.class_tokens.float())
+
+    def _arithmetic(self) -> AbstractContextManager[object]:
+        """Return the context that the model runs in: on a GPU PyTorch's autocast, as in MuSc's own code."""
+        if self.device.type == "cpu":
+            return CpuLayers(self.dtype)
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)

@@ -27,7 +27,7 @@ def load_backbone(
         name, image_size, layers: as in `describe_backbone`.
         weights: a local safetensors or PyTorch file.
         device: where it runs.
-        precision: float32, or bfloat16 or float16 autocast.
+        precision: float32, bfloat16 or float16: of the products of linear layers and of attention.
 
     Raises:
         SettingsError: as in `describe_backbone`.

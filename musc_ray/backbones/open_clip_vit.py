@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from musc_ray.backbones.base import Tokens
+from musc_ray.backbones.layers import SelfAttention
 from musc_ray.backbones.names import BackboneName, check_tag, unknown_model
 from musc_ray.backbones.timm_vit import is_vit
 from musc_ray.errors import SettingsError
@@ -38,6 +39,9 @@ class OpenClipVit:
         embed = self._trunk.patch_embed.patch_size if self._trunk is not None else self.module.patch_size
         self.patch_size = int(embed[0])
         blocks = self._trunk.blocks if self._trunk is not None else self.module.transformer.resblocks
+        for block in blocks:
+            if isinstance(getattr(block, "attn", None), nn.MultiheadAttention):
+                block.attn = SelfAttention(block.attn)
         self.depth = len(blocks)
         self.channels = int(self._trunk.embed_dim if self._trunk is not None else self.module.conv1.out_channels)
         self.class_channels = int(open_clip.get_model_config(name.model)["embed_dim"])

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 import musc_ray
 from musc_ray.core.interval_average import interval_average
 from musc_ray.core.kernels import gram
-from musc_ray.core.kernels.onednn import OneDnnLinear, linear
 from musc_ray.core.lnamd import aggregate, layer_norm
 from musc_ray.core.operands.cpu import GramShard
 from musc_ray.core.operands.gpu import UnitVectorShard
@@ -69,17 +68,6 @@ def test_both_forms_of_a_shard_give_the_same(precision):
     one = multiply_tile(*[GramShard(normalised, grid, (1, 3, 5), dtype)] * 2)[0]
     other = multiply_tile(*[UnitVectorShard(normalised, grid, (1, 3, 5), dtype)] * 2)[0]
     np.testing.assert_allclose(one, other, atol=1e-5 if precision == "float32" else 2e-2)
-
-
-@pytest.mark.parametrize("shape", [(5, 8), (1, 3), (2, 7, 16)])
-def test_products_by_onednn_are_those_of_pytorch(shape):
-    generator = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(*shape, generator=generator), torch.randn(6, shape[-1], generator=generator)
-    bias = torch.randn(6, generator=generator)
-    torch.testing.assert_close(linear(x, weight, bias), torch.nn.functional.linear(x, weight, bias))
-    with OneDnnLinear():
-        torch.testing.assert_close(torch.nn.functional.linear(x, weight), x @ weight.T)
-    assert linear(x.bfloat16(), weight.bfloat16()).dtype == torch.bfloat16
 
 
 def test_threads_change_nothing():
