@@ -95,6 +95,14 @@ class Executor(Protocol):
         """
         ...
 
+    def run_function(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a function where workers run, so that what it imports is not imported here; return its value.
+
+        Raises:
+            Exception: what it raises.
+        """
+        ...
+
     def plan(self, tasks: int) -> WorkerResources:
         """Plan the workers of a stage: no more than it has tasks.
 

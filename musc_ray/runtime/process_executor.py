@@ -55,6 +55,10 @@ class ProcessExecutor:
         """Compute on a device from now on; this process imports what it needs when it needs it."""
         self.device = device
 
+    def run_function(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a function here, where the workers run."""
+        return function(*arguments)
+
     def plan(self, tasks: int) -> WorkerResources:
         """Plan one worker with all of this machine, one of its GPUs included.
 

@@ -77,6 +77,12 @@ class RayExecutor:
         while len(self._free) < resources.workers:
             self._free.append(self._new_worker(resources))
 
+    def run_function(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a function in a process of the cluster; see `Executor`."""
+        self._join()
+        task: Any = ray.remote(_call)
+        return self.get(task.options(num_cpus=0).remote(function, *arguments))
+
     def plan(self, tasks: int) -> WorkerResources:
         """Plan the workers of a stage; see `plan_workers`."""
         self._join()
@@ -211,6 +217,10 @@ def plan_workers(options: ExecutorOptions, device: str, tasks: int) -> WorkerRes
     wanted = options.workers or room
     workers = max(1, min(wanted if options.may_grow else min(wanted, room), tasks))
     return WorkerResources(workers, cpus_each, gpus_each, threads, device, options.max_requests, memory)
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
 
 
 def _resources() -> dict[str, float]:

@@ -1,9 +1,12 @@
 """Both executors do the same: tasks, results, errors, one worker for all stages, and the scores of a run."""
 
+import os
+
 import pyarrow.dataset as ds
 import pytest
 
-from musc_ray.errors import MuscRayError
+from musc_ray.backbones.describe import describe_backbone
+from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.pipeline import run_archive
 from musc_ray.runtime.executor import WorkerLostError, open_executor
 from musc_ray.runtime.options import ExecutorOptions
@@ -58,6 +61,14 @@ def test_shortages_are_tried_again_and_errors_are_as_they_were_raised(executor):
             list(pool.map(iter([0]), lambda worker, _: worker.call("fail")))
     with pytest.raises(MuscRayError, match="do not fit"), Pool(executor, role("Unfit"), 1, "do not fit") as pool:
         list(pool.map(iter([0]), lambda worker, _: worker.call("add")))
+
+
+def test_a_function_runs_where_workers_run_and_its_errors_come_back(executor):
+    here = executor.run_function(os.getpid) == os.getpid()
+    assert here == (executor.name == "process")
+    assert executor.run_function(max, 3, 5) == 5
+    with pytest.raises(SettingsError, match="Unknown backbone"):
+        executor.run_function(describe_backbone, "no-such-model")
 
 
 def test_a_worker_of_ray_that_dies_is_replaced(shared_ray):
