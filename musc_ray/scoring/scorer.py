@@ -6,7 +6,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from musc_ray.core.precision import DTYPES
 from musc_ray.core.references import ReferenceWindow
+from musc_ray.core.warm_up import load_kernels
 from musc_ray.features.arithmetic import Arithmetic
 from musc_ray.runtime.worker import WorkerResources, use_threads
 from musc_ray.scoring.band_reducer import BandReducer, StoredPart
@@ -36,6 +38,7 @@ class Scorer:
         meta: FeaturesMeta,
         plan: WorkerResources,
     ) -> None:
+        """Load the kernels for the arithmetic of all groups."""
         self.settings, self.meta, self.plan = settings, meta, plan
         self.run_paths = OutPaths.at(out).run(run_id)
         self.cache = ShardCache(settings, arithmetic, self.run_paths.out, meta, plan.threads)
@@ -44,6 +47,9 @@ class Scorer:
         self.ranker = Ranker(settings, self.run_paths, meta)
         self.defect_arrays = ArrayCache(self.run_paths.fs)
         self.kernel_turn = threading.Lock()
+        for precision in {arithmetic.precision, arithmetic.precision_for(0)}:
+            dtype = DTYPES[precision]
+            load_kernels(meta.grid, settings.degrees, dtype, settings.aggregation, self.cache.device)
 
     def multiply_block(self, task: BlockTask) -> BlockStats | list[BlockStats | StoredPart]:
         """Multiply the tiles of a block; write its whole bands.
