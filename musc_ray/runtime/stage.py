@@ -78,11 +78,6 @@ class Stage:
         self._end = self._clock()
 
     @property
-    def failed(self) -> bool:
-        """Whether an exception ended the stage."""
-        return self.outcome == "failed"
-
-    @property
     def seconds(self) -> float:
         """Return the time since the start, or from start to end."""
         return (self._clock() if self._end is None else self._end) - self._start

@@ -84,7 +84,7 @@ def test_lines_of_a_stage(log: io.StringIO, clock: Clock) -> None:
         "extract: 240/240 images (100 %), 6 images/s, 0.00 s left",
         "extract: done after 40.0 s, 240/240 images (100 %), 6 images/s",
     ]
-    assert (stage.done, stage.seconds, stage.failed) == (240, 40.0, False)
+    assert (stage.done, stage.seconds, stage.outcome) == (240, 40.0, "done")
 
 
 def test_many_small_steps_give_at_most_one_line_an_interval(log: io.StringIO, clock: Clock) -> None:
@@ -177,10 +177,10 @@ def test_an_exception_ends_the_stage_as_failed(log: io.StringIO, clock: Clock) -
     with Progress(log, clock=clock) as progress:
         stage = break_a_stage(progress, clock, 10)
         assert log.getvalue().splitlines()[-1] == "extract: failed after 8.0 s, 4/10 images (40 %), 0.5 images/s"
-        assert (stage.failed, stage.done, stage.seconds) == (True, 4, 8.0)
+        assert (stage.outcome, stage.done, stage.seconds) == ("failed", 4, 8.0)
         with progress.stage("report", 1, "pages") as following:
             following.advance()
-    assert not following.failed
+    assert following.outcome == "done"
 
 
 def test_seconds_run_during_the_stage_and_stop_at_its_end(log: io.StringIO, clock: Clock) -> None:
@@ -213,7 +213,7 @@ def test_quiet_shows_nothing_but_counts(stream_type: type[io.StringIO], clock: C
         with pytest.raises(KeyError), progress.stage("mutual", 10, "tiles") as broken:
             raise KeyError
     assert stream.getvalue() == ""
-    assert (stage.done, stage.seconds, stage.failed, broken.failed) == (10, 50.0, False, True)
+    assert (stage.done, stage.seconds, stage.outcome, broken.outcome) == (10, 50.0, "done", "failed")
 
 
 def test_the_standard_stream_is_the_error_stream_of_the_moment(
@@ -275,7 +275,7 @@ def test_a_failed_bar_is_closed(terminal: Terminal, clock: Clock) -> None:
     stage = break_a_stage(Progress(terminal, clock=clock), clock, None)
     assert screen(terminal).lines == ["extract: failed after 8.0 s, 4 images, 0.5 images/s"]
     assert screen(terminal).has_cursor
-    assert stage.failed
+    assert stage.outcome == "failed"
 
 
 def test_the_terminal_is_free_between_stages_and_each_bar_stays_once(terminal: Terminal, clock: Clock) -> None:
@@ -379,9 +379,9 @@ def test_watchers_see_every_change_of_a_stage_as_long_as_they_look(clock: Clock)
 def test_a_failed_stage_is_watched_to_its_end(clock: Clock) -> None:
     seen = []
     progress = Progress(quiet=True, clock=clock)
-    with progress.watched(lambda stage: seen.append((stage.done, stage.failed))):
+    with progress.watched(lambda stage: seen.append((stage.done, stage.outcome))):
         break_a_stage(progress, clock, 8)
-    assert seen == [(0, False), (4, False), (4, True)]
+    assert seen == [(0, None), (4, None), (4, "failed")]
 
 
 def test_ctrl_c_ends_a_stage_as_stopped(log: io.StringIO, clock: Clock) -> None:
@@ -390,7 +390,7 @@ def test_ctrl_c_ends_a_stage_as_stopped(log: io.StringIO, clock: Clock) -> None:
     with pytest.raises(KeyboardInterrupt), progress.stage("extract", 10, "images") as stage:
         interrupt(clock, 3)
     assert log.getvalue().splitlines()[-1] == "extract: stopped after 3.0 s, 0/10 images (0 %)"
-    assert (stage.outcome, stage.failed) == ("stopped", False)
+    assert stage.outcome == "stopped"
     assert records[-1]["stages"][0]["summary"].startswith("stopped after 3.0 s")
 
 
