@@ -80,14 +80,14 @@ class Progress:
     def stage(self, name: str, total: int | None = None, unit: str = "items") -> Iterator[Stage]:
         """Count and show one stage; an exception inside ends it as failed, Ctrl-C as stopped, and propagates."""
         stage = Stage(name, total, unit, self._clock, self._changed)
-        with self._lock:
-            self._stages.append(stage)
-            if self._display:
-                self._display.started(stage)
-        if self._watch:
-            self._watch(stage)
-        self._write_record()
         try:
+            with self._lock:
+                self._stages.append(stage)
+                if self._display:
+                    self._display.started(stage)
+            if self._watch:
+                self._watch(stage)
+            self._write_record()
             yield stage
         except BaseException as error:
             stage.end(outcome_of(error))
@@ -109,12 +109,12 @@ class Progress:
         What a stage does before its first unit should be phases: then its estimate of the time left comes earlier.
         """
         phase = Phase(name, self._clock)
-        with self._lock:
-            self._phases.append(phase)
-            if self._display:
-                self._display.phase_started(phase)
-        self._write_record()
         try:
+            with self._lock:
+                self._phases.append(phase)
+                if self._display:
+                    self._display.phase_started(phase)
+            self._write_record()
             yield
         except BaseException as error:
             phase.end(outcome_of(error))
@@ -125,7 +125,7 @@ class Progress:
                 stage.ready()
         finally:
             with self._lock:
-                self._phases.remove(phase)
+                self._phases = [each for each in self._phases if each is not phase]
                 if self._display:
                     self._display.phase_ended(phase)
             if phase.seconds >= MIN_PHASE_SECONDS:

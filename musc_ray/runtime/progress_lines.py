@@ -40,7 +40,7 @@ class Lines:
     def ended(self, stage: Stage) -> None:
         """Show how a stage ended."""
         self._print_stage(stage, stage.summary)
-        del self._shown_at[stage]
+        self._shown_at.pop(stage, None)
 
     def phase_started(self, phase: Phase) -> None:
         """Show a phase once it has lasted for a while."""
@@ -51,7 +51,8 @@ class Lines:
 
     def phase_ended(self, phase: Phase) -> None:
         """Show how a phase ended, if it has been shown."""
-        self._timers.pop(phase).cancel()
+        if (timer := self._timers.pop(phase, None)) is not None:  # else Ctrl-C came first
+            timer.cancel()
         if phase.seconds >= MIN_PHASE_SECONDS:
             self._print(f"{phase.name}: {phase.summary}")
 

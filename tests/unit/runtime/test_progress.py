@@ -384,6 +384,17 @@ def test_a_failed_stage_is_watched_to_its_end(clock: Clock) -> None:
     assert seen == [(0, None), (4, None), (4, "failed")]
 
 
+def test_ctrl_c_just_when_a_stage_begins_ends_it_as_stopped(log: io.StringIO, clock: Clock) -> None:
+    progress = Progress(log, clock=clock)
+    progress.record(lambda state: interrupt(clock, 1) if state["stages"][-1]["outcome"] is None else None)
+    with pytest.raises(KeyboardInterrupt), progress.stage("extract", 10, "images"):
+        pass
+    assert log.getvalue().splitlines() == [
+        "extract: started, 10 images",
+        "extract: stopped after 1.0 s, 0/10 images (0 %)",
+    ]
+
+
 def test_ctrl_c_ends_a_stage_as_stopped(log: io.StringIO, clock: Clock) -> None:
     progress, records = Progress(log, clock=clock), []
     progress.record(records.append)
