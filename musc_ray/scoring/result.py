@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.compute as pc
+import numpy as np
 
 from musc_ray.features.context import RunContext
 from musc_ray.scoring.thresholds import GroupThreshold, group_threshold
 from musc_ray.storage.manifest import RunManifest
-from musc_ray.storage.scores import read_scores
+from musc_ray.storage.scores import numbers, read_scores
 
 MAX_WORST_IMAGES = 10
 """Images shown, the most anomalous of all groups."""
@@ -39,10 +39,11 @@ def read_result(context: RunContext, run: RunManifest, computed: bool) -> RunRes
     worst, thresholds = [], []
     for name, paths in run_paths.parts_of(run_paths.scores, run.scored(context.groups)).items():
         table = read_scores(run_paths.fs, paths, columns)
-        worst += table.filter(pc.less_equal(table["rank"], MAX_WORST_IMAGES)).to_pylist()
+        for row in np.flatnonzero(numbers(table, "rank") <= MAX_WORST_IMAGES).tolist():
+            worst += table.slice(row, 1).to_pylist()
         threshold = (run.thresholds or {}).get(name)
         if threshold is not None or context.earlier is None:  # a night alone is too little to suggest one from
-            thresholds.append(group_threshold(name, table["score"].to_numpy(), threshold))
+            thresholds.append(group_threshold(name, numbers(table, "score"), threshold))
     return RunResult(
         run=run,
         worst=sorted(worst, key=lambda row: (row["rank"], row["group"]))[:MAX_WORST_IMAGES],

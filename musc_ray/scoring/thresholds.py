@@ -13,7 +13,6 @@ from typing import Self
 import fsspec
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from musc_ray.core.threshold import contamination_threshold, is_anomalous, suggest_threshold
 from musc_ray.settings.model import Settings
@@ -21,7 +20,7 @@ from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.paths import RunPaths
 from musc_ray.storage.schemas import IS_ANOMALOUS
-from musc_ray.storage.scores import read_scores
+from musc_ray.storage.scores import flags, numbers, read_scores
 
 SUGGESTED_STEPS = 10_000
 """Steps per unit of score of a suggested threshold: four digits, as scores are printed."""
@@ -70,7 +69,7 @@ def thresholds_of(run_paths: RunPaths, groups: Sequence[str], rule: ThresholdRul
     """Compute the threshold of each group from its written scores; empty without a rule."""
     thresholds = {}
     for group, paths in run_paths.parts_of(run_paths.scores, groups).items():
-        threshold = rule.threshold_of(read_scores(run_paths.fs, paths, ["score"])["score"].to_numpy())
+        threshold = rule.threshold_of(numbers(read_scores(run_paths.fs, paths, ["score"]), "score"))
         if threshold is not None:
             thresholds[group] = threshold
     return thresholds
@@ -112,5 +111,5 @@ def _mark(fs: fsspec.AbstractFileSystem, path: str, threshold: float | None) -> 
     if IS_ANOMALOUS.name in table.column_names:
         table = table.drop_columns([IS_ANOMALOUS.name])
     if threshold is not None:
-        table = table.append_column(IS_ANOMALOUS, pa.array(is_anomalous(table["score"].to_numpy(), threshold)))
+        table = table.append_column(IS_ANOMALOUS, flags(is_anomalous(numbers(table, "score"), threshold)))
     write_table(fs, path, table)

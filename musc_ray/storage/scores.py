@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import fsspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,6 +24,20 @@ def read_tables(fs: fsspec.AbstractFileSystem, paths: Sequence[str], columns: Se
 def read_scores(fs: fsspec.AbstractFileSystem, paths: Sequence[str], columns: Sequence[str]) -> pa.Table:
     """Read some columns of a group's files of scores (`RunPaths.parts_of`) as one table."""
     return pa.concat_tables(read_tables(fs, paths, columns))
+
+
+def numbers(table: pa.Table, column: str) -> npt.NDArray[Any]:
+    """Return a column of numbers without nulls (N,), read-only where it is one chunk.
+
+    Not by `to_numpy`, which imports pandas where that is installed: most of the time of a command that shows a run.
+    """
+    return np.from_dlpack(table[column].combine_chunks())
+
+
+def flags(values: npt.NDArray[np.bool_]) -> pa.BooleanArray:
+    """Return flags (N,) as an array of a table; not by `pa.array`, which imports pandas, too."""
+    packed = np.packbits(values, bitorder="little")
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(packed)])
 
 
 def map_scale(fs: fsspec.AbstractFileSystem, paths: Sequence[str], largest: float) -> tuple[float, float]:
