@@ -41,7 +41,7 @@ def plan(
             from musc_ray.cli.output_plan import plan_document, print_plan
             from musc_ray.planning.plan import list_archive, plan_archive
         with progress.phase("listing the images"):
-            catalog = list_archive(settings)
+            catalog = list_archive(settings, gpu)
         if not as_json:
             print_catalog(catalog, stdout_console())
         with progress.phase("measuring images and machine"):

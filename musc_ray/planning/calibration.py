@@ -9,27 +9,18 @@ import faiss
 import numpy as np
 import torch
 
-from musc_ray.backbones import Backbone, BackboneInfo
+from musc_ray.backbones import Backbone
+from musc_ray.backbones.shape import BackboneInfo
 from musc_ray.core import products_per_tile
 from musc_ray.core.operands.prepare import prepare
+from musc_ray.core.precision import DTYPES
 from musc_ray.core.tile_product import multiply_tile
-from musc_ray.errors import SettingsError
 from musc_ray.planning.cost import Rates, forward_operations
+from musc_ray.planning.gpu_types import gpu_rate
 from musc_ray.sources.decoding import decode_image
 from musc_ray.sources.reading import read_image
 
 CALIBRATION_SECONDS = 2.0
-
-GPU_RATES = {
-    "l4": 121e12,
-    "a10": 125e12,
-    "l40s": 362e12,
-    "a100": 312e12,
-    "h100": 989e12,
-    "h200": 989e12,
-    "b200": 2250e12,
-}
-"""Dense bfloat16 operations per second from the vendors' data sheets."""
 
 MODEL_SHARE, MUTUAL_SHARE = 0.4, 0.35
 """Assumed shares of the data sheet's rate: of a ViT's forward pass, and of products followed by two maxima."""
@@ -41,7 +32,7 @@ class Workload:
 
     Attributes:
         degrees, aggregation: of the neighbourhoods.
-        dtype: of the operands of the tile product.
+        precision: of the operands of the tile product: float32, bfloat16 or float16.
         batch_size: images per forward pass.
         workers: how many work at the same time.
         threads: of each worker.
@@ -49,7 +40,7 @@ class Workload:
 
     degrees: Sequence[int]
     aggregation: str
-    dtype: torch.dtype
+    precision: str
     batch_size: int
     workers: int
     threads: int
@@ -82,9 +73,7 @@ def assumed_rates(kind: str, info: BackboneInfo, sample: Sequence[str]) -> Rates
     Raises:
         SettingsError: an unknown GPU type.
     """
-    if kind not in GPU_RATES:
-        raise SettingsError(f"--gpu must be one of {', '.join(GPU_RATES)}, not '{kind}'.")
-    peak = GPU_RATES[kind]
+    peak = gpu_rate(kind)
     image_seconds, image_bytes, reading = _reading(sample, info.image_size)
     with ThreadPoolExecutor(1) as pool:
         search = _rate(pool, 1, torch.device("cpu"), lambda: _search(info.class_channels))
@@ -117,7 +106,7 @@ def _tile(info: BackboneInfo, workload: Workload, device: torch.device) -> Work:
             (common + torch.randn(side, length, info.channels)).to(device),
             info.grid,
             workload.degrees,
-            workload.dtype,
+            DTYPES[workload.precision],
             workload.aggregation,
         )
         for _ in range(2)

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from musc_ray.backbones import BackboneInfo, describe_backbone, untrained_backbone
-from musc_ray.core.precision import DTYPES
+from musc_ray.backbones.describe import describe_backbone, describe_known
+from musc_ray.backbones.shape import BackboneInfo
+from musc_ray.core import PRECISION_BYTES
 from musc_ray.errors import SettingsError
 from musc_ray.features.arithmetic import Arithmetic, resolve_arithmetic
 from musc_ray.features.workspace import image_size_pair
-from musc_ray.planning.calibration import Workload, assumed_rates, measured_rates
 from musc_ray.planning.cost import Job, Plan, plan_job
+from musc_ray.planning.gpu_types import gpu_rate
 from musc_ray.runtime.executor import choose
 from musc_ray.runtime.hardware import LocalHardware, usable_cpus
 from musc_ray.runtime.options import ExecutorOptions
@@ -30,15 +31,22 @@ class Machine:
     threads: int
 
 
-def list_archive(settings: Settings) -> Catalog:
+def list_archive(settings: Settings, gpu: str | None = None) -> Catalog:
     """List the source of a job to be planned; its files are not read, but for those of unknown names.
 
+    Args:
+        settings, gpu: as for `plan_archive`; checked before anything is listed.
+
     Raises:
-        SettingsError: no source.
+        SettingsError: no source, an unknown GPU type, or a setting that does not fit the backbone.
         MuscRayError: the source cannot be listed.
     """
     if settings.source is None:
         raise SettingsError("A plan needs a source: give one, as in `musc-ray plan SOURCE`.")
+    if gpu is not None:
+        gpu_rate(gpu.lower())
+    describe_known(settings.backbone, image_size_pair(settings), settings.layers)
+    choose(ExecutorOptions.of(settings))
     return list_images(settings.source, settings.group_by, column=settings.column)
 
 
@@ -51,8 +59,10 @@ def plan_archive(settings: Settings, catalog: Catalog, gpu: str | None = None) -
         gpu: GPU type of the workers; None plans workers like this machine, which is measured.
 
     Raises:
-        SettingsError: an unknown GPU type.
+        SettingsError: an unknown GPU type, or a setting that does not fit the backbone.
     """
+    from musc_ray.planning import calibration  # here: it imports what it measures, torch among it
+
     info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers)
     sizes = [len(images) for images in catalog.groups.values()]
     sample = _sample(list(catalog.groups.values()))
@@ -60,17 +70,21 @@ def plan_archive(settings: Settings, catalog: Catalog, gpu: str | None = None) -
         on_gpu = resolve_arithmetic("cuda", settings.precision, settings.model_precision, LocalHardware())
         machine = Machine("ray", settings.workers or 1, settings.threads or 1)
         job = _job(settings, info, sizes, on_gpu, machine)
-        return plan_job(job, assumed_rates(gpu.lower(), info, sample))
+        return plan_job(job, calibration.assumed_rates(gpu.lower(), info, sample))
     hardware = LocalHardware()
     arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
     machine = this_machine(settings, arithmetic.device)
     job = _job(settings, info, sizes, arithmetic, machine)
-    dtype = DTYPES[arithmetic.precision_for(max(sizes))]
+    from musc_ray.backbones.load import untrained_backbone
+
+    precision = arithmetic.precision_for(max(sizes))
     backbone = untrained_backbone(info, device=arithmetic.device, precision=arithmetic.model_precision)
     here = max(1, usable_cpus() // machine.threads)
     concurrent = min(machine.workers, here) if arithmetic.device == "cpu" else 1
-    workload = Workload(settings.degrees, settings.aggregation, dtype, settings.batch_size, concurrent, machine.threads)
-    return plan_job(job, measured_rates(backbone, workload, sample))
+    workload = calibration.Workload(
+        settings.degrees, settings.aggregation, precision, settings.batch_size, concurrent, machine.threads
+    )
+    return plan_job(job, calibration.measured_rates(backbone, workload, sample))
 
 
 def this_machine(settings: Settings, device: str) -> Machine:
@@ -105,7 +119,7 @@ def _job(settings: Settings, info: BackboneInfo, sizes: list[int], arithmetic: A
         seed=settings.seed,
         shard_size=settings.shard_size,
         batch_size=settings.batch_size,
-        itemsize=DTYPES[arithmetic.precision_for(max(sizes))].itemsize,
+        itemsize=PRECISION_BYTES[arithmetic.precision_for(max(sizes))],
         on_gpu=arithmetic.device == "cuda",
         side=block_side(settings, shards, len(info.layers), patches, machine.workers),
         cache_bytes=settings.cache_mb * 2**20,

@@ -43,7 +43,8 @@ def graph_run() -> tuple[Tensor, dict[str, Tensor]]:
 def vit() -> torch.nn.Module:
     """timm's DINOv2 ViT-S/14 with the weights taken from the file, at 518 pixels."""
     model = timm.create_model("vit_small_patch14_dinov2", num_classes=0)
-    model.load_state_dict(dinov2_state_dict(ONNX), strict=True)
+    state = {name: torch.from_numpy(values.copy()) for name, values in dinov2_state_dict(ONNX).items()}
+    model.load_state_dict(state, strict=True)
     return model.eval()
 
 

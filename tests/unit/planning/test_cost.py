@@ -180,7 +180,7 @@ def test_workers_are_planned_on_the_cpus_that_this_process_may_use(monkeypatch, 
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
     measured = []
-    monkeypatch.setattr("musc_ray.planning.plan.measured_rates", lambda *given: measured.append(given) or RATES)
+    monkeypatch.setattr("musc_ray.planning.calibration.measured_rates", lambda *given: measured.append(given) or RATES)
     write_pictures(tmp_path, 3)
     given = {
         "source": str(tmp_path),

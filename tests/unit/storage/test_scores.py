@@ -30,6 +30,7 @@ def test_flags_are_what_they_were(length):
     assert made.to_pylist() == values.tolist()
 
 
+@pytest.mark.filterwarnings("ignore:Exporting an unversioned DLPack")
 def test_nulls_are_no_numbers():
     with pytest.raises(pa.ArrowTypeError):
         numbers(pa.table({"score": pa.array([1.0, None])}), "score")
