@@ -1,5 +1,6 @@
 """The `musc-ray` command: its verbs in the order of its help, its version, and how a signal stops it."""
 
+import atexit
 import os
 import signal
 import sys
@@ -71,19 +72,24 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     log_to_stderr()
     try:
         sys.exit(app(arguments))
-    except Stopped:
-        _leave()
+    except Stopped:  # no exit functions: they wait for all threads, and for all that is queued for them
+        _leave(FAILED)
     except KeyboardInterrupt:  # just before or after a verb
         stopped()
-        _leave()
+        _leave(FAILED)
+    except SystemExit as ended:
+        if "torch" not in sys.modules or not isinstance(ended.code, int):
+            raise
+        atexit._run_exitfuncs()  # Python would then take the objects of PyTorch apart one by one, for a second
+        _leave(ended.code)
 
 
-def _leave() -> NoReturn:
-    """End a stopped command at once; Python would wait for all threads, and for all that is queued for them."""
+def _leave(code: int) -> NoReturn:
+    """End the process at once."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # closed, or a pipe that nobody reads
             stream.flush()
-    os._exit(FAILED)
+    os._exit(code)
 
 
 def stop_on_sigterm() -> None:
