@@ -49,6 +49,11 @@ class BackboneName:
         return f"{self.library}:{self.model}" + (f"{separator}{self.tag}" if self.tag else "")
 
 
+def model_module(name: str) -> str:
+    """Return the module that builds the models of a backbone's library, whose import takes seconds."""
+    return f"musc_ray.backbones.{resolve_backbone(name).library}_vit"
+
+
 def resolve_backbone(name: str) -> BackboneName:
     """Parse a backbone name or alias.
 

@@ -11,13 +11,13 @@ import numpy.typing as npt
 import torch
 
 from musc_ray.backbones import load_backbone
-from musc_ray.backbones.names import resolve_backbone
+from musc_ray.backbones.names import model_module, resolve_backbone
 from musc_ray.backbones.weights import fetch_weights
 from musc_ray.core.memory import is_out_of_memory
 from musc_ray.features.extraction import ExtractorOptions, ExtractStats, ShardTask
 from musc_ray.features.one_picture import OnePicture
 from musc_ray.features.read_ahead import DecodedImage, ReadAhead
-from musc_ray.runtime.worker import WorkerResources, use_threads
+from musc_ray.runtime.worker import WorkerResources, import_modules, use_threads
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import (
     BrokenShardError,
@@ -40,6 +40,7 @@ class Extractor:
         self.out_paths = OutPaths.at(out)
         self.model_turn = threading.Lock()
         self.reader = ReadAhead(options.batch_size, meta.image_size, options.limits, plan.threads)
+        import_modules([model_module(options.backbone)])
         self.backbone = load_backbone(
             options.backbone,
             image_size=meta.image_size,

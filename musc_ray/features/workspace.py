@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from musc_ray.backbones.describe import describe_backbone, describe_known
-from musc_ray.backbones.names import resolve_backbone
+from musc_ray.backbones.names import model_module, resolve_backbone
 from musc_ray.backbones.shape import BackboneInfo
 from musc_ray.backbones.weights import check_weights, fetch_weights
 from musc_ray.errors import SettingsError
@@ -17,9 +17,6 @@ from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.requests import limit_requests
 from musc_ray.storage.shards import FeaturesMeta
-
-WORKER_MODULES = ("musc_ray.features.extractor", "musc_ray.backbones.load")
-"""What a worker imports first, which takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,8 @@ def start_workers(workspace: Workspace, executor: Executor) -> None:
     """Begin to start the workers, while the source is listed, unless OUT has a complete run: it may be this one."""
     out_paths = workspace.out_paths
     if not any(RunManifest.read(out_paths.run(run_id)) is not None for run_id in out_paths.run_ids()):
-        executor.start(workspace.arithmetic.device, WORKER_MODULES)
+        modules = ("musc_ray.features.extractor", model_module(workspace.settings.backbone))
+        executor.start(workspace.arithmetic.device, modules)
 
 
 def image_size_pair(settings: Settings) -> tuple[int, int] | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,7 +25,7 @@ from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.runtime.stage import Stage
 from musc_ray.runtime.telemetry import RunMetrics
-from musc_ray.runtime.worker import Role, RoleHost, WorkerResources
+from musc_ray.runtime.worker import Role, RoleHost, WorkerResources, import_modules
 from musc_ray.settings.types import ExecutorName
 
 MIN_CONCURRENCY = 2
@@ -178,8 +177,7 @@ class WorkerProcess(RoleHost):
 
     def __init__(self, resources: WorkerResources, modules: Sequence[str]) -> None:
         super().__init__(resources)
-        for module in modules:
-            import_module(module)
+        import_modules(modules)
         self.take_share()
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -9,7 +10,7 @@ from musc_ray.backbones import BackboneInfo, describe_backbone
 from musc_ray.backbones.hub import _hub_file
 from musc_ray.backbones.known import KNOWN
 from musc_ray.backbones.load import build_model
-from musc_ray.backbones.names import ALIASES, resolve_backbone
+from musc_ray.backbones.names import ALIASES, model_module, resolve_backbone
 
 
 def test_every_alias_is_known_and_nothing_else_is():
@@ -43,3 +44,10 @@ def test_shapes_and_refusals_of_aliases_import_no_library():
         "sys.exit(', '.join({'torch', 'timm', 'open_clip', 'huggingface_hub'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == ""
+
+
+@pytest.mark.parametrize("name", ["clip-vit-b-16", "dinov2-vit-s-14", "timm:vit_tiny_patch16_224", "open_clip:a/b"])
+def test_the_module_of_a_library_is_found_by_name(name):
+    module = model_module(name)
+    assert import_module(module).__name__ == module
+    assert ("open_clip" in module) == resolve_backbone(name).canonical.startswith("open_clip")
