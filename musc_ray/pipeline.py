@@ -15,7 +15,7 @@ from musc_ray.evaluate.run_metrics import image_aurocs
 from musc_ray.features.context import RunContext, open_context
 from musc_ray.features.errors_table import check_errors, group_errors, listing_errors, write_errors
 from musc_ray.features.missing import extract_missing
-from musc_ray.features.workspace import check_start
+from musc_ray.features.workspace import check_start, open_out, start_workers
 from musc_ray.lake.publish import check_lake, publish_complete
 from musc_ray.planning.pending import check_pending
 from musc_ray.report.build import write_report
@@ -171,8 +171,10 @@ def _check_start(settings: Settings, progress: Progress) -> None:
 
 def _list_images(settings: Settings, executor: Executor, progress: Progress) -> tuple[RunContext, Stages]:
     """Run the catalog stage; returns the run's context and the figures of the stage."""
+    workspace = open_out(settings, executor)
+    start_workers(workspace, executor)
     with progress.stage("catalog", total=None, unit="images") as stage:
-        context = open_context(settings, executor)
+        context = open_context(workspace)
         stage.advance(context.images)
     return context, {"catalog": {"seconds": stage.seconds, "images": context.images}}
 

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field, replace
 from musc_ray.features.ids import run_id, run_values
 from musc_ray.features.intensity import FoundRange, group_ranges, stated
 from musc_ray.features.sharding import GroupShards, assign_shards
-from musc_ray.features.workspace import Workspace, open_out, source_and_out, start_workers
-from musc_ray.runtime.executor import Executor
-from musc_ray.settings.model import Settings
+from musc_ray.features.workspace import Workspace, source_and_out
 from musc_ray.sources.catalog import Catalog, list_images
 from musc_ray.sources.deep import Range
 from musc_ray.sources.images import CatalogImage
@@ -56,16 +54,15 @@ class RunContext(Workspace):
         return sum(group.images for group in self.groups.values()) - sum(map(len, (self.earlier or {}).values()))
 
 
-def open_context(settings: Settings, executor: Executor) -> RunContext:
-    """Open the OUT, list the source, find what is already extracted.
+def open_context(workspace: Workspace) -> RunContext:
+    """List the source, find what is already extracted.
 
     Raises:
-        SettingsError: source or out is missing, or a setting does not fit the backbone.
-        MuscRayError: weights, source or the cluster cannot be used.
+        SettingsError: the source is missing.
+        MuscRayError: the source cannot be listed.
     """
-    source, out = source_and_out(settings)
-    workspace = open_out(settings, out, executor)
-    start_workers(workspace, executor)
+    settings = workspace.settings
+    source, _ = source_and_out(settings)
     catalog = list_images(source, settings.group_by, column=settings.column)
     return replace(context_of(workspace, catalog.groups), catalog=catalog)
 

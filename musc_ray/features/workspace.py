@@ -63,28 +63,39 @@ def check_start(settings: Settings) -> None:
     check_writable(out_paths.fs, out_paths.root)
 
 
-def open_out(settings: Settings, out: str, executor: Executor) -> Workspace:
+def open_out(settings: Settings, executor: Executor) -> Workspace:
     """Resolve backbone, weights and arithmetic, and the id of the features that they make.
 
     Args:
         settings: of the job, as `check_start` lets them pass.
-        out: of the job.
         executor: knows the hardware of the workers.
 
     Raises:
-        SettingsError: a setting does not fit the backbone.
+        SettingsError: source or out is missing, or a setting does not fit the backbone.
         MuscRayError: weights or the cluster cannot be used.
     """
+    _, out = source_and_out(settings)
     limit_requests(settings.max_requests)
-    info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers)
-    weights = fetch_weights(resolve_backbone(settings.backbone), settings.weights)
+    info, weights_sha256 = _backbone(settings, executor)
     if settings.weights is not None:  # workers have another working directory
         settings = settings.model_copy(update={"weights": absolute(settings.weights)})
     out_paths = OutPaths.at(out)
     hardware = executor.hardware()
     arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
-    values = features_values(settings, info, weights.sha256, arithmetic)
-    return Workspace(settings, out_paths, features_meta(info, weights.sha256, features_id(values)), arithmetic)
+    values = features_values(settings, info, weights_sha256, arithmetic)
+    return Workspace(settings, out_paths, features_meta(info, weights_sha256, features_id(values)), arithmetic)
+
+
+def _backbone(settings: Settings, executor: Executor) -> tuple[BackboneInfo, str]:
+    """Return the shape of the backbone, and the hash of its weights; a library is asked only where workers run."""
+    name, size = resolve_backbone(settings.backbone), image_size_pair(settings)
+    info = describe_known(settings.backbone, size, settings.layers)
+    if info is not None:
+        return info, fetch_weights(name, settings.weights).sha256
+    info = executor.run_function(describe_backbone, settings.backbone, size, settings.layers)
+    if settings.weights is not None:
+        return info, fetch_weights(name, settings.weights).sha256
+    return info, executor.run_function(fetch_weights, name, None).sha256
 
 
 def start_workers(workspace: Workspace, executor: Executor) -> None:

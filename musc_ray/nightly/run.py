@@ -69,9 +69,9 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
     running = open_executor(ExecutorOptions.of(settings), progress)
     only_one = lease(out_paths.fs, out_paths.night_lease, "A nightly run", progress.phase)
     with running as executor, only_one:
+        workspace = open_out(settings, executor)
+        start_workers(workspace, executor)
         with progress.stage("catalog", total=None, unit="images") as stage:
-            workspace = open_out(settings, out, executor)
-            start_workers(workspace, executor)
             settings, out_paths, meta = workspace.settings, workspace.out_paths, workspace.meta
             after = None if settings.since else seen_snapshot(out_paths, meta.features_id, settings)
             catalog = list_images(source, settings.group_by, after, settings.column)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,29 +10,10 @@ from torch import Tensor
 from musc_ray.core.memory import is_out_of_memory
 from musc_ray.core.precision import distance_dtype
 from musc_ray.core.tile_product import multiply_tile
-from musc_ray.scoring.ring import BlockTask, RingShard
+from musc_ray.scoring.ring import BlockStats, BlockTask, RingShard
 from musc_ray.scoring.shard_cache import LoadedShards, ShardCache
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BlockStats:
-    """Figures of a block.
-
-    Attributes:
-        pairs: image pairs that score each other, each counted once.
-        seconds_in_kernel: time spent multiplying.
-        shards_read: shards that were not cached.
-        shrunk: whether memory ran out and the block was repeated with a smaller cache.
-        error: largest possible error of the bands reduced on the spot.
-    """
-
-    pairs: int = 0
-    seconds_in_kernel: float = 0.0
-    shards_read: int = 0
-    shrunk: bool = False
-    error: float = 0.0
 
 
 class BlockMultiplier:

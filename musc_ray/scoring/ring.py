@@ -129,6 +129,25 @@ def ring_blocks(images: GroupImages, side: int) -> list[RingBlock]:
 
 
 @dataclass(frozen=True)
+class BlockStats:
+    """Figures of a block.
+
+    Attributes:
+        pairs: image pairs that score each other, each counted once.
+        seconds_in_kernel: time spent multiplying.
+        shards_read: shards that were not cached.
+        shrunk: whether memory ran out and the block was repeated with a smaller cache.
+        error: largest possible error of the bands reduced on the spot.
+    """
+
+    pairs: int = 0
+    seconds_in_kernel: float = 0.0
+    shards_read: int = 0
+    shrunk: bool = False
+    error: float = 0.0
+
+
+@dataclass(frozen=True)
 class BlockTask:
     """A block of one layer: what a worker multiplies at a time.
 

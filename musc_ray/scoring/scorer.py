@@ -12,12 +12,12 @@ from musc_ray.core.warm_up import load_kernels
 from musc_ray.features.arithmetic import Arithmetic
 from musc_ray.runtime.worker import WorkerResources, use_threads
 from musc_ray.scoring.band_reducer import BandReducer, StoredPart
-from musc_ray.scoring.block_multiplier import BlockMultiplier, BlockStats
+from musc_ray.scoring.block_multiplier import BlockMultiplier
 from musc_ray.scoring.defects.driver import DefectStep
 from musc_ray.scoring.defects.worker import ArrayCache, DefectWorker
 from musc_ray.scoring.patch_maps import write_patch_maps
 from musc_ray.scoring.ranking_worker import Columns, GroupFigures, Ranker, SimilarImages
-from musc_ray.scoring.ring import BlockTask, GroupImages, RingShard
+from musc_ray.scoring.ring import BlockStats, BlockTask, GroupImages, RingShard
 from musc_ray.scoring.shard_cache import ShardCache
 from musc_ray.settings.model import Settings
 from musc_ray.storage.paths import OutPaths

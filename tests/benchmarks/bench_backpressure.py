@@ -29,6 +29,7 @@ from memory import PeakMemory
 from musc_ray.features import extraction
 from musc_ray.features.context import open_context
 from musc_ray.features.extraction import ShardTask
+from musc_ray.features.workspace import open_out
 from musc_ray.runtime.executor import open_executor
 from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.pool import Pool
@@ -135,7 +136,7 @@ def fast_blocks(folder: Path, stack: ExitStack) -> Counts:
 def extracting(settings: Settings, stack: ExitStack, role: Role) -> Counts:
     """Extract the same images again and again; what is written is deleted at once."""
     executor = stack.enter_context(open_executor(ExecutorOptions.of(settings), Progress(quiet=True)))
-    context = open_context(settings, executor)
+    context = open_context(open_out(settings, executor))
     ((name, group),) = context.groups.items()
     images = [image for shard in group.all.values() for image in shard]
     tasks = [ShardTask(name, number, images[:SHARD]) for number in range(100_000)]

@@ -1,6 +1,8 @@
 """Both executors do the same: tasks, results, errors, one worker for all stages, and the scores of a run."""
 
 import os
+import subprocess
+import sys
 
 import pyarrow.dataset as ds
 import pytest
@@ -106,3 +108,29 @@ def test_scores_are_the_same(tmp_path, shared_ray, tiny_weights):
         assert (one["uri"], one["rank"]) == (other["uri"], other["rank"])
         for column in ("score_raw", "score", "patch_map"):
             assert one[column] == pytest.approx(other[column], abs=MAX_DIFFERENCE)
+
+
+DRIVER = """
+import sys
+from musc_ray.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as ended:
+    print(ended.code, *(name for name in "FORBIDDEN".split() if name in sys.modules))
+"""
+FORBIDDEN = "torch torchvision timm open_clip faiss numba pyarrow.dataset"
+
+
+def test_the_driver_of_a_ray_job_imports_no_torch(tmp_path, tiny_weights):
+    """Not even for a model that only its library knows: a process of the cluster says what it is."""
+    write_pictures(tmp_path / "images", 4)
+    options = ["--backbone", "timm:vit_tiny_patch16_224", "--weights", tiny_weights, "--image-size", "32", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER.replace("FORBIDDEN", FORBIDDEN)]
+        + [str(part) for part in ("run", tmp_path / "images", tmp_path / "out", "--executor", "ray", *options)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1] == "0", done.stdout + done.stderr

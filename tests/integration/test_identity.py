@@ -10,6 +10,7 @@ from musc_ray import pipeline
 from musc_ray.errors import MuscRayError
 from musc_ray.features import arithmetic
 from musc_ray.features.context import open_context
+from musc_ray.features.workspace import open_out
 from musc_ray.pipeline import run_archive
 from musc_ray.runtime import hardware
 from musc_ray.runtime.executor import open_executor
@@ -68,7 +69,7 @@ def test_a_cluster_is_asked_for_its_hardware(given, shared_ray, tmp_path):
     assert hardware.ClusterHardware().gpus() == 0
     settings = load_settings(None, {**given, "out": str(tmp_path), "model_precision": "auto"})
     with open_executor(ExecutorOptions.of(settings), Progress(quiet=True)) as executor:
-        context = open_context(settings, executor)
+        context = open_context(open_out(settings, executor))
     assert context.arithmetic.device == "cpu"
     assert context.arithmetic.model_precision == ("bfloat16" if hardware.has_bfloat16() else "float32")
 
