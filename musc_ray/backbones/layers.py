@@ -37,12 +37,13 @@ class CpuLayers(TorchFunctionMode):
     def _attention(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any
     ) -> Tensor:
-        """Compute `F.scaled_dot_product_attention` in the dtype; with a mask and the like in float32."""
+        """Compute `F.scaled_dot_product_attention`: plain one in bfloat16 by our kernel, others in float32."""
+        query, key, value = query.to(self.dtype), key.to(self.dtype), value.to(self.dtype)
         scale = options.pop("scale", None)
-        if self.dtype == torch.float32 or attn_mask is not None or any(options.values()):
-            parts = (query.float(), key.float(), value.float())
-            return F.scaled_dot_product_attention(*parts, attn_mask=attn_mask, scale=scale, **options)
-        return attention(query.to(self.dtype), key.to(self.dtype), value.to(self.dtype), scale)
+        if self.dtype == torch.bfloat16 and attn_mask is None and not any(options.values()):
+            return attention(query, key, value, scale)
+        parts = (query.float(), key.float(), value.float())
+        return F.scaled_dot_product_attention(*parts, attn_mask=attn_mask, scale=scale, **options).to(self.dtype)
 
 
 class SelfAttention(nn.Module):

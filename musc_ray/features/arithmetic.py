@@ -47,7 +47,8 @@ def resolve_arithmetic(device: str, precision: str, model_precision: str, hardwa
     Args:
         device: cpu, cuda, or auto: cuda where there is a GPU.
         precision: a number format, or auto: see `core.auto_precision`.
-        model_precision: likewise.
+        model_precision: likewise; `auto` moves image AUROC by less than 0.001 (`tests/benchmarks/bench_precision.py`),
+            and MuSc's own code runs the backbone in float16, PyTorch's autocast on a GPU (models/musc.py).
         hardware: asked only what a setting depends on.
     """
     if device == "auto":

@@ -30,14 +30,19 @@ logger = logging.getLogger(__name__)
 def night_settings(given: Settings) -> Settings:
     """Fill the settings of a nightly run: those not given are inherited from the last complete run of OUT.
 
+    The precision of the backbone is inherited as resolved: the features of earlier images are of it, whatever the
+    hardware of the night.
+
     Raises:
         SettingsError: no out.
         MuscRayError: OUT holds no complete run.
     """
     if given.out is None:
         raise SettingsError("A nightly run needs the out of an earlier run, as in `musc-ray rescore OUT`.")
-    last = settings_dict(complete_run(OutPaths.at(given.out), None).settings)
-    kept = {name: value for name, value in last.items() if name not in OF_ONE_RUN}
+    last = complete_run(OutPaths.at(given.out), None)
+    kept = {name: value for name, value in settings_dict(last.settings).items() if name not in OF_ONE_RUN}
+    if last.resolved.model_precision is not None:
+        kept["model_precision"] = last.resolved.model_precision
     return load_settings(None, kept | {name: getattr(given, name) for name in given.model_fields_set})
 
 

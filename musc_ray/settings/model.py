@@ -119,7 +119,8 @@ class Settings(BaseModel):
         default="auto", description="Arithmetic of mutual scoring; float32 is exact."
     )
     model_precision: Annotated[Precision, affects("features")] = Field(
-        default="float32", description="Arithmetic of the backbone in extraction."
+        default="auto",
+        description="Arithmetic of the backbone; auto: float16 on a GPU, bfloat16 on CPUs that have it, else float32.",
     )
     feature_dtype: Annotated[Literal["float16"], affects("features")] = Field(
         default="float16", description="Number format of stored features."

@@ -46,7 +46,7 @@ def over_black(colours: Image.Image, alpha: Image.Image) -> Image.Image:
 def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     """Convert to RGB, through the colour profile if it fits the picture and is not sRGB."""
     if not profile:
-        return picture.convert("RGB")
+        return picture if picture.mode == "RGB" else picture.convert("RGB")  # which copies, though nothing changes
     mode = SPACES.get(bytes(profile[SPACE_PLACE]))
     if mode == "RGB" and picture.mode != "CMYK":
         picture = picture.convert("RGB")  # of a palette

@@ -177,7 +177,10 @@ def _upright(picture: Image.Image, at_least: int | None) -> Image.Image:
         picture.draft(None, (math.ceil(picture.width * scale), math.ceil(picture.height * scale)))
     unused_alpha = picture.format == "TGA" and picture.mode == "RGBA" and not _tga_alpha_bits(picture)
     picture.load()
-    return picture.convert("RGB") if unused_alpha else ImageOps.exif_transpose(picture)
+    if unused_alpha:
+        return picture.convert("RGB")
+    ImageOps.exif_transpose(picture, in_place=True)  # without: a copy, which takes a fifth of the time of large photos
+    return picture
 
 
 def _tga_alpha_bits(picture: Image.Image) -> int:

@@ -39,7 +39,7 @@ SCRATCH_MB = 96
 """Room on the volume of temporary files and of what Ray spills: the weights take a quarter of it."""
 
 OPTIONS = ["--backbone", "timm:vit_tiny_patch16_224", "--weights", f"s3://{BUCKET}/vit_tiny.safetensors"]
-OPTIONS += ["--image-size", "64", "--precision", "float32", "--shard-size", "4"]
+OPTIONS += ["--image-size", "64", "--precision", "float32", "--model-precision", "float32", "--shard-size", "4"]
 COMMON = ["--set", "workers=2", "--set", "report_images=2"]
 
 RAY = {

@@ -36,7 +36,16 @@ def musc_ray(invoke):
 def options(tiny_weights) -> list[object]:
     model = ["--backbone", "timm:vit_tiny_patch16_224", "--weights", tiny_weights, "--image-size", "64"]
     sets = ["workers=1", "max_error_fraction=0.9", "report_thumbnails=0", "report_images=2", "max_image_mb=1"]
-    return [*model, "--precision", "float32", "--shard-size", "4", *(part for s in sets for part in ("--set", s))]
+    return [
+        *model,
+        "--precision",
+        "float32",
+        "--model-precision",
+        "float32",
+        "--shard-size",
+        "4",
+        *(part for s in sets for part in ("--set", s)),
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,8 @@ COMMON = [
     "64,96",
     "--precision",
     "float32",
+    "--model-precision",
+    "float32",
     "--shard-size",
     "4",
 ]

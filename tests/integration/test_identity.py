@@ -35,6 +35,7 @@ def given(tmp_path_factory):
         "image_size": "64",
         "layers": "5",
         "workers": "1",
+        "model_precision": "float32",
     }
 
 
@@ -58,10 +59,12 @@ def test_the_same_images_with_and_without_groups_are_two_runs(given, shared_ray,
 
 @pytest.mark.slow
 def test_arithmetic_is_resolved_once_and_written_down(given, shared_ray, tmp_path):
+    given = {name: value for name, value in given.items() if name != "model_precision"}
     result = run_archive(load_settings(None, {**given, "out": str(tmp_path)}), Progress(quiet=True))
     run = json.loads((tmp_path / "runs" / result.run.run_id / "run.json").read_text())
     resolved = {name: run["resolved"][name] for name in ("device", "precision", "model_precision")}
-    assert resolved == {"device": "cpu", "precision": "float32", "model_precision": "float32"}
+    best = "bfloat16" if hardware.has_bfloat16() else "float32"
+    assert resolved == {"device": "cpu", "precision": "float32", "model_precision": best}
 
 
 def test_a_cluster_is_asked_for_its_hardware(given, shared_ray, tmp_path):

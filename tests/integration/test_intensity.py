@@ -37,7 +37,18 @@ def plant(tmp_path_factory, invoke, tiny_weights):
     for number in range(3):
         Image.new("RGBA", (40 + number, 30)).save(folder / "images" / "black" / f"{number}.png")
     options = ["--backbone", "timm:vit_tiny_patch16_224", "--weights", tiny_weights, "--image-size", "64"]
-    options += ["--precision", "float32", "--group-by", "{group}/**", "--shard-size", 2, "--set", "workers=1"]
+    options += [
+        "--precision",
+        "float32",
+        "--model-precision",
+        "float32",
+        "--group-by",
+        "{group}/**",
+        "--shard-size",
+        2,
+        "--set",
+        "workers=1",
+    ]
     result = invoke("run", folder / "images", folder / "out", *options, "--set", "max_error_fraction=0.5")
     assert "12 images scored, 3 failed" in result.output, result.output
     assert result.exit_code == 1  # a group failed

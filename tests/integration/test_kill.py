@@ -28,7 +28,17 @@ def command(tmp_path_factory) -> list[str]:
     weights = write_tiny_weights(folder)
     write_pictures(folder / "images", 60)
     options = ["--backbone", "timm:vit_tiny_patch16_224", "--weights", str(weights), "--image-size", "224"]
-    options += ["--shard-size", "4", "--precision", "float32", "--executor", "ray", "--quiet"]
+    options += [
+        "--shard-size",
+        "4",
+        "--precision",
+        "float32",
+        "--model-precision",
+        "float32",
+        "--executor",
+        "ray",
+        "--quiet",
+    ]
     return [sys.executable, "-m", "musc_ray.cli", "run", str(folder / "images"), *options]
 
 

@@ -32,6 +32,8 @@ class Plant:
         self.options += [
             "--precision",
             "float32",
+            "--model-precision",
+            "float32",
             "--shard-size",
             "5",
             "--set",

@@ -22,7 +22,7 @@ from tests.helpers import brute_force
 from tests.helpers.generated import DEFAULTS, group_features, role, score_generated
 from tests.helpers.processes import kill, named
 
-EXACT = {"precision": "float32"}
+EXACT = {"precision": "float32", "model_precision": "float32"}
 LONG = {"images": 300, "grid": [8, 8], "channels": 64, "layers": 3, "shard_size": 6, "settings": EXACT}
 """Enough tiles to die among: 50 shards, 1,275 tiles a layer."""
 

@@ -48,6 +48,8 @@ def options(tiny_weights) -> list[object]:
         "64,96",
         "--precision",
         "float32",
+        "--model-precision",
+        "float32",
         "--set",
         "workers=1",
     ]
@@ -451,7 +453,8 @@ def test_extract_then_score_is_a_run(tmp_path, options, musc_ray):
     early = musc_ray("score", tmp_path / "images", tmp_path / "out", *options)
     assert early.exit_code == 1
     assert "6 of 6 images have no features" in early.stderr
-    of_features = [option for option in options if option not in ("--precision", "float32")]
+    start = options.index("--precision")
+    of_features = options[:start] + options[start + 2 :]
     extracted = musc_ray("extract", tmp_path / "images", tmp_path / "out", *of_features)
     assert "6 images extracted, 0 already done" in extracted.stdout, extracted.output
     assert not list((tmp_path / "out").glob("runs/*/scores"))

@@ -26,7 +26,16 @@ from tests.helpers.door import FILES
 from tests.helpers.pictures import write_pictures
 from tests.helpers.seaweed import S3Server
 
-OPTIONS = ["--backbone", "timm:vit_tiny_patch16_224", "--image-size", "64", "--precision", "float32"]
+OPTIONS = [
+    "--backbone",
+    "timm:vit_tiny_patch16_224",
+    "--image-size",
+    "64",
+    "--precision",
+    "float32",
+    "--model-precision",
+    "float32",
+]
 OPTIONS += ["--shard-size", "64", "--set", "workers=1"]
 
 

@@ -12,7 +12,12 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute x (..., C) times weight (D, C) transposed, plus bias (D,): by oneDNN where it is faster than PyTorch."""
+    """Compute x (..., C) times weight (D, C) transposed, plus bias (D,): by oneDNN where it is faster than PyTorch.
+
+    CPUs have no fast float16 products: there they are computed in float32 and rounded.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float16:
+        return linear(x.float(), weight.float(), None if bias is None else bias.float()).half()
     if AVAILABLE and x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in DTYPES:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product

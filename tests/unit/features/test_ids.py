@@ -34,7 +34,8 @@ class FakeHardware:
 
 def opened(out, hardware=FakeHardware(), **given):
     """What runs with these settings have in common, on this hardware."""
-    settings = load_settings(None, {"source": "made", "out": str(out), "backbone": "timm:vit_tiny_patch16_224"} | given)
+    base = {"source": "made", "out": str(out), "backbone": "timm:vit_tiny_patch16_224", "model_precision": "float32"}
+    settings = load_settings(None, base | given)
     info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers)
     arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
     identity = features_id(features_values(settings, info, "0" * 64, arithmetic))

@@ -50,7 +50,7 @@ def test_defaults_are_the_method_of_the_paper() -> None:
     assert settings == Settings()
     assert settings.backbone == "clip-vit-l-14-336"
     assert (settings.degrees, settings.interval, settings.k_list) == ((1, 3, 5), (0.0, 0.3), (1, 2, 3))
-    assert (settings.references, settings.precision, settings.model_precision) == ("all", "auto", "float32")
+    assert (settings.references, settings.precision, settings.model_precision) == ("all", "auto", "auto")
     assert (settings.aggregation, settings.vectors) == ("lnamd", 3)
     assert (settings.shard_size, settings.batch_size, settings.report_images) == (64, 8, 24)
     assert (settings.max_error_fraction, settings.max_pixels, settings.seed) == (0.05, 100_000_000, 0)
