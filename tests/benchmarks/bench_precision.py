@@ -1,10 +1,10 @@
 """The backbone in bfloat16 on a CPU: what it costs in image AUROC, and what it gains in images a second.
 
-    python tests/benchmarks/bench_precision.py auroc [FOLDER ...]
-    python tests/benchmarks/bench_precision.py rates [NUMBER ...]
+    python tests/benchmarks/bench_precision.py [auroc [FOLDER ...] | rates [NUMBER ...]]
 
-`auroc`: features in float32, in bfloat16 and in two other ways of computing it, stored as float16 and scored in
-float32. Image sets are folders in MVTec AD's layout, or `cells`: 240 solar cells. AUROC raw is of scores before RsCIN.
+`auroc`: features in float32, in bfloat16, in float16 (its rounding, as a CPU does it), and in two other ways to compute
+in bfloat16; stored as float16 and scored in float32. Image sets are folders in MVTec AD's layout, or `cells`: 240 solar
+cells. AUROC raw is of scores before RsCIN.
 
 `rates`: the ways take turns, best of several rounds. The share is of the rate of the matrix products alone: those of
 linear layers and of attention, with operands of the same shapes and number format, the same threads and batch.
@@ -73,6 +73,7 @@ def ways(load: Callable[[str], Backbone]) -> dict[str, Forward]:
     return {
         "float32": exact.forward,
         "bfloat16": load("bfloat16").forward,
+        "float16": load("float16").forward,
         "PyTorch's autocast": autocast,
         "bfloat16 throughout": throughout,
     }
@@ -132,7 +133,7 @@ def print_rates(name: str, side: int, batch: int, threads: int) -> None:
     seconds = best_times(runs)
     print(f"{name} at {side} px, batches of {batch}, threads: {threads}")
     for what in forwards:
-        alone = seconds[str(torch.float32 if what == "float32" else torch.bfloat16)]
+        alone = seconds[str(torch.float32 if what in ("float32", "float16") else torch.bfloat16)]
         ratio, share = seconds["float32"] / seconds[what], alone / seconds[what]
         print(f"  {what:22}{batch / seconds[what]:8.1f} images/s{ratio:7.2f} of float32{share:7.2f} of the products")
 
@@ -182,9 +183,11 @@ def images_of(name: str) -> tuple[list[Path], list[int]]:
 
 def main() -> None:
     print(describe_machine())
-    if sys.argv[1] == "rates":
+    part = sys.argv[1] if len(sys.argv) > 1 else "both"
+    if part in ("rates", "both"):
         for number in sys.argv[2:] or range(len(RATES)):
             print_rates(*RATES[int(number)])
+    if part == "rates":
         return
     with tempfile.TemporaryDirectory() as folder:
         weights = fetch_weights(resolve_backbone(BACKBONE), str(write_dinov2_weights(Path(folder) / "w.safetensors")))
