@@ -114,7 +114,7 @@ class Progress:
                 self._phases.append(phase)
                 if self._display:
                     self._display.phase_started(phase)
-            self._write_record()
+            self._record_phases()
             yield
         except BaseException as error:
             phase.end(outcome_of(error))
@@ -129,7 +129,7 @@ class Progress:
                 if self._display:
                     self._display.phase_ended(phase)
             if phase.seconds >= MIN_PHASE_SECONDS:
-                self._write_record()
+                self._record_phases()
 
     def _changed(self, stage: Stage) -> None:
         with self._lock:
@@ -138,6 +138,11 @@ class Progress:
         if self._watch:
             self._watch(stage)
         if self._clock() - self._recorded_at >= MIN_RECORD_SECONDS:
+            self._write_record()
+
+    def _record_phases(self) -> None:
+        """Write the record if a stage is at work: the end of a command must not depend on a store that is away."""
+        if any(stage.outcome is None for stage in self._stages):
             self._write_record()
 
     def _write_record(self) -> None:

@@ -57,9 +57,10 @@ class RayExecutor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self._free:
-            self._free.pop().end()
-        self._cluster.close()
+        with self.progress.phase("stopping the workers"):
+            while self._free:
+                self._free.pop().end()
+            self._cluster.close()
 
     def hardware(self) -> Hardware:
         """Return what tells the hardware of the cluster that is joined, or of this machine."""

@@ -533,6 +533,8 @@ def test_records_name_the_phases_at_work(clock: Clock) -> None:
             clock.now += 5
         with progress.phase("a short one"):
             pass
+    with progress.phase("stopping the workers"):
+        clock.now += 5
     phases = [record["phases"] for record in records]
     assert phases == [[], ["starting workers"], [], ["a short one"], []]
 
