@@ -10,7 +10,7 @@ from musc_ray.backbones.names import BackboneName
 from musc_ray.errors import MuscRayError, reason_of
 from musc_ray.storage.retry import Backoff, retry
 
-FIRST_CONTACT = Backoff(attempts=2, first_seconds=1.0, max_seconds=1.0)
+FIRST_CONTACT = Backoff(attempts=2, first_seconds=0.5, max_seconds=0.5)
 """Attempts to reach the hub before a download; its client alone would make 7, and pause for 23 seconds."""
 
 
