@@ -83,7 +83,7 @@ class Pool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._beginning.close()
+        self._beginning.__exit__(kind, error, trace)  # a phase that did not come to its end says so
         for member in self._members:
             if member.tasks == 0:
                 self.executor.keep_worker(member.worker)

@@ -1,6 +1,8 @@
 """The executor of one process keeps what `Pool` promises: results, errors, retries, one worker for all stages."""
 
 import inspect
+import io
+import itertools
 import os
 import subprocess
 import sys
@@ -89,6 +91,16 @@ def test_what_a_role_raises_when_it_is_made_reaches_the_caller(executor):
         Pool(executor, role("Hungry"), 1) as pool,
     ):
         list(pool.map(iter([0]), lambda worker, _: worker.call("add")))
+
+
+@pytest.mark.parametrize(("error", "outcome"), [(KeyboardInterrupt, "stopped"), (ValueError, "failed")])
+def test_the_phase_of_a_beginning_that_did_not_end_is_not_done(executor, error, outcome):
+    log = io.StringIO()
+    ticks = itertools.count(step=2.0)
+    executor.progress = Progress(log, clock=lambda: next(ticks))
+    with pytest.raises(error), Pool(executor, role("Adder"), 1, 0.0):
+        raise error
+    assert f"starting workers: {outcome} after " in log.getvalue()
 
 
 def test_stages_follow_each_other_in_this_process(executor):
