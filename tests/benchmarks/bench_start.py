@@ -22,7 +22,7 @@ from pathlib import Path
 from memory import PeakMemory
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("verbs", "refusals", "small", "after", "demo")
+PARTS = ("verbs", "refusals", "small", "after", "demo", "executors")
 SMALL, SMALL_SIZE = 40, 112
 
 BARE = """
@@ -271,6 +271,29 @@ def demo(bench: Bench) -> None:
         print(f"  time {now.best / then.best:.0%}, memory {now.peak / then.peak:.0%} of before")
 
 
+def executors(bench: Bench) -> None:
+    """Both executors on the demo, and on all its 901 solar cells: a job of this machine's size."""
+    for images in ("240", "all"):
+        stages: dict[str, dict] = {}
+
+        def run(name: str, images: str = images, stages: dict[str, dict] = stages) -> tuple[float, int]:
+            out = bench.folder / "executors"
+            shutil.rmtree(out, ignore_errors=True)
+            result = timed(verb("demo", out, "--quiet", "--images", images, "--executor", name), memory=True)
+            (manifest,) = out.glob("runs/*/run.json")
+            stages[name] = json.loads(manifest.read_text())["stages"]
+            return result
+
+        names = ("process", "ray")
+        timings = in_turn({name: lambda name=name: run(name) for name in names}, bench.rounds if images == "240" else 1)
+        for name in names:
+            seconds = ", ".join(
+                f"{stage} {stages[name][stage]['seconds']:.1f}" for stage in ("extract", "mutual", "report")
+            )
+            show(f"demo --images {images} --executor {name}", timings[name].best)
+            print(f"  {'':58} {timings[name].peak / 1e9:7.2f} GB; {seconds} s", flush=True)
+
+
 def model_rate(stage: dict) -> float:
     """Images a second of two workers that compute at the same time, each on one thread."""
     return 2 * float(stage["images"]) / float(stage["seconds_in_model"])
@@ -283,7 +306,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     before = None if given.before is None else given.before.resolve()
-    known = {"verbs": verbs, "refusals": refusals, "small": small, "after": after, "demo": demo}
+    known = {"verbs": verbs, "refusals": refusals, "small": small, "after": after, "demo": demo, "executors": executors}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), before, given.rounds)
         for part in given.parts or PARTS:
