@@ -1,5 +1,6 @@
 """Results of calls in this process that wait for the call that takes them: in memory up to a limit, else on disk."""
 
+import mmap
 import sys
 import tempfile
 import threading
@@ -85,4 +86,5 @@ def _on_disk(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     with tempfile.TemporaryFile(prefix="musc-ray-") as file:
         file.write(np.ascontiguousarray(array).data)  # a full disk is an error here; in a mapped page it would be fatal
         file.flush()
-        return np.memmap(file, array.dtype, "c", shape=array.shape)
+        mapped = mmap.mmap(file.fileno(), array.nbytes, access=mmap.ACCESS_COPY)  # private: nobody else writes to it
+    return np.frombuffer(mapped, array.dtype).reshape(array.shape)

@@ -1,6 +1,7 @@
 """Results that wait in this process: counted while they are in memory, on disk beyond the limit, equal in any case."""
 
 import gc
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +18,10 @@ SIZE = MIN_ARRAY_BYTES // 4
 
 
 def on_disk(array: np.ndarray) -> bool:
-    base = array
-    while base is not None:
-        if isinstance(base, np.memmap):
-            return True
-        base = base.base if isinstance(base, np.ndarray) else None
-    return False
+    base: object = array
+    while isinstance(base, (np.ndarray, memoryview)):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    return isinstance(base, mmap.mmap)
 
 
 def test_what_fits_is_returned_as_it_is_and_counted_until_it_is_forgotten():
