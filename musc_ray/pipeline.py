@@ -93,13 +93,17 @@ def score_archive(
         complete = RunManifest.read(run_paths)
         if complete is not None and not settings.overwrite:  # another command has completed it meanwhile
             return _reuse(context, complete)
-        _begin(context, progress)
+        with progress.phase("writing the list of images"):
+            _begin(context, progress)
         with _recorded_failure(run_paths):
             run = _compute(context, executor, stages, progress, labels or {})
         run.write(run_paths)
-        _clean_up(context)
-        publish_complete(context.out_paths, settings.lake, context.run_id)
-        return read_result(context, run, computed=True)
+        with progress.phase("removing intermediate results"):
+            _clean_up(context)
+        with progress.phase("publishing the run"):
+            publish_complete(context.out_paths, settings.lake, context.run_id)
+        with progress.phase("reading the scores"):
+            return read_result(context, run, computed=True)
 
 
 def _lease(context: RunContext, progress: Progress) -> AbstractContextManager[None]:

@@ -92,15 +92,17 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
     run = complete_run(out_paths, settings.run_id)
     run_paths = out_paths.run(run.run_id)
     check_writable(out_paths.fs, run_paths.evaluation)
-    scores = _read_scores(run_paths, run)
-    if labels is None:
-        uris = [uri for table in scores.values() for uri in table["uri"].to_pylist()]
-        labels = find_labels(settings.labels, uris, settings.image_limits)
-    findings = Findings(problems=list(labels.problems))
-    groups = _join(run_paths, scores, labels, findings)
-    _write_labels(run_paths, groups)
+    with progress.phase("reading scores and labels"):
+        scores = _read_scores(run_paths, run)
+        if labels is None:
+            uris = [uri for table in scores.values() for uri in table["uri"].to_pylist()]
+            labels = find_labels(settings.labels, uris, settings.image_limits)
+        findings = Findings(problems=list(labels.problems))
+        groups = _join(run_paths, scores, labels, findings)
+        _write_labels(run_paths, groups)
     pixels = _pixels(settings, run, groups, labels, progress, findings)
-    rows = _rows(out_paths, run, groups, pixels, findings.notes)
+    with progress.phase("computing the metrics of images"):
+        rows = _rows(out_paths, run, groups, pixels, findings.notes)
     about = {
         "run": run_paths.run_id,
         "backbone": run.resolved.backbone,
@@ -133,7 +135,8 @@ def _pixels(
             if label.label
         ]
         return {}
-    background = _background(masks, settings.image_limits, findings)
+    with progress.phase("finding the background of the masks"):
+        background = _background(masks, settings.image_limits, findings)
     size = run.resolved.image_size if settings.pixels == "model" else None
     reading = MaskReading(size, labels.mask_level, settings.image_limits, background)
     out_paths = OutPaths.at(str(settings.out))
