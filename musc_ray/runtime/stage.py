@@ -7,6 +7,9 @@ from typing import Any, Literal
 from musc_ray.runtime.durations import format_duration
 from musc_ray.runtime.time_left import TimeLeft
 
+MIN_LEFT_SECONDS = 1.0
+"""Less is not shown: it would be read when it is over."""
+
 Outcome = Literal["done", "failed", "stopped"]
 """How a stage or phase ended: an exception, or a person or signal."""
 
@@ -136,8 +139,8 @@ class Stage:
             parts.append(f"{_number(self.rate)} {self.unit}/s")
         if self._end is not None and self.earlier:
             parts.append(f"{self.earlier:,} done earlier")
-        if self.seconds_left is not None:
-            parts.append(f"{format_duration(self.seconds_left)} left")
+        if (left := self.seconds_left) is not None and left >= MIN_LEFT_SECONDS:
+            parts.append(f"{format_duration(left)} left")
         if self._note:
             parts.append(self._note)
         return ", ".join(parts)
