@@ -162,6 +162,9 @@ def _leftovers(out_paths: OutPaths, complete: list[str]) -> Iterator[Garbage]:
     for run_id in complete:
         if exists(out_paths.fs, out_paths.run(run_id).work):
             yield _garbage(out_paths, out_paths.run(run_id).work, "intermediate results of a complete run")
+        lease_path = out_paths.run(run_id).lease
+        if exists(out_paths.fs, lease_path) and holder(out_paths.fs, lease_path) is None:
+            yield _garbage(out_paths, lease_path, "lease of a command that died")
 
 
 def _features(out_paths: OutPaths, needed: list[str], oldest: datetime) -> Iterator[Garbage]:

@@ -18,9 +18,9 @@ import fsspec
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from musc_ray.errors import MuscRayError
-from musc_ray.storage.conditional import create, read_version, replace
+from musc_ray.storage.conditional import Version, create, read_version, replace
 from musc_ray.storage.processes import is_alive, machine, start_of
-from musc_ray.storage.retry import is_storage_fault
+from musc_ray.storage.retry import is_storage_fault, with_retries
 
 LEASE_SECONDS = 180.0
 """A lease that was not renewed for this long is abandoned: its command or its machine died."""
@@ -171,26 +171,38 @@ def _acquire(fs: fsspec.AbstractFileSystem, path: str, mine: Holder, waiting: Wa
     Raises:
         MuscRayError: another command holds it, or was quicker.
     """
-    seen = read_version(fs, path)
+    seen = _version(fs, path)
     if seen is None:
-        if create(fs, path, mine.content()) or _owner(fs, path) == mine.owner:  # a repeated request is refused
+        if _create(fs, path, mine) or _owner(fs, path) == mine.owner:  # a repeated request is refused
             return
-        seen = read_version(fs, path)
+        seen = _version(fs, path)
     held = None if seen is None else Holder.parsed(seen.content)
     if held is not None:
         alive = _alive(fs, path, held, waiting)
         if alive is not None:
             raise _is_held(path, alive, advice)
-        seen = read_version(fs, path)
+        seen = _version(fs, path)
         if seen is not None:
             if Holder.parsed(seen.content) != held:
                 raise _taken_over(path)
             logger.warning("Taking over from %s, which is gone.", held.process)
-    replaced = create(fs, path, mine.content()) if seen is None else replace(fs, path, mine.content(), seen)
+    replaced = _create(fs, path, mine) if seen is None else _replace(fs, path, mine, seen)
     if replaced is None:
         time.sleep(SETTLE_SECONDS)
     if not replaced and _owner(fs, path) != mine.owner:
         raise _taken_over(path)
+
+
+def _version(fs: fsspec.AbstractFileSystem, path: str) -> Version | None:
+    return with_retries(lambda: read_version(fs, path), f"read {path}")
+
+
+def _create(fs: fsspec.AbstractFileSystem, path: str, mine: Holder) -> bool:
+    return with_retries(lambda: create(fs, path, mine.content()), f"write {path}")
+
+
+def _replace(fs: fsspec.AbstractFileSystem, path: str, mine: Holder, seen: Version) -> bool | None:
+    return with_retries(lambda: replace(fs, path, mine.content(), seen), f"write {path}")
 
 
 def _taken_over(path: str) -> MuscRayError:
@@ -215,7 +227,9 @@ def _renew(fs: fsspec.AbstractFileSystem, path: str, mine: Holder, over: threadi
 def _release(fs: fsspec.AbstractFileSystem, path: str, mine: Holder) -> None:
     """Remove the lease; a storage fault is only logged, so that it does not hide the error of the command."""
     try:
-        if _owner(fs, path) == mine.owner:
+        seen = read_version(fs, path)  # not retried: the command is at its end
+        held = None if seen is None else Holder.parsed(seen.content)
+        if held is not None and held.owner == mine.owner:
             fs.rm_file(path)
     except Exception as error:
         if not is_storage_fault(error):
@@ -225,7 +239,7 @@ def _release(fs: fsspec.AbstractFileSystem, path: str, mine: Holder) -> None:
 
 def _read(fs: fsspec.AbstractFileSystem, path: str) -> Holder | None:
     """Read a lease; None where it is missing or broken."""
-    seen = read_version(fs, path)
+    seen = _version(fs, path)
     return None if seen is None else Holder.parsed(seen.content)
 
 

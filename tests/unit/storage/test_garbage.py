@@ -12,7 +12,7 @@ from musc_ray.storage.lease import lease
 from musc_ray.storage.listing import exists
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import OutPaths
-from tests.helpers.manifests import started_record
+from tests.helpers.manifests import run_record, started_record
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=30)
 
@@ -43,6 +43,17 @@ def test_the_lease_of_a_command_that_died_is_removed_with_its_run(out):
     run = OutPaths.at(out).run("run-a")
     run.fs.pipe_file(run.lease, b'{"owner": "x", "host": "elsewhere", "pid": 1, "renewed": 0}')
     assert [garbage.path for garbage in collect_garbage(out, 7, delete=True)] == [run.folder]
+    assert not exists(run.fs, run.lease)
+
+
+def test_the_lease_that_a_complete_run_left_is_removed_and_one_that_is_held_is_not(out):
+    run = OutPaths.at(out).run("run-a")
+    write_json(run.fs, run.run_json, run_record("run-a"))
+    with lease(run.fs, run.lease, "Run run-a"):
+        assert collect_garbage(out, 7, delete=True) == []
+    run.fs.pipe_file(run.lease, b'{"owner": "x", "host": "elsewhere", "pid": 1, "renewed": 0}')
+    assert [garbage.path for garbage in collect_garbage(out, 7, delete=True)] == [run.lease]
+    assert exists(run.fs, run.run_json)
     assert not exists(run.fs, run.lease)
 
 

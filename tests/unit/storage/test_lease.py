@@ -1,5 +1,6 @@
 """One command at a time; a dead one's lease is taken over, a lost one is noticed."""
 
+import errno
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ import pytest
 
 from musc_ray.errors import MuscRayError
 from musc_ray.storage import lease as module
-from musc_ray.storage import processes
+from musc_ray.storage import processes, retry
 from musc_ray.storage.conditional import replace
 from musc_ray.storage.lease import check_free, holder, lease
 from musc_ray.storage.retry import StorageError
@@ -170,13 +171,32 @@ def test_a_store_that_is_away_ends_neither_the_renewing_nor_the_command(place, m
         assert json.loads(fs.cat_file(path))["renewed"] > before
 
 
+def test_a_store_that_is_away_for_a_moment_refuses_no_command(place, monkeypatch):
+    monkeypatch.setattr(retry, "FIRST_PAUSE_SECONDS", 0.01)
+    faults = iter(range(4))
+
+    def away_at_first(work: object) -> object:
+        def call(*arguments: object) -> object:
+            if next(faults, None) is not None:
+                raise OSError(errno.EIO, "away")
+            return work(*arguments)
+
+        return call
+
+    for name in ("read_version", "create"):
+        monkeypatch.setattr(module, name, away_at_first(getattr(module, name)))
+    with lease(*place, "A run"):
+        assert next(faults, None) is None
+        assert holder(*place).what == "A run"
+
+
 def test_the_error_of_the_command_is_told_and_not_that_of_its_lease(place, monkeypatch):
     def refused(*_: object) -> None:
         raise PermissionError("Forbidden")
 
     def refused_at_work() -> None:
         with lease(*place, "A nightly run"):
-            monkeypatch.setattr(module, "_owner", refused)
+            monkeypatch.setattr(module, "read_version", refused)
             raise StorageError("the store refuses")
 
     with pytest.raises(StorageError, match="the store refuses"):
