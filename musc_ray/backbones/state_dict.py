@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from musc_ray.core.memory import is_out_of_memory
 from musc_ray.errors import MuscRayError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher")
@@ -20,6 +21,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 
     Raises:
         MuscRayError: not a weights file, or one that holds more than tensors.
+        MemoryError, RuntimeError: memory is too short.
     """
     try:
         content = _read_tensors(path)
@@ -30,6 +32,8 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} was refused, since it holds more than tensors: convert it to safetensors."
         ) from error
     except Exception as error:  # torch and safetensors raise many kinds
+        if is_out_of_memory(error):
+            raise
         raise MuscRayError(
             f"{path} is not a readable weights file ({type(error).__name__}): give a safetensors or pth file."
         ) from error

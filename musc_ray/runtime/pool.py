@@ -196,8 +196,7 @@ class Pool:
             raise error
         self._failed_starts += 1
         if self._failed_starts >= MAX_ATTEMPTS:
-            message = f"No worker can be started, {MAX_ATTEMPTS} failed one after the other: {error}"
-            raise MuscRayError(message) from error
+            raise MuscRayError(_no_worker(self.role, error)) from error
         self._grow(self.resources.workers)
 
     def _replace(self, member: Member) -> None:
@@ -228,6 +227,15 @@ class Pool:
             return self.executor.plan(self.tasks).workers
         except MuscRayError:
             return 0
+
+
+def _no_worker(role: Role, error: Exception) -> str:
+    """Say why no worker can play a role."""
+    if is_out_of_memory(error):
+        return (
+            f"Memory is too short for {role.begins}, tried {MAX_ATTEMPTS} times: raise max_worker_gb, or free memory."
+        )
+    return f"No worker can be started, {MAX_ATTEMPTS} failed one after the other: {error}"
 
 
 def _is_full_or_away(error: Exception | None) -> bool:

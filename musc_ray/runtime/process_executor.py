@@ -19,7 +19,7 @@ from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.runtime.results import ResultStore
 from musc_ray.runtime.stage import Stage
-from musc_ray.runtime.worker import Role, RoleHost, WorkerResources
+from musc_ray.runtime.worker import Role, RoleHost, WorkerResources, data_bytes
 from musc_ray.settings.types import ExecutorName
 
 RESULTS_BYTES = 512 * 2**20
@@ -117,7 +117,7 @@ class ProcessWorker:
 
     def __init__(self, resources: WorkerResources, results: ResultStore) -> None:
         self.resources, self.results = resources, results
-        self._host = RoleHost(resources)
+        self._host = RoleHost(resources, shared=data_bytes())  # what is here already is no worker's
         self._threads: CallThreads | None = None
 
     def assign(self, role: Role, arguments: Sequence[Any]) -> Reference:

@@ -179,7 +179,6 @@ class WorkerProcess(RoleHost):
     def __init__(self, resources: WorkerResources, modules: Sequence[str]) -> None:
         super().__init__(resources)
         import_modules(modules)
-        self.take_share()
 
 
 def plan_workers(options: ExecutorOptions, device: str, tasks: int) -> WorkerResources:

@@ -1,15 +1,24 @@
 """A worker: what it may use of its machine, and the role that it plays in the stage that runs."""
 
 import gc
+import math
+import re
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+from musc_ray.errors import MuscRayError
 from musc_ray.storage.requests import MAX_REQUESTS, limit_requests
+
+PROCESS_STATUS = Path("/proc/self/status")
+
+MIN_ROOM_BYTES = 512 * 10**6
+"""Memory that a role needs at least: without it libraries break as they are imported, and OpenMP ends the process."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +69,29 @@ class Role:
 
 
 class RoleHost:
-    """The part of a worker that holds the object of its role, one at a time, and calls its methods."""
+    """The part of a worker that holds the object of its role, one at a time, and calls its methods.
 
-    def __init__(self, resources: WorkerResources) -> None:
-        self.resources = resources
+    Args:
+        resources: what it may use.
+        shared: bytes of this process's data that are not the worker's, and that its limit leaves out.
+    """
+
+    def __init__(self, resources: WorkerResources, shared: int = 0) -> None:
+        self.resources, self.shared = resources, shared
         self._player: Any = None
         self._turns: Any = nullcontext()
         self._before: dict[str, int] = {}
 
     def assign(self, role: Role, arguments: Sequence[Any]) -> None:
-        """Play a role from now on; the object of the role before is given up first."""
+        """Play a role from now on; the object of the role before is given up first.
+
+        Raises:
+            MuscRayError: the libraries of the role leave hardly any of the worker's memory.
+            Exception: what the role raises when it is made.
+        """
         self.release()
         player = role.load()
+        self._check_room()
         self.take_share()
         self._turns = threading.BoundedSemaphore(role.calls_of(self.resources))
         self._player = player(*arguments, self.resources)
@@ -94,11 +114,23 @@ class RoleHost:
         limit_requests(self.resources.requests)
         memory = self.resources.memory
         if memory is not None and self.resources.device == "cpu":  # CUDA reserves far more addresses than it uses
-            self._before.setdefault("memory", limit_memory(memory))
+            self._before.setdefault("memory", limit_memory(memory + self.shared))
         torch = sys.modules.get("torch")
         if torch is not None:
             self._before.setdefault("threads", torch.get_num_threads())
             use_threads(self.resources.threads)
+
+    def _check_room(self) -> None:
+        """Check that the first role has room; later ones use what the ones before have left."""
+        memory = self.resources.memory
+        if memory is None or self.resources.device != "cpu" or "memory" in self._before:
+            return
+        taken = data_bytes() - self.shared
+        if memory - taken < MIN_ROOM_BYTES:
+            raise MuscRayError(
+                f"max_worker_gb is {memory / 1e9:.0f}, of which a worker takes {taken / 1e9:.1f} GB before it has read "
+                f"anything: give at least {math.ceil((taken + MIN_ROOM_BYTES) / 1e9)}."
+            )
 
     def lift_limits(self) -> None:
         """Give this process back the cores and the memory that it had before."""
@@ -143,5 +175,15 @@ def limit_memory(size: int) -> int:
     import resource  # not on every platform
 
     before, highest = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (size, highest))
+    allowed = size if highest == resource.RLIM_INFINITY else min(size, highest)
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed, highest))
     return before
+
+
+def data_bytes() -> int:
+    """Return the size of this process's data segment, as `limit_memory` limits it; 0 where the system does not say."""
+    try:
+        found = re.search(r"^VmData:\s*(\d+) kB", PROCESS_STATUS.read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return 0 if found is None else int(found[1]) * 1024

@@ -166,7 +166,8 @@ class Settings(BaseModel):
     )
     max_worker_gb: Annotated[OptionalCount, affects("runtime")] = Field(
         default=None,
-        description="Memory of a CPU worker, in GB; what does not fit is done in smaller parts. Default: Ray's limit.",
+        description="Memory of a CPU worker, in GB, beside what the command's own process takes; what does not fit is done in "
+        "smaller parts. Default: Ray's limit; without Ray, none.",
     )
     max_pending_gb: Annotated[Count, affects("scoring")] = Field(
         default=100, description="Unfinished distances that may wait in Ray's object store and its spill space, in GB."

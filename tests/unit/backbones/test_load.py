@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from musc_ray.backbones import describe_backbone, load_backbone
+from musc_ray.backbones import describe_backbone, load_backbone, state_dict
 from musc_ray.backbones.names import ALIASES, resolve_backbone
 from musc_ray.backbones.shape import default_layers
 from musc_ray.backbones.state_dict import load_state_dict
@@ -229,3 +229,13 @@ def test_weights_that_do_not_fit_name_the_tensor(tmp_path):
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(MuscRayError, match=r"no tensor 'norm\.weight'"):
         load_backbone("timm:vit_tiny_patch16_224", image_size=None, layers=None, weights=weights)
+
+
+@pytest.mark.parametrize("shortage", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_shortage_of_memory_is_no_fault_of_the_file(tmp_path, monkeypatch, shortage):
+    def read(path):
+        raise shortage
+
+    monkeypatch.setattr(state_dict, "_read_tensors", read)
+    with pytest.raises(type(shortage)):
+        load_state_dict(tmp_path / "w.safetensors")

@@ -87,7 +87,7 @@ def test_what_a_role_raises_when_it_is_made_reaches_the_caller(executor):
     ):
         list(pool.map(iter([0]), lambda worker, _: worker.call("add")))
     with (
-        pytest.raises(MuscRayError, match=f"{MAX_ATTEMPTS} failed one after the other"),
+        pytest.raises(MuscRayError, match="Memory is too short for starting workers, tried 4 times: raise max"),
         Pool(executor, role("Hungry"), 1) as pool,
     ):
         list(pool.map(iter([0]), lambda worker, _: worker.call("add")))
@@ -125,7 +125,7 @@ def test_limits_of_this_process_are_lifted_at_the_end(monkeypatch):
     options = ExecutorOptions(executor="process", threads=1, max_worker_gb=200)
     with ProcessExecutor(options, Progress(quiet=True)) as executor, Pool(executor, role("Adder"), 1, 1.0) as pool:
         assert dict(pool.map(iter([1]), lambda worker, task: worker.call("add", task))) == {1: 2.0}
-        assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 200 * 10**9
+        assert 200 * 10**9 < resource.getrlimit(resource.RLIMIT_DATA)[0] < 220 * 10**9  # beside what was there
     assert (torch.get_num_threads(), resource.getrlimit(resource.RLIMIT_DATA)) == before
 
 
