@@ -166,7 +166,7 @@ class Settings(BaseModel):
     )
     max_worker_gb: Annotated[OptionalCount, affects("runtime")] = Field(
         default=None,
-        description="Memory of a CPU worker, in GB, beside what the command's own process takes; what does not fit is done in "
+        description="Memory of a CPU worker, in GB, beside what the command itself takes; what does not fit is done in "
         "smaller parts. Default: Ray's limit; without Ray, none.",
     )
     max_pending_gb: Annotated[Count, affects("scoring")] = Field(
