@@ -224,11 +224,15 @@ def _half_square(box, inverse, inverse_m, ratio, ratio_m):
 
 
 @numba.njit(**OPTIONS)
-def box_lengths(vectors, images, h, w, channels, lengths, taps):
-    """Compute lengths of box sums of vectors (A, L, C), 16 channels at a time; vectors and lengths flat."""
+def box_lengths(vectors, images, h, w, channels, lengths, room, taps):
+    """Compute lengths of box sums of vectors (A, L, C), 16 channels at a time; vectors and lengths flat.
+
+    Args:
+        room: flat buffers of h * (w + 1) and h * w vectors. Arrays of this function's own would be freed once their
+            last use is behind, and what is read and written through a pointer does not count as one.
+    """
     length, wide, reach = h * w, w + U(1), U(len(taps)) // U(2)
-    down = np.zeros(h * wide * VECTOR, F32)
-    squares = np.empty(length * VECTOR, F32)
+    down, squares = room
     source, down_at, squares_at = pointer(vectors), pointer(down), pointer(squares)
     for i in range(images):
         squares[:] = F32(0)

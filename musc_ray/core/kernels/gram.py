@@ -103,7 +103,9 @@ def box_lengths(vectors: Floats, grid: tuple[int, int], degree: int) -> Floats:
         vectors = np.pad(vectors, ((0, 0), (0, 0), (0, -channels % LANES)))
     lengths = np.empty(images * length, np.float32)
     taps = tuple(U(tap) for tap in range(degree))
-    box_filter.box_lengths(vectors.reshape(-1), U(images), U(grid[0]), U(grid[1]), U(vectors.shape[2]), lengths, taps)
+    (h, w), channels = grid, U(vectors.shape[2])
+    room = np.zeros(h * (w + 1) * LANES, np.float32), np.empty(h * w * LANES, np.float32)
+    box_filter.box_lengths(vectors.reshape(-1), U(images), U(h), U(w), channels, lengths, room, taps)
     return lengths.reshape(images, length)
 
 
