@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from musc_ray.cli.output import bytes_text, escape, plural, print_rows, stdout_console
 from musc_ray.runtime.durations import format_duration
+from musc_ray.runtime.stage import MIN_LEFT_SECONDS
 
 if TYPE_CHECKING:
     from musc_ray.cli.status import RunStatus
@@ -21,7 +22,11 @@ def print_status(found: "Sequence[RunStatus]") -> None:
         {
             "run": run.run_id,
             "state": run.state,
-            "done": "" if run.share is None else "100 %" if run.complete else f"about {100 * run.share:.0f} %",
+            "done": ""
+            if run.share is None
+            else "100 %"
+            if run.complete
+            else f"about {min(99, round(100 * run.share))} %",
             "images": f"{run.images:,}",
             "started (UTC)": _minute(run.started_at),
         }
@@ -44,7 +49,7 @@ def _details(run: "RunStatus") -> Iterator[str]:
     if run.state == "running":
         since = "" if run.running_since is None else f" since {_minute(run.running_since)} UTC"
         yield f"Run {run.run_id} is running: process {run.process} on {run.host}{since}."
-        if run.seconds_left is not None:
+        if run.seconds_left is not None and run.seconds_left >= MIN_LEFT_SECONDS:
             yield f"About {format_duration(run.seconds_left)} left."
     elif run.state == "failed":
         yield f"Run {run.run_id} failed: {run.failure}"

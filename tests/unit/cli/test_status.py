@@ -66,6 +66,16 @@ def test_a_run_at_work_says_by_whom_and_how_long_still(run):
     assert "resumes" not in text
 
 
+def test_a_run_that_is_nearly_done_is_not_complete(run):
+    names = ("extract", "mutual", "reduce", "rank", "report")
+    stages = [{**EXTRACT, "name": name, "done": 1000, "seconds_left": None, "ended": True} for name in names]
+    write_json(run.fs, run.progress_json, {"updated_at": "2026-11-24T15:53:00+00:00", "stages": stages})
+    with lease(run.fs, run.lease, "Run"):
+        text = printed(run)
+    assert "about 99 %" in text
+    assert " left." not in text
+
+
 def test_a_run_that_no_command_works_on_was_stopped(run):
     found, text = only(run), printed(run)
     assert (found.state, found.process, found.seconds_left) == ("stopped", None, None)
