@@ -44,6 +44,13 @@ def print_status(found: "Sequence[RunStatus]") -> None:
                 console.print(escape(line), overflow="fold", highlight=False)
 
 
+def _done(run: "RunStatus") -> str:
+    """Return the share of a run that is done; empty where nothing is known."""
+    if run.share is None:
+        return ""
+    return "100 %" if run.complete else f"about {min(99, round(100 * run.share))} %"
+
+
 def _details(run: "RunStatus") -> Iterator[str]:
     """Yield what there is to say of a run that is not complete, a line each."""
     if run.state == "running":
