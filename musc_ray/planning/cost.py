@@ -15,10 +15,10 @@ PROCESS_BYTES = 0.6e9
 PREPARING_BYTES = 16
 """Bytes per feature value while its shard is prepared: float16, float32 after LayerNorm, operands, sums (measured)."""
 
-START_SECONDS = {"process": 6.0, "ray": 14.0}
+START_SECONDS = {"process": 3.0, "ray": 8.0}
 """Time until the model computes, by executor: imports, Ray, workers, weights (tests/benchmarks/bench_start.py)."""
 
-KERNEL_SECONDS = 1.0
+KERNEL_SECONDS = 1.5
 """Time until mutual scoring computes: imports, compiled kernels from their cache (measured)."""
 
 STORAGE_RATE = 1e9
