@@ -55,7 +55,7 @@ def _identity(path: Path, found: os.stat_result) -> dict[str, str]:
 
 
 def _kept(entry: Path, identity: dict[str, str]) -> str | None:
-    """Return the digest that is kept for a file of this identity; None where there is none."""
+    """Return the digest that is kept for a file of this identity; None if it is missing."""
     try:
         kept = read_json(*open_filesystem(str(entry)))
     except (OSError, MuscRayError) as error:

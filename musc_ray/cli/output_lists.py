@@ -22,11 +22,7 @@ def print_status(found: "Sequence[RunStatus]") -> None:
         {
             "run": run.run_id,
             "state": run.state,
-            "done": ""
-            if run.share is None
-            else "100 %"
-            if run.complete
-            else f"about {min(99, round(100 * run.share))} %",
+            "done": _done(run),
             "images": f"{run.images:,}",
             "started (UTC)": _minute(run.started_at),
         }

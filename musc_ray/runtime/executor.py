@@ -1,7 +1,7 @@
 """The seam between the stages of a run and what runs their tasks: this process, or Ray.
 
-A stage asks for a `Pool` of workers that play a role and gives them tasks (see `pool`). What a worker is, how it is
-called and what becomes of its results is the executor's affair: `process_executor`, `ray_executor`.
+A stage asks for a `Pool` of workers that play a role and gives them tasks (see `pool`). An executor starts workers,
+calls them, and holds their results: `process_executor`, `ray_executor`.
 """
 
 import sys

@@ -126,7 +126,6 @@ class ProcessWorker:
             self._threads.end(wait=True)
         self._threads = CallThreads(0 if os.environ.get("MUSC_RAY_DEBUG") else role.calls_of(self.resources))
         reference: Reference = Future()
-
         self._threads.submit(lambda: _resolve([reference], lambda: self._host.assign(role, arguments)))
         return reference
 

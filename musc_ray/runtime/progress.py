@@ -106,7 +106,7 @@ class Progress:
     def phase(self, name: str) -> Iterator[None]:
         """Show work without units to count, such as the loading of a model; within a stage or not, in any thread.
 
-        What a stage does before its first unit should be phases: then its estimate of the time left comes earlier.
+        Show the work of a stage before its first unit as phases: then its estimate of the time left comes earlier.
         """
         phase = Phase(name, self._clock)
         try:

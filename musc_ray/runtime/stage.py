@@ -19,34 +19,54 @@ def outcome_of(error: BaseException) -> Outcome:
     return "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
 
 
-class Stage:
+class Timed:
+    """Work with a name, a clock and an outcome.
+
+    Attributes:
+        name: what is done, for example extract, or loading the model.
+        outcome: how it ended; None before.
+    """
+
+    def __init__(self, name: str, clock: Callable[[], float]) -> None:
+        self.name = one_line(name)
+        self.outcome: Outcome | None = None
+        self._clock = clock
+        self._start = clock()
+        self._end: float | None = None
+
+    def end(self, outcome: Outcome) -> None:
+        """Stop the clock."""
+        self.outcome = outcome
+        self._end = self._clock()
+
+    @property
+    def seconds(self) -> float:
+        """Return the time since the start, or from start to end."""
+        return (self._clock() if self._end is None else self._end) - self._start
+
+
+class Stage(Timed):
     """Counts of one stage. `done`, `seconds` and `outcome` stay readable after the end.
 
     Attributes:
-        name: the stage, for example extract.
         unit: what is counted, for example images.
         total: number of units; None while unknown.
         done: number of finished units, those of an earlier run included.
         earlier: number of `done` that an earlier run finished; they do not count in the rate.
         further: more counts by name, such as bytes_written.
-        outcome: how the stage ended; None before.
     """
 
     def __init__(
         self, name: str, total: int | None, unit: str, clock: Callable[[], float], changed: Callable[["Stage"], None]
     ) -> None:
-        self.name = one_line(name)
+        super().__init__(name, clock)
         self.unit = unit
         self.total = total
         self.done = 0
         self.earlier = 0
         self.further: Counter[str] = Counter()
-        self.outcome: Outcome | None = None
         self._note = ""
-        self._clock = clock
         self._changed = changed
-        self._start = clock()
-        self._end: float | None = None
         self._time_left = TimeLeft(self._start)
 
     def advance(self, count: int = 1) -> None:
@@ -74,16 +94,6 @@ class Stage:
     def ready(self) -> None:
         """Say that what precedes the first unit, such as loading a model, is over."""
         self._time_left.ready(self._clock())
-
-    def end(self, outcome: Outcome) -> None:
-        """Stop the clock."""
-        self.outcome = outcome
-        self._end = self._clock()
-
-    @property
-    def seconds(self) -> float:
-        """Return the time since the start, or from start to end."""
-        return (self._clock() if self._end is None else self._end) - self._start
 
     @property
     def rate(self) -> float | None:
@@ -146,30 +156,8 @@ class Stage:
         return ", ".join(parts)
 
 
-class Phase:
-    """Work without units to count, such as the loading of a model.
-
-    Attributes:
-        name: what is done, for example loading the model.
-        outcome: how it ended; None before.
-    """
-
-    def __init__(self, name: str, clock: Callable[[], float]) -> None:
-        self.name = one_line(name)
-        self.outcome: Outcome | None = None
-        self._clock = clock
-        self._start = clock()
-        self._end: float | None = None
-
-    def end(self, outcome: Outcome) -> None:
-        """Stop the clock."""
-        self.outcome = outcome
-        self._end = self._clock()
-
-    @property
-    def seconds(self) -> float:
-        """Return the time since the start, or from start to end."""
-        return (self._clock() if self._end is None else self._end) - self._start
+class Phase(Timed):
+    """Work without units to count, such as the loading of a model."""
 
     @property
     def summary(self) -> str:

@@ -43,14 +43,14 @@ class WorkerResources:
 
 @dataclass(frozen=True)
 class Role:
-    """What a worker does in a stage: a class whose methods are called for the stage's tasks.
+    """A class whose methods workers call for the tasks of a stage.
 
     The class is named, not given: a driver that only dispatches tasks need not import what its workers import.
 
     Attributes:
         module, name: of the class; it is made with the arguments of the pool and WorkerResources.
         calls: calls that run at the same time, on threads of their own; None for one for each thread of the worker.
-        begins: what a worker does before its first call, for the terminal.
+        begins: the work before the first call, for the terminal.
     """
 
     module: str

@@ -1,4 +1,4 @@
-"""The role of scoring: composes what a worker does for a run's scores, one call in the kernel at a time."""
+"""The role of scoring: composes the steps of a run's scores on a worker, one call in the kernel at a time."""
 
 import threading
 import warnings

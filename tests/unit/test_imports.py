@@ -57,7 +57,7 @@ ANSWERS = {
     "evaluate nowhere": "There is no complete run in ",
     "heatmaps nowhere --format png": "There is no complete run in ",
 }
-"""Commands that answer or refuse without work, and a part of the error; empty where there is none."""
+"""Commands that answer or refuse without work, and a part of the error; empty if they succeed."""
 
 RUNNER = """
 import io, json, sys

@@ -15,7 +15,7 @@ from musc_ray.settings.loading import load_settings
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine with so many CPUs and GPUs, without a Ray."""
+    """A machine with a number of CPUs and GPUs, on which no Ray runs."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
     def has(cpus: int = 2, gpus: int = 0, ray_runs: bool = False) -> None:
