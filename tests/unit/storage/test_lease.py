@@ -121,25 +121,30 @@ def test_a_host_of_the_same_name_is_another_machine(place):
         lease(*place, "Another").__enter__()
 
 
-def test_only_one_of_two_takes_over(place):
-    write(place, renewed=0)
-    held, refused, all_in = [], [], threading.Barrier(4)
+def take_at_once(count: int, *arguments) -> tuple[int, int]:
+    """Take a lease on several threads at once; return how many got it, and how many were refused."""
+    held, refused, all_in = [], [], threading.Barrier(count)
 
     def take() -> None:
         all_in.wait()
         try:
-            with lease(*place, "A nightly run"):
+            with lease(*arguments):
                 held.append(1)
                 time.sleep(0.5)
         except MuscRayError:
             refused.append(1)
 
-    threads = [threading.Thread(target=take) for _ in range(4)]
+    threads = [threading.Thread(target=take) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (len(held), len(refused)) == (1, 3)
+    return len(held), len(refused)
+
+
+def test_only_one_of_two_takes_over(place):
+    write(place, renewed=0)
+    assert take_at_once(4, *place, "A nightly run") == (1, 3)
 
 
 def test_it_is_renewed(place, monkeypatch):
@@ -284,23 +289,7 @@ def test_one_that_ends_elsewhere_meanwhile_leaves_the_lease(place, caplog):
 def test_two_that_wait_for_a_dead_one_do_not_both_get_its_lease(place, monkeypatch):
     monkeypatch.setattr(module, "LEASE_SECONDS", 0.6)
     write(place)
-    held, refused, all_in = [], [], threading.Barrier(3)
-
-    def take() -> None:
-        all_in.wait()
-        try:
-            with lease(*place, "A run", Waits()):
-                held.append(1)
-                time.sleep(0.5)
-        except MuscRayError:
-            refused.append(1)
-
-    threads = [threading.Thread(target=take) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (len(held), len(refused)) == (1, 2)
+    assert take_at_once(3, *place, "A run", Waits()) == (1, 2)
 
 
 # --- who holds it, without waiting --------------------------------------------------------------------------------
