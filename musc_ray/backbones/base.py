@@ -39,7 +39,7 @@ class TokenModel(Network, Protocol):
         ...
 
     def resize(self, image_size: tuple[int, int]) -> None:
-        """Resample the position embedding to another image size."""
+        """Resample the position embedding of the weights to another image size, whatever the size is now."""
         ...
 
     def tokens(self, images: Tensor, layers: Sequence[int]) -> Tokens:
@@ -51,7 +51,7 @@ class Backbone:
     """A vision transformer with its weights on a device.
 
     Attributes:
-        info: its shape.
+        info: its shape, which `resize` changes.
         weights_sha256: hash of the weights file; empty for random weights.
         device: where it runs.
         dtype: that the products of linear layers and of attention have.
@@ -65,6 +65,19 @@ class Backbone:
         cast_weights(self._model.module, self.dtype)
         self._mean = torch.tensor(model.mean, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(model.std, device=self.device).view(1, 3, 1, 1)
+
+    def resize(self, image_size: tuple[int, int]) -> None:
+        """Take images of another size from now on: the same model as one that is loaded at this size.
+
+        Args:
+            image_size: (H, W) in pixels.
+
+        Raises:
+            SettingsError: not a multiple of the patch size.
+        """
+        if image_size != self.info.image_size:
+            self.info = self.info.resized(image_size)
+            self._model.resize(image_size)
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tokens:

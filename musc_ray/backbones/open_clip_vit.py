@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from musc_ray.backbones.base import Tokens
 from musc_ray.backbones.layers import SelfAttention
 from musc_ray.backbones.names import BackboneName, check_tag, unknown_model
-from musc_ray.backbones.timm_vit import is_vit
+from musc_ray.backbones.timm_vit import TrainedSize, is_vit
 from musc_ray.errors import SettingsError
 
 
@@ -45,6 +45,8 @@ class OpenClipVit:
         self.depth = len(blocks)
         self.channels = int(self._trunk.embed_dim if self._trunk is not None else self.module.conv1.out_channels)
         self.class_channels = int(open_clip.get_model_config(name.model)["embed_dim"])
+        self._trained = None if self._trunk is None else TrainedSize(self._trunk)
+        self._position: tuple[Tensor, tuple[int, int]] | None = None
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the image tower's tensors of a CLIP checkpoint, as float32."""
@@ -52,13 +54,16 @@ class OpenClipVit:
         return {key: value.float() for key, value in (tower or state).items()}
 
     def resize(self, image_size: tuple[int, int]) -> None:
-        """Resample the position embedding to another image size."""
-        if self._trunk is not None:
-            self._trunk.set_input_size(img_size=image_size)
+        """Resample the position embedding of the weights to another image size."""
+        if self._trained is not None:
+            self._trained.resize(image_size)
             return
         grid = (image_size[0] // self.patch_size, image_size[1] // self.patch_size)
-        position = self.module.positional_embedding.data
-        self.module.positional_embedding = nn.Parameter(resample_position(position, self.module.grid_size, grid))
+        now = self.module.positional_embedding
+        if self._position is None:
+            self._position = now.detach().clone(), self.module.grid_size
+        position = resample_position(*self._position, grid).to(now.device)
+        self.module.positional_embedding = nn.Parameter(position, requires_grad=False)
         self.module.grid_size, self.module.image_size = grid, image_size
 
     def tokens(self, images: Tensor, layers: Sequence[int]) -> Tokens:

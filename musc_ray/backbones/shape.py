@@ -1,13 +1,18 @@
 """The shape of a backbone at an image size, and checks of what is requested; without model libraries and torch."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Protocol
 
 from musc_ray.errors import SettingsError
 
 MAX_DEFAULT_SIDE = 518
 """Pixels of the default image size: the largest multiple of the patch size up to this."""
+
+MIN_SIDE = 2
+"""Patches of the shorter side of a grid that follows the shape of images."""
 
 
 class Network(Protocol):
@@ -83,6 +88,42 @@ class BackboneInfo:
             channels=network.channels,
             class_channels=network.class_channels,
         )
+
+    def resized(self, image_size: tuple[int, int]) -> "BackboneInfo":
+        """Return the shape at another image size.
+
+        Raises:
+            SettingsError: an image size that is not whole patches.
+        """
+        height, width = check_image_size(image_size, self.patch_size, self.name)
+        grid = (height // self.patch_size, width // self.patch_size)
+        return replace(self, image_size=(height, width), grid=grid)
+
+
+def shaped_grid(ratio: float, side: int) -> tuple[int, int]:
+    """Return the grid (h, w) that has about as many patches as a square, and about the aspect ratio of an image.
+
+    Of the grids next to the exact one, the one whose number of patches and ratio, as logarithms, are off by the least
+    in sum: 16 x 16 becomes 25 x 10 at the ratio 2.5, and 18 x 14 at 4/3. A ratio near 1 keeps the square.
+
+    Args:
+        ratio: height to width, above 0; limited so that each side has at least 2 patches.
+        side: of the square, in patches.
+    """
+    if ratio < 1:
+        w, h = shaped_grid(1 / ratio, side)
+        return h, w
+    if side < MIN_SIDE:
+        return side, side
+    ratio = min(ratio, (side / MIN_SIDE) ** 2)
+    exact = side * math.sqrt(ratio), side / math.sqrt(ratio)
+    heights, widths = ({max(MIN_SIDE, math.floor(length)), math.ceil(length)} for length in exact)
+
+    def misfit(grid: tuple[int, int]) -> float:
+        h, w = grid
+        return abs(math.log(h * w / side**2)) + abs(math.log(h / w / ratio))
+
+    return min(product(sorted(heights), sorted(widths)), key=misfit)
 
 
 def default_layers(depth: int) -> tuple[int, ...]:

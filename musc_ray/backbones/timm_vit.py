@@ -38,6 +38,7 @@ class TimmVit:
         self.patch_size = int(model.patch_embed.patch_size[0])
         self.depth = len(model.blocks)
         self.channels = self.class_channels = int(model.embed_dim)
+        self._trained = TrainedSize(model)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return a checkpoint's tensors under this model's names, without the classifier.
@@ -54,8 +55,8 @@ class TimmVit:
         return {key: value for key, value in state.items() if key in own or not key.startswith(("head", "fc_norm"))}
 
     def resize(self, image_size: tuple[int, int]) -> None:
-        """Resample the position embedding to another image size."""
-        self.module.set_input_size(img_size=image_size)
+        """Resample the position embedding of the weights to another image size."""
+        self._trained.resize(image_size)
 
     def tokens(self, images: Tensor, layers: Sequence[int]) -> Tokens:
         """Return patch tokens of the layers after the final norm, and the class token (or the mean patch token)."""
@@ -65,6 +66,39 @@ class TimmVit:
         prefix = self.module.num_prefix_tokens
         has_class_token = getattr(self.module, "cls_token", None) is not None
         return Tokens(list(intermediates), final[:, 0] if has_class_token else final[:, prefix:].mean(dim=1))
+
+
+class TrainedSize:
+    """Resizes a timm ViT from what its weights say, whatever its size is now: timm resamples what it resampled before.
+
+    Attributes:
+        model: the ViT, with its weights when `resize` is called first.
+        image_size: (H, W) that the weights were trained for.
+        parameters: that depend on the image size, as in the weights; empty before the first change.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.image_size: tuple[int, int] = tuple(model.patch_embed.img_size)
+        self.parameters: dict[str, nn.Parameter] = {}
+
+    def resize(self, image_size: tuple[int, int]) -> None:
+        """Resample position embeddings, and whatever else depends on the size, from those of the weights."""
+        model = self.model
+        if image_size == tuple(model.patch_embed.img_size):
+            return
+        device = next(model.parameters()).device
+        if self.parameters:
+            model.set_input_size(img_size=self.image_size)
+            for name, weights in self.parameters.items():
+                owner, _, own = name.rpartition(".")
+                setattr(model.get_submodule(owner), own, nn.Parameter(weights.clone(), requires_grad=False))
+        before = dict(model.named_parameters())
+        model.set_input_size(img_size=image_size)
+        if not self.parameters:
+            after = dict(model.named_parameters())
+            self.parameters = {name: weights for name, weights in before.items() if after[name] is not weights}
+        model.to(device)
 
 
 def is_vit(model: nn.Module) -> bool:

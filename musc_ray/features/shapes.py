@@ -1,8 +1,9 @@
 """Notes on the shapes of images: squeezed into the model's input, or mixed within a group."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping
+
+from musc_ray.backbones.shape import shaped_grid
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -36,8 +37,8 @@ def _squeezed(sizes: Counter[Size], image_size: Size, patch: int) -> str | None:
     if not squeezed:
         return None
     (size, _), worst = squeezed.most_common(1)[0], max(squeeze(size, image_size) for size in squeezed)
-    height = math.sqrt(image_size[0] * image_size[1] * size[0] / size[1])
-    whole = [max(1, round(side / patch)) * patch for side in (height, height * size[1] / size[0])]
+    side = round((image_size[0] * image_size[1]) ** 0.5 / patch)
+    whole = [patch * length for length in shaped_grid(size[0] / size[1], side)]
     return (
         f"{squeezed.total():,} of {sizes.total():,} images are squeezed in one direction, by up to {worst:.1f} times, "
         f"most of them from {_text(size)} to {_text(image_size)} pixels (height x width): to keep their shape, use "

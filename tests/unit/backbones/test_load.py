@@ -122,6 +122,45 @@ def test_a_larger_batch_gives_the_same(tmp_path):
     torch.testing.assert_close(both.layers[0][:1], alone.layers[0], rtol=1e-4, atol=1e-4)
 
 
+def check_resizing(name, weights, patch):
+    """Tokens at a size are bitwise the same whether the model had it from the start, or after others."""
+    sizes = [(4 * patch, 4 * patch), (6 * patch, 3 * patch), (2 * patch, 8 * patch)]  # the first and last: 16 patches
+    moving = load_backbone(name, image_size=sizes[0], layers=(1, 3), weights=weights)
+    for size in (*sizes, sizes[0], sizes[1]):
+        moving.resize(size)
+        fresh = load_backbone(name, image_size=size, layers=(1, 3), weights=weights)
+        assert moving.info == fresh.info
+        images = IMAGES[:, : size[0], : size[1]]
+        found, expected = moving.forward(images), fresh.forward(images)
+        assert found.layers[0].shape[1] == size[0] * size[1] // patch**2
+        for one, other in zip(
+            [*found.layers, found.class_tokens], [*expected.layers, expected.class_tokens], strict=True
+        ):
+            assert torch.equal(one, other)
+    with pytest.raises(SettingsError, match="multiple of the patch size"):
+        moving.resize((patch, patch + 1))
+    assert moving.info.image_size == sizes[1]
+
+
+@pytest.mark.parametrize("name", TIMM_MODELS)
+def test_every_size_is_resampled_from_the_weights(name, tmp_path):
+    weights = saved(timm.create_model(name, pretrained=False), tmp_path / "weights.safetensors")
+    check_resizing(f"timm:{name}", weights, describe_backbone(f"timm:{name}").patch_size)
+
+
+@pytest.mark.slow
+def test_relative_positions_are_resampled_from_the_weights(tmp_path):
+    weights = saved(timm.create_model("beit_base_patch16_224", pretrained=False), tmp_path / "weights.safetensors")
+    check_resizing("timm:beit_base_patch16_224", weights, 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "patch"), [("ViT-B-32/openai", 32), ("ViT-B-16-SigLIP/webli", 16)])
+def test_every_size_of_open_clip_is_resampled_from_the_weights(name, patch, tmp_path):
+    weights = saved(open_clip.create_model(name.partition("/")[0]), tmp_path / "weights.safetensors")
+    check_resizing(f"open_clip:{name}", weights, patch)
+
+
 def check_low_precision(name, image_size, weights):
     """Compare low precision with float32; the tokens between blocks stay in float32, so that errors do not add up."""
     images, exact = IMAGES[:, : image_size[0], : image_size[1]], None
