@@ -14,6 +14,9 @@ MAX_DEFAULT_SIDE = 518
 MIN_SIDE = 2
 """Patches of the shorter side of a grid that follows the shape of images."""
 
+QUARTERS = (3, 6, 9, 12)
+"""In twelfths of the depth: MuSc takes the last block of each quarter (section 4.1)."""
+
 
 class Network(Protocol):
     """What of a network decides its shape at every image size; see `BackboneInfo`."""
@@ -64,7 +67,12 @@ class BackboneInfo:
 
     @classmethod
     def of(
-        cls, name: str, network: Network, image_size: tuple[int, int] | None, layers: Sequence[int] | None
+        cls,
+        name: str,
+        network: Network,
+        image_size: tuple[int, int] | None,
+        layers: Sequence[int] | None,
+        twelfths: Sequence[int] = QUARTERS,
     ) -> "BackboneInfo":
         """Return the shape of a network, checked against what is requested.
 
@@ -72,7 +80,8 @@ class BackboneInfo:
             name: in full.
             network: the model, or what is known of it.
             image_size: (H, W) in pixels; None for 518, or the largest multiple of the patch size below.
-            layers: 0-based blocks; None for the last block of each quarter of the network.
+            layers: 0-based blocks; None for those at `twelfths` of the depth, see `layers_at`.
+            twelfths: used where layers is None.
 
         Raises:
             SettingsError: no such layer, or an image size that is not whole patches.
@@ -84,7 +93,7 @@ class BackboneInfo:
             patch_size=network.patch_size,
             grid=(size[0] // network.patch_size, size[1] // network.patch_size),
             depth=network.depth,
-            layers=check_layers(layers, network.depth, name),
+            layers=check_layers(layers, network.depth, name, twelfths),
             channels=network.channels,
             class_channels=network.class_channels,
         )
@@ -126,24 +135,29 @@ def shaped_grid(ratio: float, side: int) -> tuple[int, int]:
     return min(product(sorted(heights), sorted(widths)), key=misfit)
 
 
-def default_layers(depth: int) -> tuple[int, ...]:
-    """Return the last block of each quarter of a network, 0-based: 24 blocks -> 5, 11, 17, 23 (MuSc, section 4.1)."""
-    return tuple(sorted({max(1, depth * quarter // 4) - 1 for quarter in (1, 2, 3, 4)}))
+def layers_at(twelfths: Sequence[int], depth: int) -> tuple[int, ...]:
+    """Return the last blocks, 0-based, of parts of a network that are given in twelfths of its depth.
+
+    QUARTERS of 24 blocks are the layers 5, 11, 17, 23; the twelfths 7, 8, 9, 10 of 12 blocks are the layers 6, 7, 8, 9.
+    """
+    return tuple(sorted({max(1, depth * twelfth // 12) - 1 for twelfth in twelfths}))
 
 
-def check_layers(layers: Sequence[int] | None, depth: int, name: str) -> tuple[int, ...]:
-    """Return the requested layers, or the default ones.
+def check_layers(
+    layers: Sequence[int] | None, depth: int, name: str, twelfths: Sequence[int] = QUARTERS
+) -> tuple[int, ...]:
+    """Return the requested layers, or those at `twelfths` of the depth.
 
     Raises:
         SettingsError: a layer that the model does not have.
     """
     if layers is None:
-        return default_layers(depth)
+        return layers_at(twelfths, depth)
     for layer in layers:
         if not 0 <= layer < depth:
             raise SettingsError(
                 f"Setting 'layers' holds {layer}, but {name} has layers 0 to {depth - 1}: "
-                f"try {','.join(map(str, default_layers(depth)))}."
+                f"try {','.join(map(str, layers_at(twelfths, depth)))}."
             )
     return tuple(layers)
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from musc_ray.backbones.shape import BackboneInfo
 from musc_ray.features.arithmetic import Arithmetic
-from musc_ray.settings.model import Settings, identity_values
+from musc_ray.settings.model import Settings
+from musc_ray.settings.values import identity_values
 from musc_ray.sources.images import CatalogImage
 
 FEATURES_VERSION = 1

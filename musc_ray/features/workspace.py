@@ -56,7 +56,7 @@ def check_start(settings: Settings) -> None:
     """
     source, out = source_and_out(settings)
     limit_requests(settings.max_requests)
-    describe_known(settings.backbone, image_size_pair(settings), settings.layers)
+    describe_known(settings.backbone, image_size_pair(settings), settings.layers, settings.constants.twelfths)
     check_weights(resolve_backbone(settings.backbone), settings.weights)
     check_source(source, settings.group_by, settings.column)
     out_paths = OutPaths.at(out)
@@ -89,10 +89,12 @@ def open_out(settings: Settings, executor: Executor) -> Workspace:
 def _backbone(settings: Settings, executor: Executor) -> tuple[BackboneInfo, str]:
     """Return the shape of the backbone, and the hash of its weights; a library is asked only where workers run."""
     name, size = resolve_backbone(settings.backbone), image_size_pair(settings)
-    info = describe_known(settings.backbone, size, settings.layers)
+    info = describe_known(settings.backbone, size, settings.layers, settings.constants.twelfths)
     if info is not None:
         return info, fetch_weights(name, settings.weights).sha256
-    info = executor.run_function(describe_backbone, settings.backbone, size, settings.layers)
+    info = executor.run_function(
+        describe_backbone, settings.backbone, size, settings.layers, settings.constants.twelfths
+    )
     if settings.weights is not None:
         return info, fetch_weights(name, settings.weights).sha256
     return info, executor.run_function(fetch_weights, name, None).sha256

@@ -21,7 +21,7 @@ from musc_ray.lake.catalog import retry_creation
 from musc_ray.lake.commit import Changes, RunCommit, commit_run
 from musc_ray.lake.data_files import read_file
 from musc_ray.lake.schema import RUNS, by_day_and_group, iceberg_schema, scores_schema
-from musc_ray.settings.model import settings_dict
+from musc_ray.settings.values import settings_dict
 from musc_ray.storage.manifest import RunManifest
 
 KEYS = ("image_id", "run_id", "scored_at")

@@ -15,7 +15,9 @@ from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.result import RunResult
 from musc_ray.settings.loading import load_settings
-from musc_ray.settings.model import Settings, settings_affecting, settings_dict
+from musc_ray.settings.method import CHOSEN
+from musc_ray.settings.model import Settings
+from musc_ray.settings.values import settings_affecting, settings_dict
 from musc_ray.sources.catalog import list_images
 from musc_ray.storage.lease import lease
 from musc_ray.storage.manifest import complete_run
@@ -31,7 +33,7 @@ def night_settings(given: Settings) -> Settings:
     """Fill the settings of a nightly run: those not given are inherited from the last complete run of OUT.
 
     The precision of the backbone is inherited as resolved: the features of earlier images are of it, whatever the
-    hardware of the night.
+    hardware of the night. So is what the method chose, unless another method or backbone is given.
 
     Raises:
         SettingsError: no out.
@@ -43,7 +45,12 @@ def night_settings(given: Settings) -> Settings:
     kept = {name: value for name, value in settings_dict(last.settings).items() if name not in OF_ONE_RUN}
     if last.resolved.model_precision is not None:
         kept["model_precision"] = last.resolved.model_precision
-    return load_settings(None, kept | {name: getattr(given, name) for name in given.model_fields_set})
+    changed = {name: getattr(given, name) for name in given.model_fields_set}
+    if any(changed.get(name, kept[name]) != kept[name] for name in ("method", "backbone")):
+        kept = {name: value for name, value in kept.items() if name not in (*CHOSEN, "layers")}
+    else:
+        kept["layers"] = last.resolved.layers
+    return load_settings(None, kept | changed)
 
 
 def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | None, dict[str, int]]:

@@ -45,7 +45,7 @@ def list_archive(settings: Settings, gpu: str | None = None) -> Catalog:
         raise SettingsError("A plan needs a source: give one, as in `musc-ray plan SOURCE`.")
     if gpu is not None:
         gpu_rate(gpu.lower())
-    describe_known(settings.backbone, image_size_pair(settings), settings.layers)
+    describe_known(settings.backbone, image_size_pair(settings), settings.layers, settings.constants.twelfths)
     choose(ExecutorOptions.of(settings))
     return list_images(settings.source, settings.group_by, column=settings.column)
 
@@ -63,7 +63,7 @@ def plan_archive(settings: Settings, catalog: Catalog, gpu: str | None = None) -
     """
     from musc_ray.planning import calibration  # here: it imports what it measures, torch among it
 
-    info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers)
+    info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers, settings.constants.twelfths)
     sizes = [len(images) for images in catalog.groups.values()]
     sample = _sample(list(catalog.groups.values()))
     if gpu is not None:

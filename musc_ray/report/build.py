@@ -26,7 +26,8 @@ from musc_ray.runtime.stage import Stage
 from musc_ray.runtime.worker import Role
 from musc_ray.scoring.thresholds import ThresholdRule, apply_rule, group_threshold
 from musc_ray.settings.loading import load_settings
-from musc_ray.settings.model import Settings, settings_affecting, settings_dict
+from musc_ray.settings.model import Settings
+from musc_ray.settings.values import settings_affecting, settings_dict
 from musc_ray.storage.filesystem import remove_tree, write_text
 from musc_ray.storage.manifest import RunManifest, StartedManifest, complete_run
 from musc_ray.storage.paths import OutPaths, RunPaths

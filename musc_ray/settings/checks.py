@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 from difflib import get_close_matches
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationInfo
 
@@ -12,6 +13,9 @@ from musc_ray.core import MAX_DEGREE
 from musc_ray.settings.columns import parse_columns
 from musc_ray.settings.credentials import credentials_sentence, has_credentials
 from musc_ray.settings.messages import shown
+
+if TYPE_CHECKING:
+    from musc_ray.settings.model import Settings
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
@@ -108,3 +112,25 @@ def check_interval(value: tuple[float, float]) -> tuple[float, float]:
         end = f": did you mean {high},{low}?" if low > high else ": for example 0,0.3."
         raise ValueError(f"Setting 'interval' must go from a lower to a higher number, not {low},{high}{end}")
     return value
+
+
+def check_together(settings: "Settings") -> None:
+    """Refuse values that are possible alone but not together."""
+    if settings.device == "cpu" and settings.precision == "float16":
+        raise ValueError(
+            "Settings 'precision' float16 and 'device' cpu do not go together, since CPUs have no fast float16 "
+            "products: use bfloat16 or float32."
+        )
+    if settings.threshold is not None and settings.contamination is not None:
+        raise ValueError(
+            f"Settings 'threshold' {settings.threshold:g} and 'contamination' {settings.contamination:g} exclude each "
+            "other: give one of them, and set the other to null if a settings file has it."
+        )
+    if settings.source is not None and settings.out is not None:
+        from musc_ray.sources.overlap import lists_out  # here: it imports the readers of all kinds of sources
+
+        if lists_out(settings.source, settings.out):
+            raise ValueError(
+                f"Settings 'source' {shown(settings.source)} and 'out' {shown(settings.out)} overlap, and the run's "
+                "own files would be listed as images: choose an out outside the source."
+            )

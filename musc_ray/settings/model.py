@@ -1,11 +1,11 @@
 """Settings of a job: one model, from which ids, options of the command line and documents follow."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from musc_ray.core import vectors_per_patch
-from musc_ray.settings.affects import Effect, affects, affects_of
+from musc_ray.settings.affects import affects
 from musc_ray.settings.checks import (
     check_column,
     check_degrees,
@@ -15,11 +15,12 @@ from musc_ray.settings.checks import (
     check_out,
     check_run_id,
     check_text,
+    check_together,
     check_weights,
 )
 from musc_ray.settings.lake import OptionalLake
 from musc_ray.settings.limits import MAX_ERROR_FRACTION, MAX_IMAGE_MB, MAX_PIXELS, ImageLimits
-from musc_ray.settings.messages import shown
+from musc_ray.settings.method import CHOSEN, Constants, Method, constants_of
 from musc_ray.settings.types import (
     Aggregation,
     Count,
@@ -47,6 +48,9 @@ from musc_ray.settings.types import (
 )
 from musc_ray.storage.requests import MAX_REQUESTS
 
+BY_METHOD: Any = None
+"""Default of what the method chooses; `Settings` fills it."""
+
 
 class Settings(BaseModel):
     """All settings of a job. Immutable; an unknown key or a wrong type is an error."""
@@ -69,12 +73,19 @@ class Settings(BaseModel):
     weights: Annotated[OptionalText, affects("features")] = Field(
         default=None, description="Path or URI of a safetensors/pth/pt/bin file; default: the library's hub download."
     )
+    method: Annotated[Method, affects("features", "scores", in_ids=False)] = Field(
+        default="tuned",
+        description="Layers, degrees, interval and rescoring that are not given: the best that is known for the "
+        "backbone, and the shape of each group's images kept (tuned), or those of MuSc, images squeezed into a square "
+        "(paper).",
+    )
     image_size: Annotated[Size, affects("features")] = Field(
-        default=None, description="Model input in pixels, one side or height,width; default: the backbone's own."
+        default=None,
+        description="Model input in pixels. One side: as many patches as a square of it, in the shape of each group's "
+        "images (with method paper: the square); or height,width. Default: the backbone's own side.",
     )
     layers: Annotated[Layers, affects("features")] = Field(
-        default=None,
-        description="Blocks of the network, from 0, such as 5,11,17,23; default: the last block of each quarter.",
+        default=None, description="Blocks of the network, from 0, such as 5,11,17,23; default: by method and backbone."
     )
     intensity: Annotated[Intensity, affects("features", omit_default=True)] = Field(
         default="auto",
@@ -82,7 +93,9 @@ class Settings(BaseModel):
         "(auto), all that the format holds (full), the percentiles 0.1 and 99.9 (percentile), or LOW,HIGH.",
     )
     degrees: Annotated[Counts, affects("scores")] = Field(
-        default=(1, 3, 5), description="Odd sides, in patches, of the averaged neighbourhoods."
+        default=BY_METHOD,
+        description="Odd sides, in patches, of the averaged neighbourhoods, such as 1,3,5; default: by method and "
+        "backbone.",
     )
     aggregation: Annotated[Aggregation, affects("scores", omit_default=True)] = Field(
         default="lnamd",
@@ -90,7 +103,9 @@ class Settings(BaseModel):
         "vector for all degrees (snamd).",
     )
     interval: Annotated[Interval, affects("scores")] = Field(
-        default=(0.0, 0.3), description="Share of the sorted distances whose mean is a patch score: low,high in 0..1."
+        default=BY_METHOD,
+        description="Share of the sorted distances whose mean is a patch score: low,high in 0..1; default: by method "
+        "and backbone, 0,0.3 in all of them.",
     )
     references: Annotated[References, affects("scores")] = Field(
         default="all", description="Other images that each image is scored against: all of its group, or this many."
@@ -99,7 +114,9 @@ class Settings(BaseModel):
         default=False, description="Find defects that many images share, and score these images without them."
     )
     k_list: Annotated[Counts, affects("scores")] = Field(
-        default=(1, 2, 3), description="Neighbours in RsCIN, the image included; 1,8,9 suits varied products."
+        default=BY_METHOD,
+        description="Neighbours in RsCIN, the image included, such as 1,2,3; 1,8,9 suits varied products; default: by "
+        "method and backbone.",
     )
     group_by: Annotated[OptionalText, affects("source")] = Field(
         default=None, description="Path template such as {group}/** or regular expression with (?P<group>...)."
@@ -215,6 +232,16 @@ class Settings(BaseModel):
     )
 
     @property
+    def constants(self) -> Constants:
+        """Return what the method chooses for the backbone, whatever is given in its place."""
+        return constants_of(self.method, self.backbone)
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Return whether each group has a model input of the shape of its images."""
+        return self.method == "tuned" and not isinstance(self.image_size, tuple)
+
+    @property
     def image_limits(self) -> ImageLimits:
         """Return the limits of one image."""
         return ImageLimits(self.max_pixels, self.max_image_mb * 2**20)
@@ -247,44 +274,14 @@ class Settings(BaseModel):
     _interval = field_validator("interval")(check_interval)
 
     @model_validator(mode="after")
-    def _possible_together(self) -> Self:
-        """Refuse values that are possible alone but not together."""
-        if self.device == "cpu" and self.precision == "float16":
-            raise ValueError(
-                "Settings 'precision' float16 and 'device' cpu do not go together, since CPUs have no fast float16 "
-                "products: use bfloat16 or float32."
-            )
-        if self.threshold is not None and self.contamination is not None:
-            raise ValueError(
-                f"Settings 'threshold' {self.threshold:g} and 'contamination' {self.contamination:g} exclude each "
-                "other: give one of them, and set the other to null if a settings file has it."
-            )
-        if self.source is not None and self.out is not None:
-            from musc_ray.sources.overlap import lists_out  # here: it imports the readers of all kinds of sources
-
-            if lists_out(self.source, self.out):
-                raise ValueError(
-                    f"Settings 'source' {shown(self.source)} and 'out' {shown(self.out)} overlap, and the run's own "
-                    "files would be listed as images: choose an out outside the source."
-                )
+    def _chosen_by_method(self) -> Self:
+        """Fill what is not given; it stays out of `model_fields_set`."""
+        for name in CHOSEN:
+            if getattr(self, name) is None:
+                self.__dict__[name] = getattr(self.constants, name)
         return self
 
-
-def settings_affecting(*effects: Effect) -> tuple[str, ...]:
-    """Return the names of the settings that affect any of `effects`, in the order of the model."""
-    return tuple(name for name, field in Settings.model_fields.items() if set(effects) & set(affects_of(field).effects))
-
-
-def identity_values(settings: Settings, effect: Effect) -> dict[str, object]:
-    """Return the values of the settings that affect `effect` by name, as they enter an id; see `Affects`."""
-    fields = ((name, Settings.model_fields[name]) for name in settings_affecting(effect))
-    return {
-        name: getattr(settings, name)
-        for name, field in fields
-        if not (affects_of(field).omit_default and getattr(settings, name) == field.default)
-    }
-
-
-def settings_dict(settings: Settings) -> dict[str, object]:
-    """Return the settings as JSON-ready values, lists for tuples; `load_settings(overrides=...)` reads them back."""
-    return settings.model_dump(mode="json")
+    @model_validator(mode="after")
+    def _possible_together(self) -> Self:
+        check_together(self)
+        return self

@@ -120,9 +120,9 @@ class _Manifest(_Record):
     @field_validator("settings", mode="before")
     @classmethod
     def _drop_unknown(cls, value: object) -> object:
-        """Drop settings that this version does not know."""
+        """Drop settings that this version does not know; runs older than the setting `method` are the paper's."""
         if isinstance(value, dict):
-            return {name: given for name, given in value.items() if name in Settings.model_fields}
+            return {"method": "paper"} | {name: given for name, given in value.items() if name in Settings.model_fields}
         return value
 
     @classmethod

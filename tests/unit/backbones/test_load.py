@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from musc_ray.backbones import describe_backbone, load_backbone, state_dict
 from musc_ray.backbones.names import ALIASES, resolve_backbone
-from musc_ray.backbones.shape import default_layers
+from musc_ray.backbones.shape import QUARTERS, layers_at
 from musc_ray.backbones.state_dict import load_state_dict
 from musc_ray.backbones.weights import WeightsFile, fetch_weights
 from musc_ray.errors import MuscRayError, SettingsError
@@ -193,8 +193,8 @@ def test_low_precision_of_open_clip_is_close_to_float32(name, image_size, tmp_pa
 
 
 def test_default_layers_are_the_ends_of_the_quarters():
-    assert default_layers(24) == (5, 11, 17, 23)
-    assert default_layers(12) == (2, 5, 8, 11)
+    assert layers_at(QUARTERS, 24) == (5, 11, 17, 23)
+    assert layers_at(QUARTERS, 12) == (2, 5, 8, 11)
     assert describe_backbone("clip-vit-l-14-336").layers == (5, 11, 17, 23)
     assert describe_backbone("clip-vit-l-14-336").grid == (37, 37)
 

@@ -4,7 +4,8 @@ import pytest
 
 from musc_ray.settings.affects import EFFECTS, Effect, affects_of
 from musc_ray.settings.loading import load_settings
-from musc_ray.settings.model import Settings, identity_values, settings_affecting
+from musc_ray.settings.model import Settings
+from musc_ray.settings.values import identity_values, settings_affecting
 
 
 def test_every_setting_declares_what_it_affects():

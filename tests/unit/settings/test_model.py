@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from musc_ray.errors import SettingsError
 from musc_ray.settings.lake import Lake
 from musc_ray.settings.loading import load_settings
-from musc_ray.settings.model import Settings, settings_dict
+from musc_ray.settings.model import Settings
+from musc_ray.settings.values import settings_dict
 
 Write = Callable[[str | bytes], Path]
 
