@@ -30,13 +30,14 @@ from musc_ray.scoring.thresholds import ThresholdRule, apply_rule
 from musc_ray.settings.credentials import redacted
 from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import skipped_table, to_table
+from musc_ray.storage.complete_runs import time_after_all
 from musc_ray.storage.failure import Failure
 from musc_ray.storage.feature_shards import forget_features
 from musc_ray.storage.filesystem import remove_tree, write_json
 from musc_ray.storage.garbage import check_kept
 from musc_ray.storage.lease import lease
 from musc_ray.storage.listing import names_in
-from musc_ray.storage.manifest import RunManifest, time_after_all
+from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import RunPaths
 from musc_ray.storage.retry import StorageError

@@ -13,9 +13,13 @@ from musc_ray.errors import MuscRayError
 if TYPE_CHECKING:
     from musc_ray.scoring.result import RunResult
     from musc_ray.scoring.thresholds import GroupThreshold
+    from musc_ray.storage.manifest import RunManifest
 
 MAX_GROUPS = 10
 """Groups whose thresholds and drift are printed."""
+
+MAX_SIZES = 3
+"""Image sizes that are printed one by one."""
 
 
 def finish_run(result: "RunResult") -> None:
@@ -84,11 +88,24 @@ def _print_result(result: "RunResult", console: Console) -> None:
     for name, value in run.metrics.items():
         console.print(f"{escape(name)}: [bold]{value:.4f}[/bold]")
     _print_thresholds(result.thresholds, console)
+    console.print(image_size_line(run), soft_wrap=True)
     print_ledger(run, console)
     for note in run.notes:
         console.print(f"Note: {escape(note)}", soft_wrap=True)
     console.print(f"Scores: {escape(result.scores_path)}", soft_wrap=True)
     console.print(f"Report: {escape(result.report_path)}", soft_wrap=True)
+
+
+def image_size_line(run: "RunManifest") -> str:
+    """Say in one line at which image sizes a run's groups were scored."""
+    groups = run.image_sizes or {"": run.resolved.image_size}
+    sizes = sorted({run.image_size_of(name) for name in groups}, key=lambda size: size[0] / size[1])
+    grids = {run.image_size_of(name): run.grid_of(name) for name in groups}
+    said = [f"{size[0]} x {size[1]} ({grids[size][0]} x {grids[size][1]} patches)" for size in sizes]
+    line = ", ".join(said) if len(said) <= MAX_SIZES else f"from {said[0]} to {said[-1]}, {len(said)} sizes"
+    if not run.image_sizes:
+        return f"Image size: {line}"
+    return f"Image size: {line}, the shape of {'the' if len(groups) == 1 else 'each'} group's images"
 
 
 def _print_worst(worst: Sequence[Mapping[str, Any]], console: Console) -> None:

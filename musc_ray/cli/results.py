@@ -33,7 +33,7 @@ def runs(out: Out, as_json: AsJson = False) -> None:
     """
     from musc_ray.cli.output import print_json
     from musc_ray.cli.output_lists import print_runs, run_document
-    from musc_ray.storage.manifest import complete_runs
+    from musc_ray.storage.complete_runs import complete_runs
     from musc_ray.storage.paths import OutPaths
 
     found = complete_runs(OutPaths.at(out))

@@ -4,7 +4,7 @@ It reads what a run wrote and writes only below `evaluation/`: scores cannot dep
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -35,8 +35,9 @@ from musc_ray.runtime.progress import Progress
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.settings.model import Settings
 from musc_ray.sources.reading import read_image
+from musc_ray.storage.complete_runs import complete_run
 from musc_ray.storage.filesystem import check_writable, remove_tree
-from musc_ray.storage.manifest import RunManifest, complete_run
+from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.schemas import LABELS
@@ -98,7 +99,8 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
             uris = [uri for table in scores.values() for uri in table["uri"].to_pylist()]
             labels = find_labels(settings.labels, uris, settings.image_limits)
         findings = Findings(problems=list(labels.problems))
-        groups = _join(run_paths, scores, labels, findings)
+        sizes = {name: run.image_size_of(name) for name, _ in scores} if settings.pixels == "model" else {}
+        groups = _join(run_paths, scores, labels, sizes, findings)
         _write_labels(run_paths, groups)
     pixels = _pixels(settings, run, groups, labels, progress, findings)
     with progress.phase("computing the metrics of images"):
@@ -106,7 +108,7 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
     about = {
         "run": run_paths.run_id,
         "backbone": run.resolved.backbone,
-        "image_size": "x".join(map(str, run.resolved.image_size)),
+        "image_size": _size_text(run, groups),
         "pixels": settings.pixels,
         "labels": labels.origin,
     }
@@ -137,8 +139,7 @@ def _pixels(
         return {}
     with progress.phase("finding the background of the masks"):
         background = _background(masks, settings.image_limits, findings)
-    size = run.resolved.image_size if settings.pixels == "model" else None
-    reading = MaskReading(size, labels.mask_level, settings.image_limits, background)
+    reading = MaskReading(labels.mask_level, settings.image_limits, background)
     out_paths = OutPaths.at(str(settings.out))
     work = [GroupPixels(name, list(group.files.values())) for name, group in groups.items()]
     try:
@@ -182,10 +183,29 @@ def _read_scores(run_paths: RunPaths, run: RunManifest) -> dict[tuple[str, str],
     return scores
 
 
+def _size_text(run: RunManifest, groups: Mapping[str, LabelledGroup]) -> str:
+    """Return the image size that the groups share, as in 224x224; those of all, from few to many pixels, if several."""
+    scored_in = {name for group in groups.values() for name in group.scored_in}
+    sizes = sorted({run.image_size_of(name) for name in scored_in}, key=lambda size: (size[0] * size[1], size))
+    return ", ".join(f"{height}x{width}" for height, width in sizes)
+
+
 def _join(
-    run_paths: RunPaths, scores: dict[tuple[str, str], pa.Table], labels: Labels, findings: Findings
+    run_paths: RunPaths,
+    scores: dict[tuple[str, str], pa.Table],
+    labels: Labels,
+    sizes: Mapping[str, tuple[int, int]],
+    findings: Findings,
 ) -> dict[str, LabelledGroup]:
-    """Join scores and labels: labelled images by the group they are evaluated in."""
+    """Join scores and labels: labelled images by the group they are evaluated in.
+
+    Args:
+        run_paths: of the run.
+        scores: by group and file.
+        labels: by URI.
+        sizes: (H, W) by group at which masks are compared; empty for each mask's own.
+        findings: images without a label are added.
+    """
     groups: dict[str, LabelledGroup] = defaultdict(LabelledGroup)
     for number, ((scored_in, path), table) in enumerate(scores.items()):
         columns = (table[name].to_pylist() for name in ("image_id", "uri", "score", "score_raw"))
@@ -207,7 +227,7 @@ def _join(
             in_file[name][row] = (uri, label)
         for part, (name, images) in enumerate(in_file.items()):
             regions = f"{run_paths.evaluation}/regions/{number:06d}-{part}.parquet"
-            groups[name].files[path] = LabelledFile(MapFile(path, regions), images)
+            groups[name].files[path] = LabelledFile(MapFile(path, regions), images, sizes.get(scored_in))
     if not groups:
         raise MuscRayError(
             f"None of the scored images has a label in {labels.origin}: compare its URIs with the scores'."

@@ -37,10 +37,16 @@ from musc_ray.storage.paths import OutPaths
 
 @dataclass(frozen=True)
 class LabelledFile:
-    """A file of the scores table, and the URI and label of its labelled images by row."""
+    """A file of the scores table.
+
+    Attributes:
+        images: URI and label of its labelled images by row.
+        image_size: (H, W) at which its maps and masks are compared; None for each mask's own.
+    """
 
     file: MapFile
     images: Mapping[int, tuple[str, Label]]
+    image_size: tuple[int, int] | None
 
 
 @dataclass
@@ -56,13 +62,11 @@ class MaskReading:
     """How masks are read.
 
     Attributes:
-        image_size: (H, W) to compare at; None for each mask's own.
         mask_level: see `resize_mask`.
         limits: of the files of masks and images.
         background: see `background_of`.
     """
 
-    image_size: tuple[int, int] | None
     mask_level: int
     limits: ImageLimits
     background: Background = BLACK
@@ -81,7 +85,7 @@ class Evaluator:
         images = []
         for row, (uri, label) in sorted(labelled.images.items()):
             problems: list[Problem] = []
-            regions = self._regions(row, uri, label, problems)
+            regions = self._regions(row, uri, label, labelled.image_size, problems)
             images += [] if regions is None else [regions]
             result.problems += [each if each.uri == uri else each.of_image(uri) for each in problems]
         counters: dict[str, BinCounter] = defaultdict(BinCounter)
@@ -95,7 +99,9 @@ class Evaluator:
         result.counts = {defect: counter.counts() for defect, counter in counters.items()}
         return result
 
-    def _regions(self, row: int, uri: str, label: Label, problems: list[Problem]) -> Regions | None:
+    def _regions(
+        self, row: int, uri: str, label: Label, image_size: tuple[int, int] | None, problems: list[Problem]
+    ) -> Regions | None:
         """Read an image's regions; None, with a problem, where its anomalous pixels are unknown."""
         reading, limits = self.reading, self.reading.limits
         if label.label == 1 and label.mask is None:
@@ -103,7 +109,7 @@ class Evaluator:
             return None
         try:
             if label.mask is None or label.label == 0:
-                return no_regions(row, GOOD, reading.image_size or upright_size(read_image(uri, limits.bytes)))
+                return no_regions(row, GOOD, image_size or upright_size(read_image(uri, limits.bytes)))
             mask = read_mask(read_image(label.mask, limits.bytes), limits.pixels)
         except (ImageError, FileNotFoundError) as error:
             source = uri if label.label == 0 else label.mask
@@ -114,7 +120,7 @@ class Evaluator:
         if shades is None:
             return None
         problems += _remarks(label.mask, mask, background, reading.background)
-        resized = resize_mask(shades, reading.image_size, reading.mask_level)
+        resized = resize_mask(shades, image_size, reading.mask_level)
         if shades.any() and not resized.any():
             problems.append(Problem("MaskVanished", label.mask, "Its regions are smaller than a pixel."))
         return regions_of(row, label.defect, resized)

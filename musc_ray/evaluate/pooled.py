@@ -35,7 +35,10 @@ def pooled_scores(
     tokens = np.full((len(ids), run.resolved.class_channels), np.nan, np.float32)
     for group in scored_in:
         for path in out_paths.written_shards(out_paths.features(run.features_id, group)).values():
-            held = [i.image_id for i in read_meta(out_paths.fs, path).extracted if i.image_id in places]
+            meta = read_meta(out_paths.fs, path)
+            if meta.image_size != run.image_size_of(group):
+                continue
+            held = [image.image_id for image in meta.extracted if image.image_id in places]
             for image_id, token in zip(held, read_class_tokens(out_paths.fs, path, held), strict=True):
                 tokens[places[image_id]] = token
     if np.isnan(tokens).any():

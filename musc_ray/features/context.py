@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from musc_ray.features.group_shapes import group_image_sizes
 from musc_ray.features.ids import run_id, run_values
 from musc_ray.features.intensity import FoundRange, group_ranges, stated
 from musc_ray.features.sharding import GroupShards, assign_shards
@@ -13,6 +14,7 @@ from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.feature_shards import existing_shards, forget_features
 from musc_ray.storage.garbage import check_unread
 from musc_ray.storage.paths import RunPaths
+from musc_ray.storage.shards import FeaturesMeta
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class RunContext(Workspace):
         catalog: all that the source lists, the images of `groups` among them.
         waiting: number of new images by group that a night leaves for a later one.
         intensity: range of the deep pixels of each group that has any.
+        image_sizes: (H, W) of each group whose shape is kept; empty where all groups have that of `meta`.
     """
 
     run_id: str
@@ -37,6 +40,13 @@ class RunContext(Workspace):
     catalog: Catalog = field(default_factory=Catalog)
     waiting: Mapping[str, int] = field(default_factory=dict)
     intensity: Mapping[str, FoundRange] = field(default_factory=dict)
+    image_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def meta_of(self, group: str) -> FeaturesMeta:
+        """Return what all shards of a group have in common: `meta` at the group's image size."""
+        height, width = self.image_sizes.get(group, self.meta.image_size)
+        patch = self.meta.image_size[0] // self.meta.grid[0]
+        return replace(self.meta, image_size=(height, width), grid=(height // patch, width // patch))
 
     def range_of(self, group: str) -> Range | None:
         """Return the range of a group's deep pixels; None for a group that has none."""
@@ -90,9 +100,14 @@ def context_of(
     plain = {name for name, shards in existing.items() if any(shard.intensity is None for shard in shards.values())}
     intensity = group_ranges(workspace, listed, plain)
     ranges = stated(intensity)
-    identity = run_id(run_values(settings, meta.features_id, workspace.arithmetic, listed, earlier, ranges), listed)
+    sizes = group_image_sizes(workspace, listed, existing)
+    found: dict[str, Mapping[str, tuple[float, float]]] = {"intensity": ranges, "image_sizes": sizes}
+    values = run_values(settings, meta.features_id, workspace.arithmetic, listed, earlier, found)
+    identity = run_id(values, listed)
     groups = {
-        name: assign_shards(images, existing[name], settings.shard_size, ranges.get(name))
+        name: assign_shards(
+            images, existing[name], settings.shard_size, sizes.get(name, meta.image_size), ranges.get(name)
+        )
         for name, images in listed.items()
     }
     return RunContext(
@@ -105,6 +120,7 @@ def context_of(
         groups=groups,
         earlier=earlier,
         intensity=intensity,
+        image_sizes=sizes,
     )
 
 

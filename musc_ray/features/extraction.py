@@ -37,12 +37,18 @@ class ExtractorOptions:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to extract; `intensity` is the range of its group's deep pixels, None where none are expected."""
+    """One shard to extract.
+
+    Attributes:
+        intensity: the range of its group's deep pixels; None where none are expected.
+        image_size: (H, W) of its group; None for that of all groups.
+    """
 
     group: str
     shard: int
     images: Sequence[CatalogImage]
     intensity: Range | None = None
+    image_size: tuple[int, int] | None = None
 
 
 @dataclass

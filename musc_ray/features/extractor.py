@@ -39,7 +39,7 @@ class Extractor:
         self.options, self.meta, self.plan = options, meta, plan
         self.out_paths = OutPaths.at(out)
         self.model_turn = threading.Lock()
-        self.reader = ReadAhead(options.batch_size, meta.image_size, options.limits, plan.threads)
+        self.reader = ReadAhead(options.batch_size, options.limits, plan.threads)
         import_modules([model_module(options.backbone)])
         self.backbone = load_backbone(
             options.backbone,
@@ -51,18 +51,25 @@ class Extractor:
         )
 
     def extract(self, task: ShardTask) -> ExtractStats:
-        """Extract and write one shard; images that cannot be read become `failed` entries."""
+        """Extract and write one shard; images that cannot be read become `failed` entries.
+
+        Shards of a group follow each other, so that the model seldom has to change its image size.
+        """
+        image_size = task.image_size or self.meta.image_size
         stats = ExtractStats(shards=1, images=len(task.images))
         seen = OnePicture()
         # its first images are decoded while another shard has the model
-        batches = self.reader.batches(task.images, task.intensity)
+        batches = self.reader.batches(task.images, image_size, task.intensity)
         with self.model_turn:
             use_threads(self.plan.threads)  # PyTorch keeps the number per calling thread
+            self.backbone.resize(image_size)
+            grid = self.backbone.info.grid
             outcome, (class_tokens, layers) = self._embed_all(seen.watch(batches), stats)
         started = time.perf_counter()
         path = self.out_paths.shard(self.meta.features_id, task.group, task.shard)
         intensity = None if task.intensity is None else (task.intensity.low, task.intensity.high)
         meta = replace(self.meta, images=outcome, intensity=intensity, one_picture=seen.digest)
+        meta = replace(meta, image_size=image_size, grid=grid)
         stats.bytes_written = write_shard(self.out_paths.fs, path, meta, class_tokens, layers)
         stats.seconds_writing = time.perf_counter() - started
         stats.failed = [(task.group, image) for image in outcome if image.error is not None]
@@ -129,7 +136,8 @@ class Extractor:
         return _concatenate([self._forward(half, stats) for half in np.array_split(pictures, 2)])
 
     def _no_features(self) -> Features:
-        shape = (0, self.meta.grid[0] * self.meta.grid[1], self.meta.channels)
+        grid = self.backbone.info.grid
+        shape = (0, grid[0] * grid[1], self.meta.channels)
         return np.empty((0, self.meta.class_channels), np.float32), [np.empty(shape, np.float16)] * len(
             self.meta.layers
         )

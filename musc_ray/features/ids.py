@@ -25,10 +25,12 @@ def features_values(
 ) -> dict[str, object]:
     """Return what the features id is made from: the settings that affect features, as resolved.
 
-    The device is not part of it: features may be extracted on GPU nodes and scored elsewhere.
+    The device is not part of it: features may be extracted on GPU nodes and scored elsewhere. Where shapes are kept the
+    image size is one number: each group has as many patches as a square of this side.
     """
     values = identity_values(settings, "features")
-    values |= {"backbone": info.name, "image_size": info.image_size, "layers": info.layers}
+    size = info.image_size[0] if settings.keeps_shape else info.image_size
+    values |= {"backbone": info.name, "image_size": size, "layers": info.layers}
     values["model_precision"] = arithmetic.model_precision
     values["dtype"] = values.pop("feature_dtype")  # the names that ids were made with
     del values["weights"]
@@ -41,17 +43,17 @@ def run_values(
     arithmetic: Arithmetic,
     groups: Mapping[str, Sequence[CatalogImage]],
     earlier: Mapping[str, frozenset[str]] | None,
-    intensity: Mapping[str, tuple[float, float]],
+    found: Mapping[str, Mapping[str, tuple[float, float]]],
 ) -> dict[str, object]:
     """Return what the run id is made from beside the images: the settings that affect scores, as resolved.
 
-    In a nightly run which images are earlier ones, and whether they get scores, is part of it; so are the ranges of
-    deep pixels, where groups have any.
+    In a nightly run which images are earlier ones, and whether they get scores, is part of it; so is what was found of
+    groups by looking at their images, each under its name: `intensity` of those with deep pixels, `image_sizes`
+    of those whose shape is kept.
     """
     values = identity_values(settings, "scores") | {"features_id": features_id}
     values |= arithmetic.identity(max(map(len, groups.values()), default=0))
-    if intensity:
-        values["intensity"] = dict(intensity)
+    values |= {name: dict(of_groups) for name, of_groups in found.items() if of_groups}
     if earlier is not None:
         ids = {group: sorted(images) for group, images in earlier.items()}
         values |= {"earlier": ids, "rescore_window": settings.rescore_window}

@@ -25,7 +25,7 @@ def extract_missing(
         Rows of the errors table, for images that failed now or in an earlier run.
     """
     tasks = [
-        ShardTask(name, shard, images, context.range_of(name))
+        ShardTask(name, shard, images, context.range_of(name), context.meta_of(name).image_size)
         for name, group in context.groups.items()
         for shard, images in group.missing.items()
     ]

@@ -1,8 +1,9 @@
 """Reads and decodes the images of a shard ahead of the model, in batches."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -36,65 +37,59 @@ class DecodedImage(NamedTuple):
     pixels: npt.NDArray[np.uint8] | None
 
 
+Read = Callable[[CatalogImage], DecodedImage]
+
+
 class ReadAhead:
     """Threads that read and decode images ahead of the model."""
 
-    def __init__(self, batch_size: int, image_size: tuple[int, int], limits: ImageLimits, threads: int) -> None:
+    def __init__(self, batch_size: int, limits: ImageLimits, threads: int) -> None:
         """Start no more than `threads` readers, but at least two.
 
         Args:
             batch_size: images in a batch.
-            image_size: (H, W) of the model's input.
             limits: larger images fail.
             threads: CPU threads of the worker.
         """
-        self.batch_size, self.image_size, self.limits = batch_size, image_size, limits
+        self.batch_size, self.limits = batch_size, limits
         self._readers = ThreadPoolExecutor(max(MIN_READERS, threads))
 
-    def batches(self, images: Sequence[CatalogImage], intensity: Range | None = None) -> Iterator[list[DecodedImage]]:
+    def batches(
+        self, images: Sequence[CatalogImage], image_size: tuple[int, int], intensity: Range | None = None
+    ) -> Iterator[list[DecodedImage]]:
         """Decode images in batches, in their order; the first ones begin at once, before a batch is asked for.
 
         An image that cannot be read is a `DecodedImage` with an error; a fault of the storage is raised.
 
         Args:
             images: what to decode.
+            image_size: (H, W) of the model's input.
             intensity: range of deep pixels; without one, images that have any are errors.
 
         Raises:
             StorageError: the storage did not answer.
         """
+        read = partial(self._read, image_size=image_size, intensity=intensity)
         ahead = self.batch_size * (BATCHES_AHEAD + 1)
-        pending = deque(self._readers.submit(self._read, image, intensity) for image in images[:ahead])
-        return self._batches(images, pending, intensity)
+        pending = deque(self._readers.submit(read, image) for image in images[:ahead])
+        return self._batches(images, pending, read)
 
     def _batches(
-        self, images: Sequence[CatalogImage], pending: deque[Future[DecodedImage]], intensity: Range | None
+        self, images: Sequence[CatalogImage], pending: deque[Future[DecodedImage]], read: Read
     ) -> Iterator[list[DecodedImage]]:
         """Yield batches as they are decoded; each makes room for another."""
         size, ahead = self.batch_size, len(pending)
         for start in range(0, len(images), size):
-            batch = [self._result(pending.popleft(), image, intensity) for image in images[start : start + size]]
+            batch = [_result(pending.popleft(), image, read) for image in images[start : start + size]]
             further = images[start + ahead : start + ahead + size]
-            pending.extend(self._readers.submit(self._read, image, intensity) for image in further)
+            pending.extend(self._readers.submit(read, image) for image in further)
             yield batch
 
-    def _result(self, reading: Future[DecodedImage], image: CatalogImage, intensity: Range | None) -> DecodedImage:
-        """Return what was read; read again, now that the model is idle, if memory was too short beside it."""
-        try:
-            return reading.result()
-        except MemoryError:
-            pass
-        try:
-            return self._read(image, intensity)
-        except MemoryError:
-            message = "The image needs more memory than its worker has: lower max_pixels, or raise max_worker_gb."
-            return DecodedImage(_failed(image, "MemoryError", message), None)
-
-    def _read(self, image: CatalogImage, intensity: Range | None) -> DecodedImage:
+    def _read(self, image: CatalogImage, image_size: tuple[int, int], intensity: Range | None) -> DecodedImage:
         """Read and decode one image; what is wrong with it is data, but a storage fault is an exception."""
         try:
             data = read_image(image.uri, self.limits.bytes)
-            decoded = decode_for_model(data, self.image_size, self.limits.pixels, intensity)
+            decoded = decode_for_model(data, image_size, self.limits.pixels, intensity)
         except (ImageError, *PERMANENT) as error:
             return DecodedImage(_failed(image, type(error).__name__, redacted(_sentence(image.uri, error))), None)
         height, width = decoded.size
@@ -102,6 +97,19 @@ class ReadAhead:
             image.image_id, image.uri, image.version, height=height, width=width, remarks=decoded.remarks
         )
         return DecodedImage(extracted, decoded.pixels)
+
+
+def _result(reading: Future[DecodedImage], image: CatalogImage, read: Read) -> DecodedImage:
+    """Return what was read; read again, now that the model is idle, if memory was too short beside it."""
+    try:
+        return reading.result()
+    except MemoryError:
+        pass
+    try:
+        return read(image)
+    except MemoryError:
+        message = "The image needs more memory than its worker has: lower max_pixels, or raise max_worker_gb."
+        return DecodedImage(_failed(image, "MemoryError", message), None)
 
 
 def _sentence(uri: str, error: Exception) -> str:

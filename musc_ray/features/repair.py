@@ -39,7 +39,13 @@ def repair_features(
     """
     known = {(error["group"], error["uri"]) for error in errors}
     tasks = [
-        ShardTask(name, shard, [image for image in images if (name, image.uri) not in known], context.range_of(name))
+        ShardTask(
+            name,
+            shard,
+            [image for image in images if (name, image.uri) not in known],
+            context.range_of(name),
+            context.meta_of(name).image_size,
+        )
         for name in groups
         for shard, images in context.groups[name].all.items()
     ]

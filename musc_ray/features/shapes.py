@@ -12,16 +12,19 @@ MAX_SQUEEZE = 1.2
 """Ratio of shapes, and of sizes, up to which nothing is said."""
 
 
-def shape_notes(sizes: Mapping[str, Counter[Size]], image_size: Size, grid: Size) -> tuple[str, ...]:
+def shape_notes(
+    sizes: Mapping[str, Counter[Size]], image_size: Size, grid: Size, kept: Mapping[str, Size]
+) -> tuple[str, ...]:
     """Return at most one note on squeezed images, and one on mixed groups.
 
     Args:
         sizes: number of images by their own size, of each group; upright.
         image_size: of the model's input.
         grid: its patches, (h, w).
+        kept: image sizes of the groups whose shape is kept: images are squeezed only where these are mixed.
     """
-    all_sizes = sum(sizes.values(), Counter())
-    notes = (_squeezed(all_sizes, image_size, image_size[0] // grid[0]), _mixed(sizes, image_size))
+    squeezed = sum((found for name, found in sizes.items() if name not in kept), Counter())
+    notes = (_squeezed(squeezed, image_size, image_size[0] // grid[0]), _mixed(sizes, image_size, kept))
     return tuple(note for note in notes if note is not None)
 
 
@@ -46,7 +49,7 @@ def _squeezed(sizes: Counter[Size], image_size: Size, patch: int) -> str | None:
     )
 
 
-def _mixed(sizes: Mapping[str, Counter[Size]], image_size: Size) -> str | None:
+def _mixed(sizes: Mapping[str, Counter[Size]], image_size: Size, kept: Mapping[str, Size]) -> str | None:
     """Say of the first group that mixes sizes or shapes, and how many others do."""
     mixed = {name: found for name, found in sizes.items() if _is_mixed(found)}
     if not mixed:
@@ -57,8 +60,8 @@ def _mixed(sizes: Mapping[str, Counter[Size]], image_size: Size) -> str | None:
     smallest, largest = (pick(found, key=lambda size: size[0] * size[1]) for pick in (min, max))
     return (
         f"Group '{name}' mixes images of {len(found):,} sizes{others}, from {_text(smallest)} to {_text(largest)} "
-        f"pixels (height x width), all resized to {_text(image_size)}: if they show different products or views, use "
-        f"--group-by."
+        f"pixels (height x width), all resized to {_text(kept.get(name, image_size))}: if they show different products "
+        f"or views, use --group-by."
     )
 
 

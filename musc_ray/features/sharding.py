@@ -51,6 +51,7 @@ def assign_shards(
     images: Sequence[CatalogImage],
     existing: Mapping[int, FeaturesMeta],
     shard_size: int,
+    image_size: tuple[int, int],
     intensity: tuple[float, float] | None = None,
 ) -> GroupShards:
     """Find each image's shard; images without one fill new shards in the order of their hashed ids.
@@ -61,12 +62,13 @@ def assign_shards(
         images: a group's images, sorted.
         existing: written shards by number.
         shard_size: images of a new shard.
-        intensity: range of the group's deep pixels; shards of another one stay and are not used.
+        image_size: (H, W) of the model's input; shards of another one stay and are not used.
+        intensity: range of the group's deep pixels; likewise.
     """
     wanted = {(image.image_id, image.version): image for image in images}
     result = GroupShards()
     for number, meta in sorted(existing.items()):
-        if meta.intensity != intensity:
+        if meta.intensity != intensity or meta.image_size != image_size:
             continue
         extracted = []
         for kept in meta.extracted:

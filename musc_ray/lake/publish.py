@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from musc_ray.errors import MuscRayError, SettingsError, reason_of
 from musc_ray.settings.lake import Lake
+from musc_ray.storage.complete_runs import complete_run, complete_runs
 from musc_ray.storage.filesystem import is_local
-from musc_ray.storage.manifest import RunManifest, complete_run, complete_runs
+from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths, RunPaths
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from musc_ray.settings.model import Settings
-from musc_ray.storage.manifest import complete_runs
+from musc_ray.storage.complete_runs import complete_runs
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths
 

@@ -19,8 +19,8 @@ from musc_ray.settings.method import CHOSEN
 from musc_ray.settings.model import Settings
 from musc_ray.settings.values import settings_affecting, settings_dict
 from musc_ray.sources.catalog import list_images
+from musc_ray.storage.complete_runs import complete_run
 from musc_ray.storage.lease import lease
-from musc_ray.storage.manifest import complete_run
 from musc_ray.storage.paths import OutPaths
 
 OF_ONE_RUN = settings_affecting("run", "runtime")

@@ -14,9 +14,9 @@ def check_pending(context: RunContext, groups: Sequence[GroupImages]) -> None:
     Raises:
         SettingsError: names the group and the settings to use.
     """
-    settings, (h, w) = context.settings, context.meta.grid
+    settings = context.settings
     for group in groups:
-        pending = pending_bytes(group.window, h * w, settings.vectors, settings.distance_bytes)
+        pending = pending_bytes(group.window, group.patches, settings.vectors, settings.distance_bytes)
         if pending > settings.max_pending_gb * 1e9:
             raise SettingsError(
                 f"Group '{group.group}' has {group.images:,} images: with references {settings.references} up to "

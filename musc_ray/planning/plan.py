@@ -110,7 +110,7 @@ def _sample(groups: list[list[CatalogImage]]) -> list[str]:
 
 def _job(settings: Settings, info: BackboneInfo, sizes: list[int], arithmetic: Arithmetic, machine: Machine) -> Job:
     shards = [-(-size // settings.shard_size) for size in sizes if size >= 2]
-    patches = info.grid[0] * info.grid[1]
+    patches = info.grid[0] * info.grid[1]  # of the square: where shapes are kept, each group has about as many
     return Job(
         group_sizes=sizes,
         info=info,

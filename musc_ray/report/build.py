@@ -28,8 +28,9 @@ from musc_ray.scoring.thresholds import ThresholdRule, apply_rule, group_thresho
 from musc_ray.settings.loading import load_settings
 from musc_ray.settings.model import Settings
 from musc_ray.settings.values import settings_affecting, settings_dict
+from musc_ray.storage.complete_runs import complete_run
 from musc_ray.storage.filesystem import remove_tree, write_text
-from musc_ray.storage.manifest import RunManifest, StartedManifest, complete_run
+from musc_ray.storage.manifest import RunManifest, StartedManifest
 from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.schemas import DEFECTS, ERRORS
 from musc_ray.storage.scores import map_scale, read_tables
@@ -209,7 +210,6 @@ class _Site:
             raise MuscRayError(f"Group {name!r} has scores that are not finite numbers; score the run again.")
         given = (self.run.thresholds or {}).get(name)
         threshold = group_threshold(name, scores, given)
-        h, w = self.run.resolved.grid
         return GroupReport(
             number=number,
             name=name,
@@ -218,7 +218,7 @@ class _Site:
             label_names=sorted(set(table["label"].to_pylist()) - {""}) if labels is not None else [],
             raw_range=(float(raw.min()), float(raw.max())),
             scale=scale,
-            grid=(h, w),
+            grid=self.run.grid_of(name),
             threshold=threshold.threshold,
             threshold_is_set=given is not None,
             metrics=self.labels.metrics(name),
@@ -238,7 +238,6 @@ class _Site:
         rows = rows.append_column("rank", ranks)
         rows = rows.take(pc.sort_indices(rows, [("defect_group", "ascending"), ("rank", "ascending")]))
         found, tasks = [], []
-        h, w = self.run.resolved.grid
         for defect in pc.unique(rows["defect_group"]).to_pylist():
             own = rows.filter(pc.equal(rows["defect_group"], defect))
             worst = own.slice(0, MAX_DEFECT_MEMBERS).to_pylist()
@@ -251,7 +250,7 @@ class _Site:
                     defect,
                     [row["uri"] for row in shown],
                     [row["patches"] for row in shown],
-                    (h, w),
+                    self.run.grid_of(name),
                     self.run.intensity.get(name),
                 )
             )

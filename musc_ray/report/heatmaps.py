@@ -17,8 +17,9 @@ from musc_ray.settings.credentials import credentials_sentence, has_credentials
 from musc_ray.settings.messages import shown
 from musc_ray.settings.model import Settings
 from musc_ray.sources.overlap import lists_out
+from musc_ray.storage.complete_runs import complete_run
 from musc_ray.storage.filesystem import absolute, check_writable, open_filesystem
-from musc_ray.storage.manifest import RunManifest, StartedManifest, complete_run
+from musc_ray.storage.manifest import RunManifest, StartedManifest
 from musc_ray.storage.paths import OutPaths, RunPaths, escape_group
 from musc_ray.storage.scores import map_scale, read_tables
 

@@ -21,7 +21,6 @@ class BlockMultiplier:
 
     def __init__(self, cache: ShardCache) -> None:
         self.cache, self.settings = cache, cache.settings
-        self.patches = cache.meta.grid[0] * cache.meta.grid[1]
 
     def multiply(self, task: BlockTask, shards: LoadedShards) -> tuple[dict[int, Tensor], BlockStats]:
         """Compute the distances (D, A, L, B) of each unfinished shard to the shards that it meets in the block.
@@ -47,7 +46,7 @@ class BlockMultiplier:
         """Multiply a block with prepared shards; None loads them tile by tile."""
         partners, dtype = task.partners, self.distance_dtype(task.window.images)
         distances = {
-            shard.number: self._empty(shard, max(s.stop for s in partners[shard.number].values()), dtype)
+            shard.number: self._empty(task, shard, max(s.stop for s in partners[shard.number].values()), dtype)
             for shard in task.shards
             if shard.number in task.unfinished
         }
@@ -55,7 +54,7 @@ class BlockMultiplier:
         def target(shard: RingShard, other: RingShard) -> Tensor:
             """Return where the distances of a shard to another go; those of a finished band are dropped."""
             if shard.number not in distances:
-                return self._empty(shard, len(other.ids), dtype)
+                return self._empty(task, shard, len(other.ids), dtype)
             return distances[shard.number][..., partners[shard.number][other.number]]
 
         pairs, seconds = 0, 0.0
@@ -71,5 +70,6 @@ class BlockMultiplier:
             pairs += int(scored.sum()) // (2 if a == b else 1)
         return distances, BlockStats(pairs=pairs, seconds_in_kernel=seconds)
 
-    def _empty(self, shard: RingShard, columns: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(self.settings.vectors, len(shard.ids), self.patches, columns, dtype=dtype)
+    def _empty(self, task: BlockTask, shard: RingShard, columns: int, dtype: torch.dtype) -> Tensor:
+        patches = task.grid[0] * task.grid[1]
+        return torch.empty(self.settings.vectors, len(shard.ids), patches, columns, dtype=dtype)

@@ -50,7 +50,7 @@ def score_groups(
     settings, meta = context.settings, context.meta
     shards = [len(group.ring) for group in groups]
     workers = executor.plan(len(meta.layers) * sum(shards)).workers
-    side = block_side(settings, shards, len(meta.layers), meta.grid[0] * meta.grid[1], workers)
+    side = block_side(settings, shards, len(meta.layers), max(group.patches for group in groups), workers)
     arguments = (settings, context.arithmetic, context.out_paths.uri(context.out_paths.root), context.run_id, meta)
     with Pool(executor, SCORER, workers, *arguments) as pool:
         scoring = _Stages(pool, context, progress, stages)
@@ -94,7 +94,7 @@ class _Stages:
             for tiles, found in driver.run(self.pool):
                 stage.advance(tiles)
                 stage.already_done(found)
-                operations = 2.0 * driver.stats.pairs * (meta.grid[0] * meta.grid[1]) ** 2 * meta.channels * products
+                operations = 2.0 * driver.patch_pairs * meta.channels * products
                 stage.note(f"{operations / stage.seconds / 1e12:.2g} TFLOP/s")
         self.figures["mutual"] = {"seconds": stage.seconds, **asdict(driver.stats), "operations": operations}
         self.failed |= driver.failed

@@ -21,14 +21,14 @@ def write_patch_maps(run_paths: RunPaths, group: str, shard: RingShard, meta: Fe
     """
     bands = [_band(run_paths, group, layer, shard.number) for layer in meta.layers]
     patch_maps = np.stack(bands).mean(axis=0, dtype=np.float64).astype(np.float32)
-    grids = torch.from_numpy(patch_maps).view(-1, *meta.grid)
     features = read_meta(run_paths.fs, run_paths.out.shard(meta.features_id, group, shard.number))
+    grids = torch.from_numpy(patch_maps).view(-1, *features.grid)
     uri_of = {image.image_id: image.uri for image in features.images}
     table = pa.table(
         {
             "image_id": list(shard.ids),
             "uri": [uri_of[image_id] for image_id in shard.ids],
-            "score_raw": image_scores(grids, meta.image_size).numpy(),
+            "score_raw": image_scores(grids, features.image_size).numpy(),
             "patch_map": list_rows(patch_maps),
         },
         schema=MAPS,

@@ -125,11 +125,11 @@ class Ranker:
             rows = slice(shard.first - shards[0].first, shard.positions.stop - shards[0].first)
             values = {name: column[rows] for name, column in columns.items()}
             table = similar_images_table(images, shard, similar[0][rows], similar[1][rows])
-            self._write_shard(images.group, shard, scored_at, values, table, defects)
+            self._write_shard(images, shard, scored_at, values, table, defects)
 
     def _write_shard(
         self,
-        group: str,
+        images: GroupImages,
         shard: RingShard,
         scored_at: datetime,
         columns: Columns,
@@ -137,10 +137,10 @@ class Ranker:
         defects: "DefectWorker | None",
     ) -> None:
         """Write one shard's files: defects and similar images first, scores last."""
-        paths, written = self.run_paths, columns.pop(WRITTEN, None)
+        paths, group, written = self.run_paths, images.group, columns.pop(WRITTEN, None)
         numbers, patches = (None, None) if defects is None else defects.defects(shard.number)
         columns[DEFECT_GROUP.name] = np.zeros(len(shard.ids), np.int32) if numbers is None else numbers
-        table = scores_table(paths, group, shard.number, self.meta.grid, scored_at, columns)
+        table = scores_table(paths, group, shard.number, images.grid, scored_at, columns)
         if written is not None:
             table, similar = table.filter(pa.array(written)), similar.filter(pa.array(written))
         if len(table) == 0:

@@ -45,6 +45,7 @@ class GroupImages:
     """The images of a group that are scored among themselves.
 
     Attributes:
+        grid: (h, w) patches of each image.
         earlier: images that are only references of the others: a night's window.
         publish_earlier: whether these get scores, too.
     """
@@ -52,6 +53,7 @@ class GroupImages:
     group: str
     ring: Sequence[RingShard]
     window: ReferenceWindow
+    grid: tuple[int, int]
     earlier: frozenset[str] = frozenset()
     publish_earlier: bool = False
 
@@ -60,10 +62,9 @@ class GroupImages:
         cls,
         group: str,
         shards: Mapping[int, Sequence[str]],
+        grid: tuple[int, int],
         references: int | None = None,
         seed: int = 0,
-        earlier: frozenset[str] = frozenset(),
-        publish_earlier: bool = False,
     ) -> "GroupImages":
         """Place shards on the ring.
 
@@ -74,15 +75,15 @@ class GroupImages:
         Args:
             group: its name.
             shards: image ids by shard number; at least 2 in all.
+            grid: (h, w) patches of each image.
             references: M, or None for all.
             seed: chooses the window of the ring.
-            earlier, publish_earlier: see the class.
         """
         ring, first = [], 0
         for number in sorted(shards, key=lambda number: min(shards[number], key=_read_backwards)):
             ring.append(RingShard(number, first, tuple(shards[number])))
             first += len(shards[number])
-        return cls(group, ring, reference_window(first, references, seed), earlier, publish_earlier)
+        return cls(group, ring, reference_window(first, references, seed), grid)
 
     @property
     def images(self) -> int:
@@ -93,6 +94,11 @@ class GroupImages:
     def published(self) -> int:
         """Count the images that get scores."""
         return self.images if self.publish_earlier else self.images - len(self.earlier)
+
+    @property
+    def patches(self) -> int:
+        """Count the patches of an image, L."""
+        return self.grid[0] * self.grid[1]
 
     @cached_property
     def shards(self) -> dict[int, RingShard]:
@@ -152,6 +158,7 @@ class BlockTask:
     """A block of one layer: what a worker multiplies at a time.
 
     Attributes:
+        grid: (h, w) patches of each image of the group.
         rows: shards; columns: shards, the same object on the diagonal.
         unfinished: shards whose bands are not written yet: their distances are needed.
         whole: those of them without tiles in other blocks: their bands are reduced and written on the spot.
@@ -163,6 +170,7 @@ class BlockTask:
     group: str
     layer: int
     window: ReferenceWindow
+    grid: tuple[int, int]
     rows: Sequence[RingShard]
     columns: Sequence[RingShard]
     unfinished: frozenset[int]

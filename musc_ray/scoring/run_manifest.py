@@ -107,18 +107,21 @@ def run_manifest(
         thresholds={name: threshold for name, threshold in thresholds.items() if threshold is not None},
         night=night,
         intensity=stated(context.intensity),
+        image_sizes=dict(context.image_sizes),
     )
 
 
 def _listing_notes(context: RunContext) -> tuple[str, ...]:
     """Return the notes on how images are grouped, and on their shapes."""
     sizes = {name: group.sizes for name, group in context.groups.items()}
-    return (*context.catalog.notes, *shape_notes(sizes, context.meta.image_size, context.meta.grid))
+    meta = context.meta
+    return (*context.catalog.notes, *shape_notes(sizes, meta.image_size, meta.grid, context.image_sizes))
 
 
 def _resolved(context: RunContext, images: int) -> Resolved:
     """Describe what `auto` and defaults resolved to; the precision is that of the largest group, of some images."""
-    meta = context.meta
+    alike = len(set(context.image_sizes.values())) == 1
+    meta = context.meta_of(next(iter(context.image_sizes))) if alike else context.meta
     return Resolved(
         backbone=meta.backbone,
         weights_sha256=meta.weights_sha256,

@@ -1,7 +1,7 @@
 """Score all groups of a run that can be scored; features that turn out to be broken are extracted and scored again."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from musc_ray.errors import MuscRayError
@@ -91,10 +91,11 @@ def _extracted_groups(
 
 def _group_images(context: RunContext, group: str, shards: Mapping[int, Sequence[str]]) -> GroupImages:
     """Place a group's readable images, by shard, on the ring; in a night each is scored against the whole window."""
-    settings = context.settings
+    settings, grid = context.settings, context.meta_of(group).grid
     if context.earlier is None:
-        return GroupImages.of(group, shards, settings.reference_count, settings.seed)
-    return GroupImages.of(group, shards, None, settings.seed, context.earlier[group], settings.rescore_window)
+        return GroupImages.of(group, shards, grid, settings.reference_count, settings.seed)
+    images = GroupImages.of(group, shards, grid, None, settings.seed)
+    return replace(images, earlier=context.earlier[group], publish_earlier=settings.rescore_window)
 
 
 def score_all(

@@ -123,4 +123,4 @@ class Scorer:
         self.ranker.write_part(images, part, scored_at, columns, similar, defects)
 
     def _defects(self, images: GroupImages) -> DefectWorker:
-        return DefectWorker(self.run_paths, images, self.meta.grid, self.defect_arrays)
+        return DefectWorker(self.run_paths, images, self.defect_arrays)

@@ -72,19 +72,29 @@ class ShardCache:
 
     def load(self, task: BlockTask, shard: RingShard) -> PreparedShard:
         """Read and prepare a shard's layer, without caching it."""
-        return self.prepare(task.group, task.layer, shard.number, shard.ids, task.window.images)
+        return self.prepare((task.group, task.layer, shard.number), shard.ids, task.grid, task.window.images)
 
     def product_dtype(self, images: int) -> torch.dtype:
         """Return the dtype of products in a group of this many images."""
         return DTYPES[self.arithmetic.precision_for(images)]
 
-    def prepare(self, group: str, layer: int, number: int, ids: Sequence[str], images: int) -> PreparedShard:
-        """Read and prepare some images of a shard; the precision depends on the number of images of the group."""
+    def prepare(
+        self, band: tuple[str, int, int], ids: Sequence[str], grid: tuple[int, int], images: int
+    ) -> PreparedShard:
+        """Read and prepare some images of a shard.
+
+        Args:
+            band: group, layer and number of the shard.
+            ids: of the images.
+            grid: (h, w) patches of each.
+            images: of the group: the precision depends on their number.
+        """
+        group, layer, number = band
         path = self.paths.shard(self.meta.features_id, group, number)
         tokens = torch.from_numpy(read_layer(self.paths.fs, path, layer, ids))
         settings = self.settings
         dtype = self.product_dtype(images)
-        return prepare(tokens.to(self.device), self.meta.grid, settings.degrees, dtype, settings.aggregation)
+        return prepare(tokens.to(self.device), grid, settings.degrees, dtype, settings.aggregation)
 
     def shrink(self) -> None:
         """Drop all shards and halve the limit, after memory ran out."""

@@ -94,7 +94,7 @@ def block_side(settings: Settings, shards: Sequence[int], layers: int, patches: 
         settings: shard_size, degrees, aggregation and cache_mb.
         shards: number of shards of each group.
         layers: number of layers.
-        patches: L.
+        patches: L; of the group that has most.
         workers: number of workers.
     """
     tile_bytes = 2 * settings.shard_size**2 * patches * settings.vectors * settings.distance_bytes
@@ -111,7 +111,12 @@ def _block_count(shards: int, side: int) -> int:
 
 
 class TileDriver:
-    """Dispatches the blocks of all groups and layers, collects the parts of bands, has complete bands reduced."""
+    """Dispatches the blocks of all groups and layers, collects the parts of bands, has complete bands reduced.
+
+    Attributes:
+        stats: figures of the stage.
+        patch_pairs: distances computed so far, each counted once: groups may have different numbers of patches.
+    """
 
     def __init__(self, run_paths: RunPaths, groups: Sequence[GroupImages], layers: Sequence[int], side: int) -> None:
         self.run_paths, self.layers, self.side = run_paths, layers, side
@@ -124,6 +129,7 @@ class TileDriver:
         self.held: dict[Member, deque[BandKey]] = {}
         self.failed: dict[str, Exception] = {}
         self.stats = MutualStats()
+        self.patch_pairs = 0
 
     @property
     def total(self) -> int:
@@ -160,7 +166,9 @@ class TileDriver:
         unfinished = block.shards - done
         whole = frozenset(shard for shard in unfinished if awaited[shard] == 1)
         keep = self._worth_keeping(group)
-        task = BlockTask(group.group, layer, group.window, rows, columns, unfinished, whole, block.tiles, keep)
+        task = BlockTask(
+            group.group, layer, group.window, group.grid, rows, columns, unfinished, whole, block.tiles, keep
+        )
         for shard in task.returned:
             self.bands.setdefault((group.group, layer, shard), Band(group, layer, shard, awaited[shard]))
         return task
@@ -216,6 +224,7 @@ class TileDriver:
         """Add up a block's figures and add its parts to their bands."""
         self.stats.tiles += task.counted
         self.stats.pairs += block.pairs
+        self.patch_pairs += block.pairs * self.groups[task.group].patches ** 2
         self.stats.seconds_in_kernel += block.seconds_in_kernel
         self.stats.shards_read += block.shards_read
         self.stats.shrunk_blocks += block.shrunk
@@ -255,7 +264,19 @@ class TileDriver:
         self.bands[anew.key] = anew
         only, keep = frozenset([band.shard]), self._worth_keeping(group)
         self.urgent.extend(
-            BlockTask(group.group, band.layer, group.window, [own], piece, only, frozenset(), 0, keep, anew.attempt)
+            BlockTask(
+                group.group,
+                band.layer,
+                group.window,
+                group.grid,
+                [own],
+                piece,
+                only,
+                frozenset(),
+                0,
+                keep,
+                anew.attempt,
+            )
             for piece in pieces
         )
 

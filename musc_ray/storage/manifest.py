@@ -1,8 +1,7 @@
 """What a run writes about itself: `started.json` before its work, `run.json` (the manifest) when it is complete."""
 
-import logging
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -10,17 +9,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from musc_ray.errors import MuscRayError
 from musc_ray.settings.model import Settings
 from musc_ray.storage.filesystem import read_json, write_json
-from musc_ray.storage.paths import OutPaths, RunPaths
+from musc_ray.storage.paths import RunPaths
 
 SCHEMA_VERSION = 1
 """Raised when the meaning of a field of a manifest, or the place of a table, changes; older runs are still read.
 
 0: without the field; the tables lay in folders `group=<group>`."""
 
-OPTIONAL = ("skipped", "source_snapshot", "repeated_defects", "waiting", "thresholds", "night", "intensity")
+OPTIONAL = (
+    "skipped",
+    "source_snapshot",
+    "repeated_defects",
+    "waiting",
+    "thresholds",
+    "night",
+    "intensity",
+    "image_sizes",
+)
 """Fields of run.json that only some runs have."""
-
-logger = logging.getLogger(__name__)
 
 
 class _Record(BaseModel):
@@ -35,8 +41,9 @@ class Resolved(_Record):
     Attributes:
         backbone: its full name.
         weights_sha256: of the weights that were used.
-        image_size: (H, W) of the model's input in pixels.
-        grid: (h, w) patches.
+        image_size: (H, W) of the model's input in pixels; where groups differ (`RunManifest.image_sizes`), of the
+            square that has as many patches.
+        grid: (h, w) patches of it.
         layers: blocks, from 0.
         channels: C of a token.
         class_channels: of a class token.
@@ -168,6 +175,7 @@ class RunManifest(_Manifest):
         thresholds: by group; empty without a rule, None while the scores table is being rewritten.
         night: by group; None in a run on a whole archive.
         intensity: the values that are shown black and white, of each group with images of more than 8 bits.
+        image_sizes: (H, W) of the model's input by group, where it follows the shape of the group's images.
     """
 
     scored_at: datetime
@@ -185,6 +193,7 @@ class RunManifest(_Manifest):
     thresholds: dict[str, float] | None = Field(default_factory=dict)
     night: dict[str, GroupNight] | None = None
     intensity: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    image_sizes: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, run_paths: RunPaths) -> Self | None:
@@ -198,6 +207,16 @@ class RunManifest(_Manifest):
     def scored(self, groups: Iterable[str]) -> list[str]:
         """Return those of some groups that have scores, in their order."""
         return [name for name in groups if name not in self.failed_groups]
+
+    def image_size_of(self, group: str) -> tuple[int, int]:
+        """Return the (H, W) of the model's input of a group, in pixels."""
+        return self.image_sizes.get(group, self.resolved.image_size)
+
+    def grid_of(self, group: str) -> tuple[int, int]:
+        """Return the (h, w) patches of a group's images."""
+        height, width = self.image_size_of(group)
+        patch = self.resolved.image_size[0] // self.resolved.grid[0]
+        return height // patch, width // patch
 
     def write(self, run_paths: RunPaths) -> None:
         """Write run.json, without what does not apply to the run; from then on the run is complete."""
@@ -242,44 +261,3 @@ class StartedManifest(_Manifest):
     def write(self, run_paths: RunPaths) -> None:
         """Write started.json."""
         write_json(run_paths.fs, run_paths.started_json, self.model_dump(mode="json"))
-
-
-def complete_run(out_paths: OutPaths, run_id: str | None) -> RunManifest:
-    """Read the manifest of a run, or of the one that was scored last.
-
-    Raises:
-        MuscRayError: no such run, or it is not complete.
-    """
-    out = out_paths.uri(out_paths.root)
-    if run_id is not None:
-        run = RunManifest.read(out_paths.run(run_id))
-        if run is None:
-            raise MuscRayError(f"There is no complete run {run_id} in {out}: see `musc-ray status {out}`.")
-        return run
-    runs = complete_runs(out_paths)
-    if not runs:
-        raise MuscRayError(f"There is no complete run in {out}: start one with `musc-ray run SOURCE {out}`.")
-    return runs[-1]
-
-
-def complete_runs(out_paths: OutPaths) -> list[RunManifest]:
-    """Read the manifests of all complete runs, the one scored last at the end."""
-    out_paths.fs.invalidate_cache(out_paths.runs)
-    found = (RunManifest.read(out_paths.run(run_id)) for run_id in out_paths.run_ids())
-    return sorted((run for run in found if run is not None), key=lambda run: run.scored_at)
-
-
-def time_after_all(out_paths: OutPaths, now: datetime) -> datetime:
-    """Return the time of a new run: now, or just after the run that was scored last, where a clock was or is wrong.
-
-    Which images are new, which scores of an image are current and whose settings a nightly run continues with all
-    follow from the order of runs.
-    """
-    runs = complete_runs(out_paths)
-    if not runs or runs[-1].scored_at < now:
-        return now
-    last = runs[-1]
-    logger.warning(
-        "It is %s here, but run %s was scored at %s: check this machine's clock.", now, last.run_id, last.scored_at
-    )
-    return last.scored_at + timedelta(microseconds=1)

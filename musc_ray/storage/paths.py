@@ -77,6 +77,10 @@ class OutPaths:
         """What a group's deep pixels are scaled from, found once; readers of Parquet pass over names with `_`."""
         return f"{self.features(features_id, group)}/_intensity.json"
 
+    def image_size(self, features_id: str, group: str) -> str:
+        """The image size of a group whose shape is kept, found once."""
+        return f"{self.features(features_id, group)}/_image_size.json"
+
     @property
     def night_lease(self) -> str:
         """Held by a nightly run, so that there is one at a time."""

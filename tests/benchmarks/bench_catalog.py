@@ -70,7 +70,7 @@ def main() -> None:
         started = time.perf_counter()
         groups = catalog_images(source, group_by)
         listed = time.perf_counter()
-        shards = {name: assign_shards(images, {}, 64) for name, images in groups.items()}
+        shards = {name: assign_shards(images, {}, 64, (224, 224)) for name, images in groups.items()}
         assigned = time.perf_counter()
         table = to_table({name: group.all for name, group in shards.items()})
         write_table(fsspec.filesystem("file"), f"{folder}/catalog.parquet", table)

@@ -29,8 +29,8 @@ from musc_ray.lake.catalog import open_catalog
 from musc_ray.lake.publish import publish_runs
 from musc_ray.lake.schema import by_day_and_group, iceberg_schema, scores_schema
 from musc_ray.settings.lake import Lake
+from musc_ray.storage.complete_runs import complete_run
 from musc_ray.storage.filesystem import write_json
-from musc_ray.storage.manifest import complete_run
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.schemas import SCORES

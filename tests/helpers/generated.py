@@ -97,7 +97,9 @@ def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupI
         name: {number: [image.image_id for image in images] for number, images in group.done.items()}
         for name, group in groups.items()
     }
-    return context, [GroupImages.of(name, ids, settings.reference_count, settings.seed) for name, ids in images.items()]
+    return context, [
+        GroupImages.of(name, ids, meta.grid, settings.reference_count, settings.seed) for name, ids in images.items()
+    ]
 
 
 def keep_summaries() -> None:

@@ -9,8 +9,9 @@ import pyarrow as pa
 from musc_ray.core.ranks import percentiles, ranks
 from musc_ray.core.rscin import weighted_scores
 from musc_ray.sources.images import image_id
+from musc_ray.storage.complete_runs import complete_run
 from musc_ray.storage.filesystem import write_json
-from musc_ray.storage.manifest import RunManifest, complete_run
+from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.schemas import ERRORS, NEIGHBOURS, SCORES

@@ -86,7 +86,7 @@ def test_scores_are_those_of_references_without_the_defects_patches(runs, tmp_pa
     _, (group,) = generated_archive(out, SPEC)
     _, _, features = group_features({**DEFAULTS, **SPEC}, 0, range(40))
     run_paths = OutPaths.at(out).run("generated")
-    work = DefectWorker(run_paths, group, (8, 8), ArrayCache(run_paths.fs))
+    work = DefectWorker(run_paths, group, ArrayCache(run_paths.fs))
     ids = sorted(image_id for shard in group.ring for image_id in shard.ids)
     excluded, again = np.zeros((40, 64), bool), []
     for shard in group.ring:

@@ -53,12 +53,11 @@ class DefectWorker:
     Args:
         run_paths: of the run.
         images: the group.
-        grid: (h, w).
         arrays: keeps the arrays of whole groups between calls.
     """
 
-    def __init__(self, run_paths: RunPaths, images: GroupImages, grid: tuple[int, int], arrays: ArrayCache) -> None:
-        self.run_paths, self.images, self.grid, self.arrays = run_paths, images, grid, arrays
+    def __init__(self, run_paths: RunPaths, images: GroupImages, arrays: ArrayCache) -> None:
+        self.run_paths, self.images, self.arrays = run_paths, images, arrays
         self.folder = run_paths.repeats(images.group)
 
     def far_histograms(self, number: int, layers: Sequence[int]) -> npt.NDArray[np.int64]:
@@ -93,7 +92,7 @@ class DefectWorker:
             The community of each image (A,), 0 if it has no such patches, and the number of patches of each community.
         """
         shard, labels = self.images.shards[number], self.arrays.read(f"{self.folder}/labels.npy")
-        marks = defect_patches(self._links(number), labels, shard.positions, self.grid, KEPT_IMAGES)
+        marks = defect_patches(self._links(number), labels, shard.positions, self.images.grid, KEPT_IMAGES)
         write_array(self.run_paths.fs, self._path("marks", number), marks)
         own, counts = labels[shard.slice], marks.sum(axis=1)
         patches = np.bincount(own, weights=counts, minlength=int(labels.max()) + 1).astype(np.int64)
@@ -107,7 +106,7 @@ class DefectWorker:
 
     def excluded(self, number: int) -> Flags:
         """Choose the patches (A, L) to exclude: defects with their margin; never all of an image."""
-        wide = with_margin(self.defects(number)[1], self.grid)
+        wide = with_margin(self.defects(number)[1], self.images.grid)
         wide[wide.all(axis=1)] = False
         return wide
 
@@ -131,16 +130,17 @@ class DefectWorker:
             How many images were scored again; if any, the new band is stored.
         """
         shard, window, group = self.images.shards[number], self.images.window, self.images.group
+        grid = self.images.grid
         rows = self.affected_images(number)
         if not rows:
             return 0
-        own = cache.prepare(group, layer, number, [shard.ids[row] for row in rows], window.images)
+        own = cache.prepare((group, layer, number), [shard.ids[row] for row in rows], grid, window.images)
         parts: list[Part] = []
         columns = 0
         for other in self.images.ring:
             if not window.touches(shard.positions, other.positions):
                 continue
-            right = cache.prepare(group, layer, other.number, other.ids, window.images)
+            right = cache.prepare((group, layer, other.number), other.ids, grid, window.images)
             right.exclude(torch.from_numpy(self.excluded(other.number)))
             scored = torch.from_numpy(window.contains(shard.positions, other.positions)[rows])
             parts.append(multiply_tile(own, right, dtype, scored)[0])

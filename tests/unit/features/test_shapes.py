@@ -10,8 +10,8 @@ SQUARE = (224, 224)
 GRID = (16, 16)
 
 
-def notes(image_size=SQUARE, grid=GRID, **groups):
-    return shape_notes({name: Counter(sizes) for name, sizes in groups.items()}, image_size, grid)
+def notes(image_size=SQUARE, grid=GRID, kept=None, **groups):
+    return shape_notes({name: Counter(sizes) for name, sizes in groups.items()}, image_size, grid, kept or {})
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,11 @@ def test_a_mixed_group_is_said_once():
 def test_groups_of_other_sizes_are_not_mixed():
     assert notes(a=[(100, 100)], b=[(400, 400)]) == ()
     assert notes(a=[], b=[(400, 400)]) == ()
+
+
+def test_nothing_is_squeezed_where_shapes_are_kept_but_mixed_groups_are_said():
+    tall = [(1250, 500)] * 3
+    assert notes(kept={"a": (350, 140)}, a=tall) == ()
+    (note,) = notes(kept={"a": (350, 140)}, a=[*tall, (500, 1250)])
+    assert "mixes" in note
+    assert "all resized to 350 x 140" in note

@@ -9,7 +9,8 @@ from musc_ray.features.sharding import GroupShards, assign_shards
 from musc_ray.sources.images import CatalogImage, image_id
 from musc_ray.storage.shards import FeaturesMeta, ShardImage
 
-META = FeaturesMeta((2, 2), (0,), 4, 4, (28, 28), "timm:x", "0" * 64, "f" * 16)
+SIZE = (28, 28)
+META = FeaturesMeta((2, 2), (0,), 4, 4, SIZE, "timm:x", "0" * 64, "f" * 16)
 
 
 def listed(count: int, version: str = "1") -> list[CatalogImage]:
@@ -34,11 +35,11 @@ def everything(shards: GroupShards) -> list[CatalogImage]:
 @given(count=st.integers(1, 60), shard_size=st.integers(1, 20), keep=st.sets(st.integers(0, 59)))
 def test_an_interrupted_extraction_is_resumed_with_the_same_shards(count, shard_size, keep):
     images = listed(count)
-    planned = assign_shards(images, {}, shard_size)
+    planned = assign_shards(images, {}, shard_size, SIZE)
     assert everything(planned) == images
     assert all(len(shard) <= shard_size for shard in planned.missing.values())
     there = {number: written(shard) for number, shard in planned.missing.items() if number in keep}
-    resumed = assign_shards(images, there, shard_size)
+    resumed = assign_shards(images, there, shard_size, SIZE)
     assert resumed.all == planned.all
     assert set(resumed.done) == set(there)
 
@@ -47,8 +48,8 @@ def test_an_interrupted_extraction_is_resumed_with_the_same_shards(count, shard_
 def test_images_that_come_later_form_new_shards_and_old_ones_stay(first, later, shard_size):
     everyone = listed(first + later)
     early = [image for image in everyone if int(image.uri.rsplit("/", 1)[1][:-4]) < first]
-    there = {number: written(shard) for number, shard in assign_shards(early, {}, shard_size).missing.items()}
-    grown = assign_shards(everyone, there, shard_size)
+    there = {number: written(shard) for number, shard in assign_shards(early, {}, shard_size, SIZE).missing.items()}
+    grown = assign_shards(everyone, there, shard_size, SIZE)
     assert {number: [i.uri for i in shard] for number, shard in grown.done.items()} == {
         number: [i.uri for i in meta.images] for number, meta in there.items()
     }
@@ -60,7 +61,7 @@ def test_a_changed_file_is_extracted_again_and_its_old_row_is_no_longer_read():
     images = listed(6)
     there = {0: written(images[:3]), 1: written(images[3:])}
     changed = [replace(images[4], version="2")]
-    shards = assign_shards(sorted([*images[:4], *changed, images[5]]), there, 3)
+    shards = assign_shards(sorted([*images[:4], *changed, images[5]]), there, 3, SIZE)
     assert shards.done == {0: images[:3], 1: [images[3], images[5]]}
     assert shards.missing == {2: changed}
 
@@ -68,16 +69,24 @@ def test_a_changed_file_is_extracted_again_and_its_old_row_is_no_longer_read():
 def test_a_broken_image_is_remembered_until_its_file_changes():
     images = listed(4)
     there = {0: written(images, broken=frozenset({images[1].uri}))}
-    again = assign_shards(images, there, 4)
+    again = assign_shards(images, there, 4, SIZE)
     assert again.missing == {}
     assert [image.uri for image in again.failed] == [images[1].uri]
     assert images[1] in [image for shard in again.listed.values() for image in shard]
     assert again.images == 4
     mended = [replace(images[1], version="2")]
-    assert assign_shards(sorted([images[0], *mended, *images[2:]]), there, 4).missing == {1: mended}
+    assert assign_shards(sorted([images[0], *mended, *images[2:]]), there, 4, SIZE).missing == {1: mended}
 
 
 def test_images_that_left_the_source_are_not_scored():
     images = listed(5)
-    shards = assign_shards(images[1:], {0: written(images)}, 5)
+    shards = assign_shards(images[1:], {0: written(images)}, 5, SIZE)
     assert shards.all == {0: images[1:]}
+
+
+def test_shards_of_another_image_size_stay_and_are_not_used():
+    images = listed(6)
+    there = {0: written(images[:3]), 1: replace(written(images[3:]), image_size=(14, 56))}
+    shards = assign_shards(images, there, 3, SIZE)
+    assert shards.done == {0: images[:3]}
+    assert shards.missing == {2: images[3:]}

@@ -69,7 +69,7 @@ def test_counts_are_those_of_the_stages(sizes, references):
     tiles = pairs = 0
     for size in sizes:
         shards = {n: [f"{n}-{i}" for i in range(min(16, size - 16 * n))] for n in range(-(-size // 16))}
-        images = GroupImages.of("g", shards, references)
+        images = GroupImages.of("g", shards, (4, 4), references)
         tiles += sum(1 for _ in tiles_of(images.ring, images.ring, images.window))
         pairs += int(images.window.contains(range(size), range(size)).sum()) // 2
     assert plan.images == sum(sizes)

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from musc_ray.cli.app import app
 from musc_ray.errors import MuscRayError
+from musc_ray.storage.complete_runs import complete_run, time_after_all
 from musc_ray.storage.filesystem import atomic_file
-from musc_ray.storage.manifest import complete_run, time_after_all
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.retry import StorageError, is_storage_fault, with_retries

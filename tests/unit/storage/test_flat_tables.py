@@ -32,11 +32,11 @@ def write_group(run_paths: RunPaths, group: str, images: int = 5) -> None:
         maps = chance.random((len(of_shard), GRID[0] * GRID[1]), np.float32)
         columns = [of_shard, [uris[image] for image in of_shard], maps.max(axis=1), maps.tolist()]
         write_table(run_paths.fs, run_paths.maps(group, number), pa.table(columns, schema=MAPS))
-    of_group = GroupImages.of(group, shards)
+    of_group = GroupImages.of(group, shards, GRID)
     (part,) = parts_of(of_group)
     own = np.arange(images)[:, None]
     neighbours = (np.tile(np.float32([1, 0.5]), (images, 1)), np.hstack([own, (own + 1) % images]))
-    ranker = Ranker(Settings(k_list=[1, 2], contamination=0.2), run_paths, SimpleNamespace(grid=GRID))
+    ranker = Ranker(Settings(k_list=[1, 2], contamination=0.2), run_paths, SimpleNamespace())
     _, (columns_of_part,) = ranker.rank(of_group, [neighbours])
     ranker.write_part(of_group, part, datetime.now(UTC), columns_of_part, neighbours, None)
 

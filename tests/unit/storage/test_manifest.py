@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 
 from musc_ray.errors import MuscRayError
+from musc_ray.storage.complete_runs import complete_run, complete_runs
 from musc_ray.storage.filesystem import write_json
-from musc_ray.storage.manifest import SCHEMA_VERSION, RunManifest, StartedManifest, complete_run, complete_runs
+from musc_ray.storage.manifest import SCHEMA_VERSION, RunManifest, StartedManifest
 from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.scores import map_scale, read_scores

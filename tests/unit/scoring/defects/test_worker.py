@@ -27,7 +27,7 @@ def reads(monkeypatch):
 
 def test_arrays_of_a_group_are_read_once_for_all_shards(tmp_path, reads):
     run_paths = OutPaths.at(str(tmp_path)).run("run")
-    group = GroupImages.of("a", {n: [f"{n}{i}" for i in range(3)] for n in range(SHARDS)})
+    group = GroupImages.of("a", {n: [f"{n}{i}" for i in range(3)] for n in range(SHARDS)}, GRID)
     arrays, fs, folder = worker.ArrayCache(run_paths.fs), run_paths.fs, run_paths.repeats("a")
     write_array(fs, f"{folder}/labels.npy", np.ones(group.images, np.int32))
     defects = np.arange(group.images, dtype=np.int32) % 2
@@ -36,7 +36,7 @@ def test_arrays_of_a_group_are_read_once_for_all_shards(tmp_path, reads):
         triples = np.array([[shard.first], [1], [(shard.first + 1) % group.images]], np.int64)
         write_array(fs, f"{folder}/links/shard-{shard.number:05d}.npy", triples)
     for shard in group.ring:
-        steps = worker.DefectWorker(run_paths, group, GRID, arrays)  # as an actor does, one a call
+        steps = worker.DefectWorker(run_paths, group, arrays)  # as an actor does, one a call
         steps.mark(shard.number)
         found, patches = steps.defects(shard.number)
         assert found.tolist() == defects[shard.slice].tolist()
