@@ -1,7 +1,7 @@
 """SNAMD: similarity-weighted neighbourhood aggregation with multiple degrees, one vector per patch (MuSc-V2, 2D part).
 
-MuSc-V2 is arXiv 2511.10047. A neighbour that is unlike the patch hardly counts, so a small defect is not averaged away,
-and one vector represents all degrees.
+MuSc-V2 is arXiv 2511.10047; the authors' code has this in models/modules/_SNAMD.py. A neighbour that is unlike the
+patch hardly counts, so a small defect is not averaged away, and one vector represents all degrees.
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,15 @@ def aggregate(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> 
     and exp(-|f_c|) to the sum of weights.
 
     Args:
-        tokens: (N, h*w, C) float32, layer-normalised, row-major over the grid.
+        tokens: (N, h*w, C) patch tokens as the backbone gives them (after its final norm, if it has one for them; no
+            LayerNorm over the image as in LNAMD), any float dtype, row-major over the grid.
         grid: (h, w).
         degrees: odd neighbourhood sizes r.
 
     Returns:
         (N, h*w, C) float32, not yet of unit length.
     """
+    tokens = tokens.float()
     images, length, channels = tokens.shape
     step = max(1, VALUES_CHUNK[tokens.device.type] // (length * max(channels, max(degrees) ** 2)))
     out = torch.empty_like(tokens)

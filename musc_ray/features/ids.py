@@ -19,6 +19,12 @@ FEATURES_VERSION = 1
 SCORES_VERSION = 1
 """Raise it when the scoring changes, so that a re-run does not take old bands for its own."""
 
+AGGREGATION_VERSIONS = {"snamd": 2}
+"""The same for what changes one aggregation alone: runs with another one keep their ids.
+
+snamd 2: without a LayerNorm over the image before it.
+"""
+
 
 def features_values(
     settings: Settings, info: BackboneInfo, weights_sha256: str, arithmetic: Arithmetic
@@ -53,6 +59,8 @@ def run_values(
     """
     values = identity_values(settings, "scores") | {"features_id": features_id}
     values |= arithmetic.identity(max(map(len, groups.values()), default=0))
+    if settings.aggregation in AGGREGATION_VERSIONS:
+        values["aggregation_version"] = AGGREGATION_VERSIONS[settings.aggregation]
     values |= {name: dict(of_groups) for name, of_groups in found.items() if of_groups}
     if earlier is not None:
         ids = {group: sorted(images) for group, images in earlier.items()}

@@ -35,8 +35,8 @@ def lnamd(tokens: np.ndarray, grid: tuple[int, int], degree: int) -> np.ndarray:
 
 
 def snamd(tokens: np.ndarray, grid: tuple[int, int], degrees: Sequence[int]) -> np.ndarray:
-    """(N, h*w, C) raw tokens -> unit vectors, one for all degrees: joint LayerNorm, a window of the largest degree with
-    zeros beyond the grid, weights exp(-distance to the patch in the middle), weighted mean of each degree, mean, L2."""
+    """(N, h*w, C) raw tokens -> unit vectors, one for all degrees: a window of the largest degree with zeros beyond the
+    grid, weights exp(-distance to the patch in the middle), weighted mean of each degree, mean, L2."""
     n, length, channels = tokens.shape
     h, w = grid
     out = np.zeros((n, length, channels))
@@ -44,7 +44,6 @@ def snamd(tokens: np.ndarray, grid: tuple[int, int], degrees: Sequence[int]) -> 
     middle = largest // 2
     for i in range(n):
         x = tokens[i].astype(np.float64)
-        x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
         image = np.zeros((h + 2 * middle, w + 2 * middle, channels))
         image[middle : middle + h, middle : middle + w] = x.reshape(h, w, channels)
         for row in range(h):

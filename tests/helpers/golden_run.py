@@ -116,8 +116,8 @@ def _compute(run: Callable[[list[str]], None], folder: Path) -> pa.Table:
 
 
 def in_a_process(arguments: list[str]) -> None:
-    """Run the command as a user does."""
-    subprocess.run([sys.executable, "-m", "musc_ray.cli", *arguments], check=True, timeout=300)
+    """Run the command on Ray, whose numbers of threads the stored bits are of."""
+    subprocess.run([sys.executable, "-m", "musc_ray.cli", *arguments, "--executor", "ray"], check=True, timeout=300)
 
 
 def _scores(scores: Path, images: Path, variant: str) -> pa.Table:

@@ -19,11 +19,12 @@ def prepare(
     dtype: torch.dtype = torch.float32,
     aggregation: str = "lnamd",
 ) -> PreparedShard:
-    """Prepare a shard: LayerNorm, then the operands from which a product gives the distances of every degree.
+    """Prepare a shard: the operands from which a product gives the distances of every degree.
 
     On a CPU one product of plain patches serves all degrees (`GramShard`, compiled by numba). On a GPU, where products
     are cheap and passes over memory are not, each degree has its own product (`UnitVectorShard`, needs torch alone).
-    After SNAMD a patch is one vector, which either form takes for a plain patch of degree 1.
+    LNAMD normalises an image's tokens first, SNAMD takes them as they are: after it a patch is one vector, which either
+    form takes for a plain patch of degree 1.
 
     Args:
         tokens: (A, h*w, C) raw patch tokens on the device that will multiply them.
@@ -34,13 +35,9 @@ def prepare(
     """
     plain_patches: PlainPatches = layer_norm
     if aggregation == "snamd":
-        plain_patches, degrees = partial(_snamd_patches, grid=grid, degrees=degrees), (1,)
+        plain_patches, degrees = partial(snamd.aggregate, grid=grid, degrees=degrees), (1,)
     if tokens.device.type == "cpu":
         from musc_ray.core.operands.cpu import GramShard  # here: imports numba, which a GPU does without
 
         return GramShard(tokens, grid, tuple(degrees), dtype, plain_patches)
     return UnitVectorShard(tokens, grid, tuple(degrees), dtype, plain_patches)
-
-
-def _snamd_patches(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> Tensor:
-    return snamd.aggregate(layer_norm(tokens), grid, degrees)

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 import musc_ray
 from musc_ray.core import snamd
-from musc_ray.core.lnamd import layer_norm
 from musc_ray.core.operands.cpu import GramShard
 from musc_ray.core.operands.gpu import UnitVectorShard
 from musc_ray.core.operands.prepare import prepare
@@ -51,7 +50,7 @@ def tokens_of(images: int, grid: tuple[int, int], channels: int, seed: int = 0, 
 
 
 def aggregated(tokens: np.ndarray, grid: tuple[int, int], degrees: tuple[int, ...]) -> np.ndarray:
-    vectors = snamd.aggregate(layer_norm(torch.from_numpy(tokens)), grid, degrees)
+    vectors = snamd.aggregate(torch.from_numpy(tokens), grid, degrees)
     return torch.nn.functional.normalize(vectors, dim=-1).numpy()
 
 
@@ -99,7 +98,7 @@ def test_both_forms_of_a_shard_give_the_same(precision):
     tokens[5] = tokens[2]
 
     def plain(part):
-        return snamd.aggregate(layer_norm(part), grid, (1, 3, 5))
+        return snamd.aggregate(part, grid, (1, 3, 5))
 
     gram = GramShard(tokens, grid, (1,), dtype, plain)
     product = UnitVectorShard(tokens, grid, (1,), dtype, plain)
