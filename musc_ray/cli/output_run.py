@@ -9,6 +9,7 @@ from rich.table import Column, Table
 from musc_ray.cli.output import escape, print_total_time, stdout_console
 from musc_ray.cli.output_ledger import print_ledger
 from musc_ray.errors import MuscRayError
+from musc_ray.settings.rescoring import rescoring_text
 
 if TYPE_CHECKING:
     from musc_ray.scoring.result import RunResult
@@ -87,6 +88,7 @@ def _print_result(result: "RunResult", console: Console) -> None:
     _print_worst(result.worst, console)
     for name, value in run.metrics.items():
         console.print(f"{escape(name)}: [bold]{value:.4f}[/bold]")
+    console.print(f"Rescoring: {rescoring_text(run.settings)}", highlight=False)
     _print_thresholds(result.thresholds, console)
     console.print(image_size_line(run), soft_wrap=True)
     print_ledger(run, console)

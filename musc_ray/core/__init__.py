@@ -2,7 +2,8 @@
 
 In order of use: `lnamd`, `snamd` (patch vectors), `operands/` (a shard prepared for multiplication), `tile_product`
 (multiply a tile), `interval_average` and `patch_scores` (distances -> patch scores), `pixel_map` (-> raw image scores),
-`rscin` (-> final scores), `ranks`, `threshold`. `score_features` computes patch scores of one group in memory.
+`rescoring` by `rscin` or `rscon` (-> final scores), `ranks`, `threshold`. `score_features` computes patch scores of one
+group in memory.
 """
 
 AGGREGATIONS = ("lnamd", "snamd")

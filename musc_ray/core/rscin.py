@@ -1,97 +1,10 @@
-"""RsCIN: re-score images by the scores of their most similar images (MuSc, section 3.4), found with FAISS.
+"""RsCIN: re-score images by the scores of those that look most like them as a whole (MuSc, section 3.4)."""
 
-No N x N matrix is built: only each image's max(k_list) most similar images are kept. The search is exact for any N: it
-takes 2 N^2 C operations, a thousandth of mutual scoring.
-"""
+from collections.abc import Sequence
 
-from collections.abc import Iterable, Sequence
-
-import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
-
-
-def min_max(scores: npt.NDArray[np.floating]) -> FloatArray:
-    """Scale scores (N,) to [0, 1] over the group; a group of equal scores becomes all 0."""
-    low, high = float(scores.min()), float(scores.max())
-    if high <= low:
-        return np.zeros(len(scores), dtype=np.float32)
-    return ((scores.astype(np.float64) - low) / (high - low)).astype(np.float32)
-
-
-def similar_images(
-    queries: FloatArray, own: IntArray, parts: Iterable[FloatArray], k: int
-) -> tuple[FloatArray, IntArray]:
-    """Find the k most similar images of a group by cosine, for some of its images; each image itself comes first.
-
-    Args:
-        queries: (n, C) float32 class tokens; L2-normalised here.
-        own: (n,) int64, their positions in the group.
-        parts: class tokens of the whole group in order, some images at a time.
-        k: images to find, the image itself included.
-
-    Returns:
-        similarities (n, k) float32 and positions in the group (n, k) int64; fewer columns in a group of fewer than k.
-    """
-    import faiss  # here: drivers use the rest of this module
-
-    queries = _unit(queries)
-    similarities, indices = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-    start = 0
-    for part in parts:
-        found = faiss.knn(queries, _unit(part), min(k, len(part)), metric=faiss.METRIC_INNER_PRODUCT)
-        similarities = np.concatenate([similarities, found[0]], axis=1)
-        indices = np.concatenate([indices, found[1] + start], axis=1)
-        best = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
-        similarities = np.take_along_axis(similarities, best, axis=1)
-        indices = np.take_along_axis(indices, best, axis=1)
-        start += len(part)
-    return _self_first(similarities, indices, own)
-
-
-def _unit(class_tokens: FloatArray) -> FloatArray:
-    """Normalise rows to length 1, in a copy."""
-    import faiss
-
-    tokens = np.array(class_tokens, dtype=np.float32, order="C")
-    faiss.normalize_L2(tokens)
-    return tokens
-
-
-def _self_first(similarities: FloatArray, indices: IntArray, own: IntArray) -> tuple[FloatArray, IntArray]:
-    """Move every image to the front of its own row: ties (duplicates) and rounding may have moved it back or out."""
-    is_own = indices == own[:, None]
-    missing = ~is_own.any(axis=1)
-    is_own[missing, -1] = True  # it replaces the least similar one
-    order = np.argsort(~is_own, axis=1, kind="stable")
-    similarities = np.take_along_axis(similarities, order, axis=1)
-    indices = np.take_along_axis(indices, order, axis=1)
-    similarities[:, 0] = 1.0
-    indices[:, 0] = own
-    return similarities, indices
-
-
-def weighted_scores(
-    scores: npt.NDArray[np.floating], similarities: FloatArray, indices: IntArray, k_list: Sequence[int]
-) -> FloatArray:
-    """Average the scores of each image's k most similar ones, weighted by similarity (MuSc, eq. 7 and 8), over k_list.
-
-    Args:
-        scores: (N,) raw scores of the group; min-max scaled to [0, 1] here.
-        similarities, indices: (n, k) each, from `similar_images`, for all or some images of the group.
-        k_list: neighbourhood sizes; a k beyond N counts as N.
-
-    Returns:
-        (n,) float32.
-    """
-    weighted = similarities.astype(np.float64) * min_max(scores).astype(np.float64)[indices]
-    total = np.zeros(len(indices))
-    for k in k_list:
-        k = min(k, similarities.shape[1])
-        total += weighted[:, :k].sum(axis=1) / similarities[:, :k].sum(axis=1, dtype=np.float64)
-    return (total / len(k_list)).astype(np.float32)
+from musc_ray.core.rescoring import FloatArray, rescored
 
 
 def rscin(scores: npt.ArrayLike, class_tokens: npt.ArrayLike, k_list: Sequence[int] = (1, 2, 3)) -> FloatArray:
@@ -111,15 +24,4 @@ def rscin(scores: npt.ArrayLike, class_tokens: npt.ArrayLike, k_list: Sequence[i
     Raises:
         ValueError: mismatched shapes, NaN or infinite values, an empty k_list or a k below 1.
     """
-    scores = np.asarray(scores, dtype=np.float64)
-    tokens = np.asarray(class_tokens, dtype=np.float32)
-    if scores.ndim != 1 or tokens.ndim != 2 or len(scores) != len(tokens) or len(scores) == 0:
-        raise ValueError(
-            f"scores must be (N,) and class_tokens (N, C) with the same N >= 1, got {scores.shape} and {tokens.shape}."
-        )
-    if not (np.isfinite(scores).all() and np.isfinite(tokens).all()):
-        raise ValueError("scores and class_tokens must not hold NaN or infinite values.")
-    if not k_list or min(k_list) < 1:
-        raise ValueError(f"k_list must hold numbers of at least 1, got {list(k_list)}.")
-    similarities, indices = similar_images(tokens, np.arange(len(tokens)), [tokens], max(k_list))
-    return weighted_scores(scores, similarities, indices, k_list)
+    return rescored(scores, class_tokens, k_list, "class_tokens")

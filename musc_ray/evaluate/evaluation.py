@@ -260,7 +260,7 @@ def _rows(
         labels = np.array([label.label for label in group.labels], np.int8)
         defects = np.array([label.defect for label in group.labels])
         scores = np.array(group.scores, np.float32)
-        if len(group.scored_in) > 1:
+        if len(group.scored_in) > 1 and run.settings.rescoring != "none":
             from musc_ray.evaluate.pooled import pooled_scores  # FAISS, which nothing else here needs
 
             scores = pooled_scores(

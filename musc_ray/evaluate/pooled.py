@@ -1,49 +1,96 @@
 """Score images of several groups together, for their evaluation alone.
 
 Scores of different groups are each scaled to 0..1 and cannot be compared. As MuSc's code does for subsets, patch maps
-are scored apart, and RsCIN runs over all images of the category at once.
+are scored apart, and the rescoring runs over all images of the category at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from musc_ray.core.rscin import rscin
+from musc_ray.core.rscon import rscon
 from musc_ray.errors import MuscRayError
+from musc_ray.scoring.salient_features import salient_features_of
 from musc_ray.storage.manifest import RunManifest
+from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import read_class_tokens, read_meta
 
+FloatArray = npt.NDArray[np.float32]
+
+ReadVectors = Callable[[str, Sequence[str]], FloatArray]
+"""Reads a vector an image from a shard: path and ids to (A, C)."""
+
 
 def pooled_scores(
-    out_paths: OutPaths, run: RunManifest, scored_in: Sequence[str], ids: Sequence[str], raw: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
-    """Compute scores after RsCIN (N,) float32 over the images of several groups.
+    out_paths: OutPaths, run: RunManifest, scored_in: Sequence[str], ids: Sequence[str], raw: FloatArray
+) -> FloatArray:
+    """Compute rescored scores (N,) over the images of several groups, by the run's rescoring.
 
     Args:
         out_paths: paths of OUT.
         run: its run.json.
         scored_in: the groups.
         ids: (N,) of the images.
-        raw: (N,) scores before RsCIN.
+        raw: (N,) scores before the rescoring.
 
     Raises:
         MuscRayError: the features are missing or broken.
     """
-    places = {image_id: place for place, image_id in enumerate(ids)}
-    tokens = np.full((len(ids), run.resolved.class_channels), np.nan, np.float32)
+    settings = run.settings
+    if settings.rescoring == "none":
+        return raw
+
+    def class_tokens(path: str, held: Sequence[str]) -> FloatArray:
+        return read_class_tokens(out_paths.fs, path, held)
+
+    if settings.rescoring == "rscin":
+        return rscin(raw, _vectors(out_paths, run, scored_in, ids, class_tokens), settings.k_list)
+    maps = _patch_maps(out_paths, run, scored_in)
+
+    def salient(path: str, held: Sequence[str]) -> FloatArray:
+        own = np.stack([maps[image_id] for image_id in held])
+        return salient_features_of(out_paths.fs, path, held, own, settings, torch.device("cpu"))
+
+    return rscon(raw, _vectors(out_paths, run, scored_in, ids, salient), settings.k_list)
+
+
+def _vectors(
+    out_paths: OutPaths, run: RunManifest, scored_in: Sequence[str], ids: Sequence[str], read: ReadVectors
+) -> FloatArray:
+    """Read a vector for each of the images (N, C) from the feature shards of the groups.
+
+    Raises:
+        MuscRayError: the features of some are missing.
+    """
+    wanted = set(ids)
+    found: dict[str, FloatArray] = {}
     for group in scored_in:
         for path in out_paths.written_shards(out_paths.features(run.features_id, group)).values():
             meta = read_meta(out_paths.fs, path)
             if meta.image_size != run.image_size_of(group):
                 continue
-            held = [image.image_id for image in meta.extracted if image.image_id in places]
-            for image_id, token in zip(held, read_class_tokens(out_paths.fs, path, held), strict=True):
-                tokens[places[image_id]] = token
-    if np.isnan(tokens).any():
+            held = [image.image_id for image in meta.extracted if image.image_id in wanted]
+            if held:
+                found |= dict(zip(held, read(path, held), strict=True))
+    if len(found) < len(wanted):
         raise MuscRayError(
             f"Images of {len(scored_in)} groups are evaluated together, which needs their features; some are missing: "
             "run again with keep_features."
         )
-    return rscin(raw, tokens, tuple(run.settings.k_list))
+    return np.stack([found[image_id] for image_id in ids])
+
+
+def _patch_maps(out_paths: OutPaths, run: RunManifest, scored_in: Sequence[str]) -> Mapping[str, FloatArray]:
+    """Read the patch maps (L,) of the groups' images from the scores, by image id."""
+    run_paths = out_paths.run(run.run_id)
+    maps: dict[str, FloatArray] = {}
+    for paths in run_paths.parts_of(run_paths.scores, scored_in).values():
+        for path in paths:
+            table = read_table(run_paths.fs, path, ["image_id", "patch_map"])
+            rows = (np.array(row.values.to_numpy(), np.float32) for row in table["patch_map"])
+            maps |= dict(zip(table["image_id"].to_pylist(), rows, strict=True))
+    return maps

@@ -27,7 +27,7 @@ COMMENTS = {
     "run_id": "the run that gave the scores; its settings, versions and weights are in the table of runs",
     "scored_at": "when the run scored, UTC; one time a run",
     "score_raw": "largest value of the patch map at the model's input size",
-    "score": "anomaly score after RsCIN, comparable within its group and run",
+    "score": "anomaly score after rescoring, comparable within its group and run",
     "rank": "1 = most anomalous of its group",
     "percentile": "share of the group that scores lower, 0 to 100",
     "grid_h": "rows of the patch map",

@@ -68,6 +68,7 @@ class Job:
         executor: process or ray.
         workers: workers of a stage.
         threads: CPU threads of a worker.
+        salient_vectors: vectors of a patch that RsCon compares, for which a layer is read again; 0 without it.
     """
 
     group_sizes: Sequence[int]
@@ -84,6 +85,7 @@ class Job:
     executor: ExecutorName
     workers: int
     threads: int
+    salient_vectors: int = 0
 
     @property
     def patches(self) -> int:
@@ -177,6 +179,8 @@ def plan_job(job: Job, rates: Rates) -> Plan:
     products = products_per_tile(job.on_gpu, job.vectors)
     layer_bytes = job.shard_size * length * info.channels * 2
     pairs = sum(window.pairs for window in windows)
+    compared = info.class_channels + job.salient_vectors * info.channels
+    read_again = images * length * info.channels * 2 if job.salient_vectors else 0
     return Plan(
         job=job,
         rates=rates,
@@ -186,9 +190,9 @@ def plan_job(job: Job, rates: Rates) -> Plan:
         pairs=pairs,
         extract_operations=images * forward_operations(info),
         mutual_operations=pairs * 2.0 * length**2 * info.channels * layers * products,
-        search_operations=sum(2.0 * size**2 * info.class_channels for size in job.group_sizes),
+        search_operations=sum(2.0 * size**2 * compared for size in job.group_sizes),
         source_bytes=images * rates.image_bytes,
-        mutual_bytes_read=layers * sum(_shards_read(window, job) for window in windows) * layer_bytes,
+        mutual_bytes_read=layers * sum(_shards_read(window, job) for window in windows) * layer_bytes + read_again,
         exchanged_bytes=2.0 * pairs * length * job.vectors * job.itemsize * layers,
         pending_bytes=max((pending_bytes(window, length, job.vectors, job.itemsize) for window in windows), default=0),
         feature_bytes=images * (layers * length * info.channels * 2 + info.class_channels * 4),

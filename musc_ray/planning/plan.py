@@ -126,4 +126,5 @@ def _job(settings: Settings, info: BackboneInfo, sizes: list[int], arithmetic: A
         executor=machine.executor,
         workers=machine.workers,
         threads=machine.threads,
+        salient_vectors=settings.vectors if settings.rescoring == "rscon" else 0,
     )

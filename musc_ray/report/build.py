@@ -274,6 +274,7 @@ def _run_report(run: RunManifest, settings: Settings) -> RunReport:
         run_id=run.run_id,
         source=str(run.settings.source),
         created_at=run.scored_at,
+        rescoring=run.settings.rescoring,
         k_list=run.settings.k_list,
         pictures=settings.report_images,
         settings={**settings_dict(run.settings), "resolved": run.resolved.model_dump(mode="json")},

@@ -76,6 +76,7 @@ class RunReport:
 
     Attributes:
         created_at: with a time zone.
+        rescoring, k_list: settings of these names.
         pictures: number of the worst images of a group that have a larger picture.
         metrics: image AUROC by name; empty without labels.
         stage_seconds: in the order the stages ran.
@@ -87,6 +88,7 @@ class RunReport:
     run_id: str
     source: str
     created_at: datetime
+    rescoring: str
     k_list: Sequence[int]
     pictures: int
     settings: Mapping[str, object]

@@ -95,7 +95,8 @@ def run_files(
         metrics: rows of the metrics table for groups evaluated together, and the mean.
     """
     colours = colormap(np.linspace(0.0, 1.0, 256))
-    yield "data/run.js", data_script("run", {"colours": packed(colours), "kList": list(run.k_list)})
+    about = {"colours": packed(colours), "rescoring": run.rescoring, "kList": list(run.k_list)}
+    yield "data/run.js", data_script("run", about)
     shown = [{name: printable(text) for name, text in error.items()} for error in errors]
     for kind, rows in (("groups", groups), ("errors", shown)):
         for start in range(0, len(rows), LIST_ROWS):

@@ -1,6 +1,7 @@
 """From bands to patch maps on a scoring worker: mean over layers, then the raw image score at pixel resolution."""
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -13,14 +14,23 @@ from musc_ray.storage.paths import RunPaths
 from musc_ray.storage.schemas import MAPS
 from musc_ray.storage.shards import FeaturesMeta, read_meta
 
+FloatArray = npt.NDArray[np.float32]
 
-def write_patch_maps(run_paths: RunPaths, group: str, shard: RingShard, meta: FeaturesMeta) -> None:
-    """Average a shard's bands over layers and write its images' patch maps and raw scores.
+
+def patch_maps_of(run_paths: RunPaths, group: str, shard: RingShard, meta: FeaturesMeta) -> FloatArray:
+    """Average a shard's bands over layers: its images' patch maps (A, L).
 
     Bands are already averaged over degrees; both means commute (MuSc, eq. 6).
     """
     bands = [_band(run_paths, group, layer, shard.number) for layer in meta.layers]
-    patch_maps = np.stack(bands).mean(axis=0, dtype=np.float64).astype(np.float32)
+    patch_maps: FloatArray = np.stack(bands).mean(axis=0, dtype=np.float64).astype(np.float32)
+    return patch_maps
+
+
+def write_patch_maps(
+    run_paths: RunPaths, group: str, shard: RingShard, meta: FeaturesMeta, patch_maps: FloatArray
+) -> None:
+    """Write a shard's patch maps (A, L) and the raw scores that follow from them."""
     features = read_meta(run_paths.fs, run_paths.out.shard(meta.features_id, group, shard.number))
     grids = torch.from_numpy(patch_maps).view(-1, *features.grid)
     uri_of = {image.image_id: image.uri for image in features.images}

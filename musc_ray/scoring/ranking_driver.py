@@ -1,4 +1,4 @@
-"""From patch maps to scores, the driver: RsCIN over each group, ranks, and the tables of scores and similar images.
+"""From patch maps to scores, the driver: rescoring of each group, ranks, and the tables of scores and similar images.
 
 A group goes through three steps (see `ranking_worker`): similar images of its parts, ranks of all, files of its parts.
 Parts of all groups are processed concurrently.

@@ -1,8 +1,8 @@
-"""Rank groups on a scoring worker: RsCIN, ranks and percentiles, in steps, so that no worker holds more of a group than
-its ids, scores and similar images. `ranking_driver` orders the steps.
+"""Rank groups on a scoring worker: rescoring, ranks and percentiles, in steps, so that no worker holds more of a group
+than its ids, scores and similar images. `ranking_driver` orders the steps.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,12 +14,13 @@ import pyarrow as pa
 
 from musc_ray.core.drift import drift
 from musc_ray.core.ranks import percentiles, percentiles_among, ranks
-from musc_ray.core.rscin import similar_images, weighted_scores
+from musc_ray.core.rescoring import neighbourhood_sizes, similar_images, weighted_scores
 from musc_ray.core.threshold import is_anomalous
 from musc_ray.scoring.ring import GroupImages, RingShard
 from musc_ray.scoring.score_tables import defects_table, scores_table, similar_images_table
 from musc_ray.scoring.thresholds import ThresholdRule
 from musc_ray.settings.model import Settings
+from musc_ray.storage.arrays import read_array
 from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.paths import RunPaths
 from musc_ray.storage.schemas import DEFECT_GROUP, IS_ANOMALOUS
@@ -32,15 +33,31 @@ IMAGES_CHUNK = 16384
 """Images of a part, both as queries and as what they are compared with at a time."""
 
 MAX_READS = 16
-"""Shards whose class tokens are read at a time: small reads are bound by latency, not by bandwidth."""
+"""Shards whose vectors are read at a time: small reads are bound by latency, not by bandwidth."""
 
 SimilarImages = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 """Similarities and ring positions, (n, k) each."""
+
+FloatArray = npt.NDArray[np.float32]
 
 Columns = dict[str, npt.NDArray[Any]]
 
 WRITTEN = "written"
 """Among a part's columns, if not all rows are written: which are."""
+
+
+@dataclass(frozen=True)
+class PartNeighbours:
+    """The images most similar to those of a part.
+
+    Attributes:
+        listed: by class tokens, for the table of similar images.
+        averaged: those that the scores are averaged with: by class tokens (rscin), by the features of the most
+            anomalous patches (rscon); None without rescoring.
+    """
+
+    listed: SimilarImages
+    averaged: SimilarImages | None
 
 
 @dataclass(frozen=True)
@@ -68,20 +85,38 @@ class Ranker:
     def __init__(self, settings: Settings, run_paths: RunPaths, meta: FeaturesMeta) -> None:
         self.settings, self.run_paths, self.meta = settings, run_paths, meta
 
-    def find_similar(self, images: GroupImages, part: range) -> SimilarImages:
+    def find_similar(self, images: GroupImages, part: range) -> PartNeighbours:
         """Find the most similar images of a part's images in the whole group."""
+        rescoring, k_list = self.settings.rescoring, self.settings.k_list
+        listed = self._nearest(images, part, self._class_tokens, max(k_list))
+        if rescoring == "rscon":
+            sizes = neighbourhood_sizes(rescoring, k_list)
+            return PartNeighbours(listed, self._nearest(images, part, self._salient_features, max(sizes)))
+        return PartNeighbours(listed, listed if rescoring == "rscin" else None)
+
+    def _nearest(
+        self, images: GroupImages, part: range, read: Callable[[str, RingShard], FloatArray], k: int
+    ) -> SimilarImages:
+        """Find the k images most similar to a part's by the vectors (A, C) that `read` gives for each shard."""
         first, last = images.ring[part.start], images.ring[part.stop - 1]
         own = np.arange(first.first, last.positions.stop)
-        tokens: Iterator[npt.NDArray[np.float32]] = (self._class_tokens(images, other) for other in parts_of(images))
-        return similar_images(self._class_tokens(images, part), own, tokens, max(self.settings.k_list))
 
-    def rank(self, images: GroupImages, similar: Sequence[SimilarImages]) -> tuple[GroupFigures, list[Columns]]:
+        def vectors(of_part: range) -> FloatArray:
+            with ThreadPoolExecutor(MAX_READS) as pool:
+                shards = images.ring[of_part.start : of_part.stop]
+                return np.concatenate(list(pool.map(lambda shard: read(images.group, shard), shards)))
+
+        return similar_images(vectors(part), own, map(vectors, parts_of(images)), k)
+
+    def rank(self, images: GroupImages, neighbours: Sequence[PartNeighbours]) -> tuple[GroupFigures, list[Columns]]:
         """Compute score, rank and percentile of every image, by part; `is_anomalous` if there is a rule.
 
         In a night percentiles are among the earlier images, and ranks among the new ones.
         """
         raw = np.concatenate([self._raw_scores(images.group, shard.number) for shard in images.ring])
-        score = np.concatenate([weighted_scores(raw, *found, self.settings.k_list) for found in similar])
+        sizes = neighbourhood_sizes(self.settings.rescoring, self.settings.k_list)
+        averaged = [weighted_scores(raw, *part.averaged, sizes) for part in neighbours if part.averaged is not None]
+        score = np.concatenate(averaged) if averaged else raw
         ids = np.array([image_id for shard in images.ring for image_id in shard.ids])
         columns: Columns = {"score": score, "rank": ranks(score, ids), "percentile": percentiles(score)}
         drifted = None
@@ -117,7 +152,7 @@ class Ranker:
             part: range of the ring.
             scored_at: time in every row.
             columns: of the part, from `rank`.
-            similar: of the part, from `find_similar`.
+            similar: the part's `listed` images, from `find_similar`.
             defects: knows the repeated defects, if they were searched.
         """
         shards = images.ring[part.start : part.stop]
@@ -152,17 +187,15 @@ class Ranker:
         write_table(paths.fs, paths.part(paths.neighbours, group, shard.number), similar)
         write_table(paths.fs, paths.part(paths.scores, group, shard.number), table)
 
-    def _class_tokens(self, images: GroupImages, part: range) -> npt.NDArray[np.float32]:
-        """Read the class tokens of a part, (n, C)."""
-        out, shards = self.run_paths.out, images.ring[part.start : part.stop]
+    def _class_tokens(self, group: str, shard: RingShard) -> FloatArray:
+        out = self.run_paths.out
+        return read_class_tokens(out.fs, out.shard(self.meta.features_id, group, shard.number), shard.ids)
 
-        def read(shard: RingShard) -> npt.NDArray[np.float32]:
-            return read_class_tokens(out.fs, out.shard(self.meta.features_id, images.group, shard.number), shard.ids)
+    def _salient_features(self, group: str, shard: RingShard) -> FloatArray:
+        features: FloatArray = read_array(self.run_paths.fs, self.run_paths.salient(group, shard.number))
+        return features
 
-        with ThreadPoolExecutor(MAX_READS) as pool:
-            return np.concatenate(list(pool.map(read, shards)))
-
-    def _raw_scores(self, group: str, shard: int) -> npt.NDArray[np.float32]:
+    def _raw_scores(self, group: str, shard: int) -> FloatArray:
         table = read_table(self.run_paths.fs, self.run_paths.maps(group, shard), ["score_raw"])
-        scores: npt.NDArray[np.float32] = table["score_raw"].to_numpy()
+        scores: FloatArray = table["score_raw"].to_numpy()
         return scores

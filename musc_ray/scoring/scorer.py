@@ -15,11 +15,13 @@ from musc_ray.scoring.band_reducer import BandReducer, StoredPart
 from musc_ray.scoring.block_multiplier import BlockMultiplier
 from musc_ray.scoring.defects.driver import DefectStep
 from musc_ray.scoring.defects.worker import ArrayCache, DefectWorker
-from musc_ray.scoring.patch_maps import write_patch_maps
-from musc_ray.scoring.ranking_worker import Columns, GroupFigures, Ranker, SimilarImages
+from musc_ray.scoring.patch_maps import patch_maps_of, write_patch_maps
+from musc_ray.scoring.ranking_worker import Columns, GroupFigures, PartNeighbours, Ranker
 from musc_ray.scoring.ring import BlockStats, BlockTask, GroupImages, RingShard
+from musc_ray.scoring.salient_features import salient_features_of
 from musc_ray.scoring.shard_cache import ShardCache
 from musc_ray.settings.model import Settings
+from musc_ray.storage.arrays import write_array
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import FeaturesMeta
 
@@ -103,24 +105,32 @@ class Scorer:
                     return worker.score_again(step.shard, step.arguments[0], self.cache, dtype)
 
     def write_patch_maps(self, group: str, shard: RingShard) -> None:
-        """Average a shard's bands over layers; write patch maps and raw scores."""
-        write_patch_maps(self.run_paths, group, shard, self.meta)
+        """Average a shard's bands over layers; write patch maps and raw scores, before them what RsCon compares."""
+        paths, meta = self.run_paths, self.meta
+        patch_maps = patch_maps_of(paths, group, shard, meta)
+        if self.settings.rescoring == "rscon":
+            with self.kernel_turn:
+                use_threads(self.plan.threads)
+                path = paths.out.shard(meta.features_id, group, shard.number)
+                found = salient_features_of(paths.fs, path, shard.ids, patch_maps, self.settings, self.cache.device)
+            write_array(paths.fs, paths.salient(group, shard.number), found)
+        write_patch_maps(paths, group, shard, meta, patch_maps)
 
-    def find_similar(self, images: GroupImages, part: range) -> tuple[None, SimilarImages]:
+    def find_similar(self, images: GroupImages, part: range) -> tuple[None, PartNeighbours]:
         """Find the most similar images of a part of a group; the first return value tells that it is done."""
         return None, self.ranker.find_similar(images, part)
 
-    def rank(self, images: GroupImages, *similar: SimilarImages) -> tuple[GroupFigures | Columns, ...]:
+    def rank(self, images: GroupImages, *neighbours: PartNeighbours) -> tuple[GroupFigures | Columns, ...]:
         """Score and rank a group; returns its figures, then the columns of each part."""
-        figures, parts = self.ranker.rank(images, similar)
+        figures, parts = self.ranker.rank(images, neighbours)
         return figures, *parts
 
     def write_scores(
-        self, images: GroupImages, part: range, scored_at: datetime, columns: Columns, similar: SimilarImages
+        self, images: GroupImages, part: range, scored_at: datetime, columns: Columns, neighbours: PartNeighbours
     ) -> None:
         """Write a part of a group's scores and similar images."""
         defects = self._defects(images) if self.settings.repeated_defects else None
-        self.ranker.write_part(images, part, scored_at, columns, similar, defects)
+        self.ranker.write_part(images, part, scored_at, columns, neighbours.listed, defects)
 
     def _defects(self, images: GroupImages) -> DefectWorker:
         return DefectWorker(self.run_paths, images, self.defect_arrays)

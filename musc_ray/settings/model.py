@@ -20,7 +20,7 @@ from musc_ray.settings.checks import (
 )
 from musc_ray.settings.lake import OptionalLake
 from musc_ray.settings.limits import MAX_ERROR_FRACTION, MAX_IMAGE_MB, MAX_PIXELS, ImageLimits
-from musc_ray.settings.method import CHOSEN, Constants, Method, constants_of
+from musc_ray.settings.method import CHOSEN, Constants, Method, Rescoring, constants_of
 from musc_ray.settings.types import (
     Aggregation,
     Count,
@@ -113,10 +113,15 @@ class Settings(BaseModel):
     repeated_defects: Annotated[Flag, affects("scores", omit_default=True)] = Field(
         default=False, description="Find defects that many images share, and score these images without them."
     )
+    rescoring: Annotated[Rescoring, affects("scores", omit_default=True)] = Field(
+        default="rscin",
+        description="What scores are averaged with: images that look most alike as a whole (rscin), or in their most "
+        "anomalous patch (rscon), or nothing: the score is score_raw (none).",
+    )
     k_list: Annotated[Counts, affects("scores")] = Field(
         default=BY_METHOD,
-        description="Neighbours in RsCIN, the image included, such as 1,2,3; 1,8,9 suits varied products; default: by "
-        "method and backbone.",
+        description="Images in each mean of the rescoring, the image included, such as 1,2,3: 1,8,9 suits varied "
+        "products, RsCon's authors take 1,7; default: by method and backbone.",
     )
     group_by: Annotated[OptionalText, affects("source")] = Field(
         default=None, description="Path template such as {group}/** or regular expression with (?P<group>...)."
@@ -194,7 +199,7 @@ class Settings(BaseModel):
     )
     overwrite: Annotated[Flag, affects("run")] = Field(default=False, description="Compute again what is already done.")
     threshold: Annotated[OptionalScore, affects("report")] = Field(
-        default=None, description="Images with at least this score (after RsCIN) are anomalous: column is_anomalous."
+        default=None, description="Images with at least this score are anomalous: column is_anomalous."
     )
     contamination: Annotated[OptionalShare, affects("report")] = Field(
         default=None, description="Share of each group that is anomalous, in place of a threshold: column is_anomalous."

@@ -248,6 +248,10 @@ class RunPaths:
         """Patch maps and raw scores of one shard's images."""
         return f"{self.work}/maps/group={escape_group(group)}/shard-{shard:05d}.parquet"
 
+    def salient(self, group: str, shard: int) -> str:
+        """Features of the most anomalous patches of one shard's images, where RsCon compares them."""
+        return f"{self.work}/salient/group={escape_group(group)}/shard-{shard:05d}.npy"
+
     @property
     def heatmaps(self) -> str:
         """Folder of exported heat maps, where no other is asked for."""

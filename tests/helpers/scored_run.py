@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from musc_ray.core.ranks import percentiles, ranks
-from musc_ray.core.rscin import weighted_scores
+from musc_ray.core.rescoring import weighted_scores
 from musc_ray.sources.images import image_id
 from musc_ray.storage.complete_runs import complete_run
 from musc_ray.storage.filesystem import write_json

@@ -422,6 +422,33 @@ def test_similar_images_explain_the_score(driver: Any, image_address: Any, score
         assert shown == pytest.approx([raw[rank - 1], *(raw[other - 1] for other in others)], abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("rescoring", "said"),
+    [
+        ("rscon", "the images whose most anomalous patches look most like its own"),
+        ("none", "They do not change its score"),
+    ],
+)
+def test_similar_images_explain_nothing_where_others_or_none_were_averaged(
+    driver: Any, tmp_path: Path, rescoring: str, said: str
+) -> None:
+    for number in range(5):
+        Image.new("RGB", (30, 30), (50 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    out_paths = OutPaths.at(str(tmp_path / "out"))
+    settings = load_settings(None, {"source": "made", "rescoring": rescoring}).model_dump(mode="json")
+    run = write_run(out_paths, {"a": [str(tmp_path / f"{number}.png") for number in range(5)]}, settings=settings)
+    options = load_settings(None, {"workers": 1})
+    with open_executor(ExecutorOptions.of(options), Progress(quiet=True)) as executor:
+        write_report(out_paths, run, executor, options, Progress(quiet=True))
+    open_page(driver, f"{Path(out_paths.run(RUN).report).as_uri()}/image.html#1/2")
+    wait(driver, lambda: said in text(driver, "#effect"))
+    assert texts(driver, ".similar th") == ["Picture", "Image", "Similarity", "Raw score"]
+    assert len(texts(driver, "#similar tr")) == 3
+    assert len(texts(driver, "#similar td")) == 3 * 4
+    assert driver.execute_script("return document.getElementById('how').hidden")
+    assert driver.execute_script("return document.getElementById('trouble').hidden")
+
+
 def test_keys_turn_images_and_leave_fields_alone(driver: Any, image_address: Any) -> None:
     open_page(driver, image_address(1))
     assert driver.find_element(By.ID, "previous").get_attribute("href") is None

@@ -116,7 +116,7 @@ def test_what_a_command_or_the_driver_of_a_run_imports_is_light(module):
 
 def test_the_list_above_would_notice():
     done = subprocess.run(
-        [sys.executable, "-c", IMPORTED.format("musc_ray.core.rscin, faiss"), *FORBIDDEN],
+        [sys.executable, "-c", IMPORTED.format("musc_ray.core.rescoring, faiss"), *FORBIDDEN],
         capture_output=True,
         text=True,
         timeout=60,

@@ -40,6 +40,16 @@ function weights(similarities, kList) {
   return result;
 }
 
+// What the rescoring made of an image's raw score, in a sentence.
+function effectOf(run, row, scaledRaw, similar) {
+  if (run.rescoring === "none") return "These images look most like it as a whole. They do not change its score, which is its raw score (rescoring none).";
+  const move = row.score - scaledRaw;
+  const direction = Math.abs(move) < 5e-5 ? "leave it where it was" : `${move > 0 ? "raise" : "lower"} it to ${fixed(row.score)}`;
+  const byItself = `By itself this image would score ${fixed(scaledRaw)}`;
+  if (run.rescoring === "rscon") return `${byItself}; the images whose most anomalous patches look most like its own ${direction} (RsCon, k_list ${run.kList.join(", ")}). Those below look most like it as a whole and do not change its score.`;
+  return similar ? `${byItself}; the images that look most like it ${direction}.` : `The settings compare no image with similar ones (k_list ${run.kList.join(", ")}).`;
+}
+
 async function showSimilar(group, run, row, detail) {
   const table = document.querySelector(".similar");
   table.hidden = element("how").hidden = true;
@@ -52,23 +62,20 @@ async function showSimilar(group, run, row, detail) {
   const [ranks, similarities] = detail.similar;
   const rows = [row, ...(await Promise.all(ranks.map(rank => imageRow(group, rank))))];
   const near = [1, ...similarities];
-  const share = weights(near, run.kList);
-  const move = row.score - scaled(row.raw);
-  const direction = Math.abs(move) < 5e-5 ? "leave it where it was" : `${move > 0 ? "raise" : "lower"} it to ${fixed(row.score)}`;
-  element("effect").textContent = ranks.length
-    ? `By itself this image would score ${fixed(scaled(row.raw))}; the images that look most like it ${direction}.`
-    : `The settings compare no image with similar ones (k_list ${run.kList.join(", ")}).`;
+  const share = run.rescoring === "rscin" ? weights(near, run.kList) : null; // of other rescorings the table has no part
+  element("effect").textContent = effectOf(run, row, scaled(row.raw), ranks.length);
   element("similar").replaceChildren(...rows.map((other, i) => make("tr", { class: i ? null : "own" },
     make("td", { class: "picture" }, thumbnail(group, other, 72)),
     make("td", {}, i ? make("a", { href: imageAddress(group, other.rank) }, make("bdi", { text: `#${whole(other.rank)} ${other.name}` })) : "this image"),
     make("td", { class: "number", text: fixed(near[i]) }),
     make("td", { class: "number", text: fixed(other.raw) }),
-    make("td", { class: "number", text: fixed(scaled(other.raw)) }),
-    make("td", { class: "number", text: `${(100 * share[i]).toFixed(1)} %` }),
+    ...(share ? [make("td", { class: "number", text: fixed(scaled(other.raw)) }), make("td", { class: "number", text: `${(100 * share[i]).toFixed(1)} %` })] : []),
   )));
+  table.hidden = false;
+  if (share === null) return;
   const total = rows.reduce((sum, other, i) => sum + share[i] * scaled(other.raw), 0);
   element("how").textContent = `Score = sum of weight × scaled raw score = ${fixed(total)}. Scaled: 0 is the lowest raw score of the group (${fixed(low)}), 1 the highest (${fixed(high)}). Weights: similarity of class tokens, mean over the ${run.kList.join(", ")} most similar images, this one included (RsCIN).`;
-  table.hidden = element("how").hidden = false;
+  element("how").hidden = false;
 }
 
 function showPictures(group, row, detail, colours) {

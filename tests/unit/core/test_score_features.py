@@ -15,7 +15,7 @@ from musc_ray.core.operands.cpu import GramShard
 from musc_ray.core.operands.gpu import UnitVectorShard
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.pixel_map import image_scores, pixel_map
-from musc_ray.core.rscin import similar_images
+from musc_ray.core.rescoring import similar_images
 from musc_ray.core.tile_product import multiply_tile
 from tests.helpers import brute_force
 

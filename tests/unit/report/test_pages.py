@@ -85,6 +85,7 @@ def make_run(**changed: Any) -> RunReport:
         run_id="run-42",
         source="s3://plant/a/",
         created_at=datetime(2026, 3, 4, 1, 30, tzinfo=timezone(timedelta(hours=2))),
+        rescoring="rscin",
         k_list=[1, 2, 3],
         pictures=24,
         settings={"backbone": "dinov2-vit-s-14", "cluster": {"extractors": 4}, "layers": [2, 5], "weights": None},

@@ -44,9 +44,9 @@ def test_what_enters_an_id_never_concerns_machines():
     assert not machines & {*settings_affecting("features", "scores")}
 
 
-@pytest.mark.parametrize("name", ["aggregation", "repeated_defects"])
+@pytest.mark.parametrize("name", ["aggregation", "repeated_defects", "rescoring"])
 def test_settings_added_later_enter_ids_only_when_changed(name):
-    changed = {"aggregation": "snamd", "repeated_defects": True}[name]
+    changed = {"aggregation": "snamd", "repeated_defects": True, "rescoring": "none"}[name]
     assert name not in identity_values(Settings(), "scores")
     assert identity_values(load_settings(None, {name: changed}), "scores")[name] == changed
 

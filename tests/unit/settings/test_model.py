@@ -93,6 +93,7 @@ def test_a_model_built_directly_refuses_unknown_keys_and_hides_values() -> None:
         ("degrees", [5, "3"], (3, 5)),
         ("degrees", 3, (3,)),
         ("aggregation", "snamd", "snamd"),
+        ("rescoring", "rscon", "rscon"),
         ("layers", "23,5", (5, 23)),
         ("layers", [0], (0,)),
         ("interval", "0,0.5", (0.0, 0.5)),

@@ -9,7 +9,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from musc_ray.scoring.ranking_worker import Ranker, parts_of
+from musc_ray.scoring.ranking_worker import PartNeighbours, Ranker, parts_of
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.settings.model import Settings
 from musc_ray.sources.images import image_id
@@ -37,7 +37,7 @@ def write_group(run_paths: RunPaths, group: str, images: int = 5) -> None:
     own = np.arange(images)[:, None]
     neighbours = (np.tile(np.float32([1, 0.5]), (images, 1)), np.hstack([own, (own + 1) % images]))
     ranker = Ranker(Settings(k_list=[1, 2], contamination=0.2), run_paths, SimpleNamespace())
-    _, (columns_of_part,) = ranker.rank(of_group, [neighbours])
+    _, (columns_of_part,) = ranker.rank(of_group, [PartNeighbours(neighbours, neighbours)])
     ranker.write_part(of_group, part, datetime.now(UTC), columns_of_part, neighbours, None)
 
 
