@@ -47,19 +47,19 @@ class Affects:
 
     Attributes:
         effects: what the setting changes; the first is the group it is shown in.
-        omit_default: leave the setting out of ids while it has its default, so that runs older than the setting keep
-            theirs. For every setting that is added to `features` or `scores` from now on.
+        older: what the value was before there was the setting: with it the setting is left out of ids, so that older
+            runs keep theirs. For every setting that is added to `features` or `scores` from now on.
         in_ids: False of a setting that only chooses values of others, which are in the ids.
     """
 
     effects: tuple[Effect, ...]
-    omit_default: bool = False
+    older: object = None
     in_ids: bool = True
 
 
-def affects(*effects: Effect, omit_default: bool = False, in_ids: bool = True) -> Affects:
+def affects(*effects: Effect, older: object = None, in_ids: bool = True) -> Affects:
     """Declare what a setting affects; see `Affects`."""
-    return Affects(effects, omit_default, in_ids)
+    return Affects(effects, older, in_ids)
 
 
 def affects_of(field: "FieldInfo") -> Affects:

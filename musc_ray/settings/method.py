@@ -7,9 +7,10 @@ measured, with ViT-S/14: for the other families `tuned` has the paper's constant
 from dataclasses import dataclass
 from typing import Literal
 
+from musc_ray.settings.types import Rescoring
+
 Method = Literal["tuned", "paper"]
 Family = Literal["clip", "dino", "dinov2", "dinov3", "plain"]
-Rescoring = Literal["rscin", "rscon", "none"]
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ TUNED: dict[Family, Constants] = {
     "dino": PAPER,
     "dinov3": PAPER,
     "plain": PAPER,
-    "dinov2": Constants(twelfths=(7, 8, 9, 10), degrees=(1, 3), rescoring="rscin"),
+    "dinov2": Constants(twelfths=(7, 8, 9, 10), degrees=(1, 3), rescoring="rscon"),
 }
 """The constants of `tuned`."""
 
-CHOSEN = ("degrees", "interval", "k_list")
+CHOSEN = ("degrees", "interval", "rescoring", "k_list")
 """Settings that the method chooses where they are not given; layers follow once the depth of the network is known."""
 
 

@@ -20,7 +20,7 @@ from musc_ray.settings.checks import (
 )
 from musc_ray.settings.lake import OptionalLake
 from musc_ray.settings.limits import MAX_ERROR_FRACTION, MAX_IMAGE_MB, MAX_PIXELS, ImageLimits
-from musc_ray.settings.method import CHOSEN, Constants, Method, Rescoring, constants_of
+from musc_ray.settings.method import CHOSEN, Constants, Method, constants_of
 from musc_ray.settings.types import (
     Aggregation,
     Count,
@@ -42,6 +42,7 @@ from musc_ray.settings.types import (
     Precision,
     References,
     ReportImages,
+    Rescoring,
     Since,
     Size,
     Text,
@@ -87,7 +88,7 @@ class Settings(BaseModel):
     layers: Annotated[Layers, affects("features")] = Field(
         default=None, description="Blocks of the network, from 0, such as 5,11,17,23; default: by method and backbone."
     )
-    intensity: Annotated[Intensity, affects("features", omit_default=True)] = Field(
+    intensity: Annotated[Intensity, affects("features", older="auto")] = Field(
         default="auto",
         description="Values shown black and white of images with more than 8 bits: the true depth of each group's data "
         "(auto), all that the format holds (full), the percentiles 0.1 and 99.9 (percentile), or LOW,HIGH.",
@@ -97,7 +98,7 @@ class Settings(BaseModel):
         description="Odd sides, in patches, of the averaged neighbourhoods, such as 1,3,5; default: by method and "
         "backbone.",
     )
-    aggregation: Annotated[Aggregation, affects("scores", omit_default=True)] = Field(
+    aggregation: Annotated[Aggregation, affects("scores", older="lnamd")] = Field(
         default="lnamd",
         description="Neighbourhoods as plain means, one vector per degree (lnamd), or weighted by similarity, one "
         "vector for all degrees (snamd).",
@@ -110,13 +111,13 @@ class Settings(BaseModel):
     references: Annotated[References, affects("scores")] = Field(
         default="all", description="Other images that each image is scored against: all of its group, or this many."
     )
-    repeated_defects: Annotated[Flag, affects("scores", omit_default=True)] = Field(
+    repeated_defects: Annotated[Flag, affects("scores", older=False)] = Field(
         default=False, description="Find defects that many images share, and score these images without them."
     )
-    rescoring: Annotated[Rescoring, affects("scores", omit_default=True)] = Field(
-        default="rscin",
+    rescoring: Annotated[Rescoring, affects("scores", older="rscin")] = Field(
+        default=BY_METHOD,
         description="What scores are averaged with: images that look most alike as a whole (rscin), or in their most "
-        "anomalous patch (rscon), or nothing: the score is score_raw (none).",
+        "anomalous patch (rscon), or nothing: the score is score_raw (none); default: by method and backbone.",
     )
     k_list: Annotated[Counts, affects("scores")] = Field(
         default=BY_METHOD,

@@ -104,6 +104,7 @@ Intensity = Annotated[
 ]
 References = Annotated[Literal["all"] | _Positive, expects("'all' or a whole number of at least 1")]
 Aggregation = Literal["lnamd", "snamd"]
+Rescoring = Literal["rscin", "rscon", "none"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
 ExecutorName = Literal["auto", "process", "ray"]

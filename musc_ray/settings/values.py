@@ -11,12 +11,12 @@ def settings_affecting(*effects: Effect) -> tuple[str, ...]:
 
 def identity_values(settings: Settings, effect: Effect) -> dict[str, object]:
     """Return the values of the settings that affect `effect` by name, as they enter an id; see `Affects`."""
-    fields = ((name, Settings.model_fields[name]) for name in settings_affecting(effect))
+    values = {name: getattr(settings, name) for name in settings_affecting(effect)}
+    marks = {name: affects_of(Settings.model_fields[name]) for name in values}
     return {
-        name: getattr(settings, name)
-        for name, field in fields
-        if affects_of(field).in_ids
-        and not (affects_of(field).omit_default and getattr(settings, name) == field.default)
+        name: value
+        for name, value in values.items()
+        if marks[name].in_ids and (marks[name].older is None or value != marks[name].older)
     }
 
 
