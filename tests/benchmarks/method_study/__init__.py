@@ -1,0 +1,1 @@
+"""The parts of `bench_method.py`: image sets, features and distances in a cache, choices of constants, and figures."""
