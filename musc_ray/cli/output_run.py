@@ -88,7 +88,7 @@ def _print_result(result: "RunResult", console: Console) -> None:
     _print_worst(result.worst, console)
     for name, value in run.metrics.items():
         console.print(f"{escape(name)}: [bold]{value:.4f}[/bold]")
-    console.print(f"Rescoring: {rescoring_text(run.settings)}", highlight=False)
+    console.print(method_line(run), soft_wrap=True, highlight=False)
     _print_thresholds(result.thresholds, console)
     console.print(image_size_line(run), soft_wrap=True)
     print_ledger(run, console)
@@ -96,6 +96,17 @@ def _print_result(result: "RunResult", console: Console) -> None:
         console.print(f"Note: {escape(note)}", soft_wrap=True)
     console.print(f"Scores: {escape(result.scores_path)}", soft_wrap=True)
     console.print(f"Report: {escape(result.report_path)}", soft_wrap=True)
+
+
+def method_line(run: "RunManifest") -> str:
+    """Say in one line which method scored a run, and with which constants."""
+    settings = run.settings
+    layers, degrees = (",".join(map(str, values)) for values in (run.resolved.layers, settings.degrees))
+    low, high = settings.interval
+    return (
+        f"Method: {settings.method}, layers {layers}, degrees {degrees}, interval {low:g},{high:g}, "
+        f"rescoring {rescoring_text(settings)}"
+    )
 
 
 def image_size_line(run: "RunManifest") -> str:

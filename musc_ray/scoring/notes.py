@@ -9,12 +9,17 @@ from musc_ray.storage.manifest import GroupNight
 MAX_NAMED = 3
 """Groups that a note of many groups names."""
 
+MIN_IMAGES = 10
+"""Images of a group below which a note says how little its scores rest on: with one defective image among 3, it comes
+first in two thirds to nine tenths of the draws, depending on the product (`bench_method.py few`)."""
+
 
 def run_notes(
     failed_groups: Mapping[str, str],
     stages: Mapping[str, Mapping[str, Any]],
     night: Mapping[str, GroupNight],
     intensity: Mapping[str, FoundRange],
+    images: Mapping[str, int],
 ) -> tuple[str, ...]:
     """List the notes of a run.
 
@@ -23,6 +28,7 @@ def run_notes(
         stages: figures of the stages.
         night: by group, empty in a run on a whole archive.
         intensity: ranges of deep pixels, by group.
+        images: numbers of images of the scored groups, by group.
     """
     extract, mutual = stages["extract"], stages["mutual"]
     error, shrunk, halved = mutual["largest_summary_error"], mutual["shrunk_blocks"], extract["halved_batches"]
@@ -39,7 +45,25 @@ def run_notes(
         notes.append(f"{lost} worker{'' if lost == 1 else 's'} died; their tasks were repeated.")
     if repaired:
         notes.append(f"{repaired} shard{'' if repaired == 1 else 's'} of features were broken and extracted again.")
-    return (*notes, *_drift_notes(night))
+    return (*notes, *_drift_notes(night), *few_images_notes(images))
+
+
+def few_images_notes(images: Mapping[str, int]) -> list[str]:
+    """Say of which groups the images are too few for scores to mean much.
+
+    Args:
+        images: numbers of images by group.
+    """
+    few = {name: count for name, count in images.items() if count < MIN_IMAGES}
+    if not few:
+        return []
+    least, most = min(few.values()), max(few.values())
+    counts = f"{least}" if least == most else f"{least} to {most}"
+    has = "has" if len(few) == 1 else "have"
+    return [
+        f"{_named(list(few))} {has} {counts} images: below {MIN_IMAGES} a score rests on the one or two nearest "
+        "images, so take the order as a hint, or add good images of the same product."
+    ]
 
 
 def intensity_notes(intensity: Mapping[str, FoundRange], remarks: Mapping[str, Mapping[str, int]]) -> list[str]:

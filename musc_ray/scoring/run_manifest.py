@@ -80,26 +80,23 @@ def run_manifest(
     thresholds = {group.group: scored.figures[group.group].threshold for group in scored.groups}
     repeated = stages["repeats"]["defects"] if "repeats" in stages else None
     night = None if context.earlier is None else _night(context, scored)
+    images = {group.group: group.images for group in scored.groups}
     return RunManifest(
         schema_version=SCHEMA_VERSION,
         run_id=context.run_id,
         features_id=context.meta.features_id,
         scored_at=scored_at,
         settings=context.settings,
-        resolved=_resolved(context, max(group.images for group in scored.groups)),
+        resolved=_resolved(context, max(images.values())),
         counts=_counts(context, scored, failed_images),
         failed_groups=scored.failed,
         metrics=dict(metrics),
-        notes=(*_listing_notes(context), *run_notes(scored.failed, stages, night or {}, context.intensity)),
+        notes=(*_listing_notes(context), *run_notes(scored.failed, stages, night or {}, context.intensity, images)),
         stages={
             name: {figure: value for figure, value in stage.items() if figure != "defects"}
             for name, stage in stages.items()
         },
-        versions={
-            "musc-ray": __version__,
-            "python": platform.python_version(),
-            **{package: version(package) for package in PACKAGES},
-        },
+        versions=_versions(),
         skipped=context.catalog.skipped_by_reason,
         source_snapshot=context.catalog.snapshot,
         repeated_defects=None if repeated is None else _defect_counts(repeated),
@@ -109,6 +106,12 @@ def run_manifest(
         intensity=stated(context.intensity),
         image_sizes=dict(context.image_sizes),
     )
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what made a result."""
+    packages = {package: version(package) for package in PACKAGES}
+    return {"musc-ray": __version__, "python": platform.python_version(), **packages}
 
 
 def _listing_notes(context: RunContext) -> tuple[str, ...]:
