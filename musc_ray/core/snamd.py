@@ -33,7 +33,7 @@ def aggregate(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> 
     Returns:
         (N, h*w, C) float32, not yet of unit length.
     """
-    tokens = tokens.float()
+    tokens = tokens.float().contiguous()
     images, length, channels = tokens.shape
     step = max(1, VALUES_CHUNK[tokens.device.type] // (length * max(channels, max(degrees) ** 2)))
     out = torch.empty_like(tokens)

@@ -3,8 +3,10 @@
     python tests/benchmarks/bench_snamd.py [MAGNETIC_TILE]
 
 DINOv2 ViT-S/14 at 224 px, `auto`, two workers of one thread: 240 solar cells (ELPV, no masks) and the magnetic tiles of
-a folder in MVTec AD's layout. Both runs of a set share their features. Metrics are those of `musc-ray evaluate`;
-AUROC raw is of scores before RsCIN. Before that the parts of the mutual stage on one thread, on generated features.
+a folder in MVTec AD's layout, method paper. All runs of a set share their features. Metrics are those of `musc-ray
+evaluate`; AUROC raw is of scores before RsCIN. Then, in float32, SNAMD with LNAMD's LayerNorm over the image before it,
+which earlier versions had, against SNAMD as it is, the authors'. Before that the parts of the mutual stage on one
+thread, on generated features.
 """
 
 import sys
@@ -14,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.dataset as ds
@@ -21,19 +24,25 @@ import torch
 from bench_mutual import features_of
 from machine import describe_machine
 
+from musc_ray.core.lnamd import layer_norm
 from musc_ray.core.metrics.image import image_auroc
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.patch_scores import exact_scores
+from musc_ray.core.pixel_map import image_scores
 from musc_ray.core.precision import resolve_precision
 from musc_ray.core.tile_product import multiply_tile
 from musc_ray.demo.dinov2_onnx import write_dinov2_weights
 from musc_ray.demo.elpv import mono_cells
 from musc_ray.evaluate.evaluation import evaluate_run
+from musc_ray.evaluate.table import image_metrics
 from musc_ray.pipeline import run_archive
 from musc_ray.runtime.cluster import ray_cluster
 from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.loading import load_settings
+from musc_ray.storage.manifest import RunManifest
+from musc_ray.storage.paths import OutPaths
+from musc_ray.storage.shards import read_layer, read_meta
 
 TILES = Path(__file__).parents[3] / "shared" / "data" / "magnetic_tile"
 CASES = {"lnamd": ("lnamd", (1, 3, 5)), "snamd": ("snamd", (1, 3, 5)), "lnamd, degree 1": ("lnamd", (1,))}
@@ -49,7 +58,7 @@ def quality(folder: Path, name: str, labels: dict[str, int], layout: str) -> Non
     pa.csv.write_csv(pa.table({"uri": list(labels), "label": list(labels.values())}), folder / "labels.csv")
     weights = write_dinov2_weights(folder / "weights.safetensors")
     given = {"source": str(folder / "images.csv"), "out": str(folder / "out"), "weights": str(weights)}
-    given |= {"backbone": "dinov2-vit-s-14", "image_size": 224, "workers": 2, "threads": 1}
+    given |= {"backbone": "dinov2-vit-s-14", "image_size": 224, "method": "paper", "workers": 2, "threads": 1}
     given |= {"labels": layout or str(folder / "labels.csv"), "report_images": 0, "report_thumbnails": 0}
     print(f"\n{name}: {len(labels)} images, {sum(labels.values())} defective")
     print(
@@ -68,6 +77,29 @@ def quality(folder: Path, name: str, labels: dict[str, int], layout: str) -> Non
             f"{case:15}{raw:11.4f}{values}{mutual['seconds']:10.1f}{mutual['seconds_in_kernel']:10.1f}",
             flush=True,
         )
+    compare_forms(OutPaths.at(given["out"]), result.run, labels)
+
+
+def compare_forms(out_paths: OutPaths, run: RunManifest, labels: dict[str, int]) -> None:
+    """Score the features of a run by both forms of SNAMD and print AUROC and AP of the raw scores."""
+    shards = out_paths.written_shards(out_paths.features(run.features_id, "all")).values()
+    metas = [read_meta(out_paths.fs, path) for path in shards]
+    truth = [labels[image.uri] for meta in metas for image in meta.extracted]
+    for form in ("with a LayerNorm before", "as the authors' code"):
+        maps = 0
+        for layer in run.resolved.layers:
+            parts = [
+                read_layer(out_paths.fs, path, layer, [image.image_id for image in meta.extracted])
+                for path, meta in zip(shards, metas, strict=True)
+            ]
+            tokens = torch.from_numpy(np.concatenate(parts))
+            tokens = layer_norm(tokens) if form.startswith("with") else tokens
+            shard = prepare(tokens, run.resolved.grid, (1, 3, 5), torch.float32, "snamd")
+            distances, _ = multiply_tile(shard, shard)
+            maps = maps + exact_scores([distances], len(truth) - 1, (0.0, 0.3), torch.device("cpu"))
+        maps = (maps / len(run.resolved.layers)).view(-1, *run.resolved.grid)
+        found = image_metrics(np.array(truth), image_scores(maps, run.resolved.image_size).numpy())
+        print(f"snamd {form}: AUROC raw {found['image_auroc']:.4f}, AP raw {found['image_ap']:.4f}", flush=True)
 
 
 def seconds_of(work: Callable[[], object]) -> float:
