@@ -6,6 +6,7 @@ import sys
 
 import pyarrow.dataset as ds
 import pytest
+from PIL import Image
 
 from musc_ray.backbones.describe import describe_backbone
 from musc_ray.errors import MuscRayError, SettingsError
@@ -90,17 +91,21 @@ def iter_once(task: int):
 
 
 def test_scores_are_the_same(tmp_path, shared_ray, tiny_weights):
-    write_pictures(tmp_path / "images", 24)
+    """Of two groups, whose images are tall and wide."""
+    for path in write_pictures(tmp_path / "images", 24):
+        picture = Image.open(path)
+        picture.resize((40, 80) if path.parent.name == "line 0" else (120, 60)).save(path)
     rows = {}
     for name in EXECUTORS:
         given = {
             "source": str(tmp_path / "images"), "out": str(tmp_path / name), "executor": name, "shard_size": 5,
             "backbone": "timm:vit_tiny_patch16_224", "weights": str(tiny_weights), "image_size": 64,
-            "report_images": 3,
+            "report_images": 3, "group_by": "{group}/**",
         }  # fmt: skip
         result = run_archive(load_settings(None, given), Progress(quiet=True))
         assert result.run.counts.scored == 24
         assert result.run.resolved.executor == name
+        assert result.run.image_sizes == {"line 0": (96, 48), "line 1": (48, 96)}
         table = ds.dataset(result.scores_path).to_table(columns=["uri", "score_raw", "score", "rank", "patch_map"])
         rows[name] = table.sort_by("uri").to_pylist()
         assert (tmp_path / name / "runs" / result.run.run_id / "report" / "index.html").exists()
