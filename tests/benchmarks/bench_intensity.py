@@ -43,7 +43,7 @@ def write_copies(tiles: Path, folder: Path, scale: float | None) -> None:
 def aurocs(source: Path, out: Path, weights: Path, intensity: str) -> tuple[float, float, str]:
     """Score images; their label is the name of their folder. Returns AUROC raw and after RsCIN, and the first note."""
     given = {"source": str(source), "out": str(out), "weights": str(weights), "backbone": "dinov2-vit-s-14"}
-    given |= {"image_size": 224, "report_images": 0, "report_thumbnails": 0, "intensity": intensity}
+    given |= {"method": "paper", "image_size": 224, "report_images": 0, "report_thumbnails": 0, "intensity": intensity}
     result = run_archive(load_settings(None, given), Progress(quiet=True))
     table = ds.dataset(result.scores_path).to_table(columns=["uri", "score_raw", "score"])
     labels = [int(Path(uri).parent.name != "good") for uri in table["uri"].to_pylist()]

@@ -44,6 +44,7 @@ def main() -> None:
         folder = Path(name)
         weights = write_dinov2_weights(folder / "weights.safetensors")
         options = {"backbone": "dinov2-vit-s-14", "weights": str(weights), "image_size": 224, "precision": "float32"}
+        options["method"] = "paper"
         options |= {"report_thumbnails": 0, "report_images": 0}
 
         def table(file: str, uris: Iterable[str]) -> str:

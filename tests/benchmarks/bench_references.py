@@ -25,7 +25,7 @@ SEEDS = (0, 1, 2)
 
 def aurocs(out: Path, images: str, references: int | str, seed: int) -> tuple[float, float, float]:
     """AUROC of raw and of final scores, and the seconds of the mutual stage."""
-    options = {"references": references, "seed": seed, "report_images": 0, "report_thumbnails": 0}
+    options = {"method": "paper", "references": references, "seed": seed, "report_images": 0, "report_thumbnails": 0}
     result = run_demo(load_settings(None, {"out": str(out)} | options), images, Progress(quiet=True))
     labels = {cell.path.as_uri(): cell.label for cell in mono_cells(None)}
     table = ds.dataset(result.scores_path).to_table(columns=["uri", "score_raw", "score"])

@@ -117,7 +117,8 @@ def scored(folder: Path, weights: Path, images: Set, cure: bool) -> tuple[float,
         if not path.exists():
             Image.fromarray(image.round().astype(np.uint8)).save(path)
     given = {"source": str(source), "out": str(folder / "out"), "weights": str(weights), "image_size": SIDE}
-    given |= {"backbone": "dinov2-vit-s-14", "report_images": 0, "report_thumbnails": 0, "repeated_defects": cure}
+    given |= {"method": "paper", "backbone": "dinov2-vit-s-14", "repeated_defects": cure}
+    given |= {"report_images": 0, "report_thumbnails": 0}
     result = run_archive(load_settings(None, given), Progress(quiet=True))
     columns = ["uri", "score_raw", "patch_map", "grid_h", "grid_w", "defect_group"]
     rows = ds.dataset(result.scores_path).to_table(columns=columns).sort_by("uri").to_pylist()

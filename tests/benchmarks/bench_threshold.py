@@ -151,7 +151,7 @@ def scored_cases(folder: Path, name: str, labels: dict[str, int]) -> Iterator[Ca
     source.write_text("uri\n" + "".join(f'"{uri}"\n' for uri in labels))
     weights = write_dinov2_weights(folder / "dinov2.safetensors")
     given = {"source": str(source), "out": str(folder / "out"), "backbone": "dinov2-vit-s-14", "weights": str(weights)}
-    run_archive(load_settings(None, {**given, "image_size": IMAGE_SIZE[0]}), Progress(quiet=True))
+    run_archive(load_settings(None, {**given, "method": "paper", "image_size": IMAGE_SIZE[0]}), Progress(quiet=True))
     uris, class_tokens, layers = stored_features(folder / "out")
     known = np.array([labels[uri] for uri in uris])
     good, bad = np.flatnonzero(known == 0), np.flatnonzero(known == 1)
