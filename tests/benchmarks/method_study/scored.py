@@ -1,6 +1,8 @@
 """Maps and scores of a set under a choice of constants, from what the cache holds."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +75,7 @@ class Scored:
 
 
 class Study:
-    """Figures of sets under choices, each computed once.
+    """Figures of sets under choices, each computed once; those of the cache are read, so that a part can continue.
 
     Attributes:
         cache: folder of the cache.
@@ -83,7 +85,9 @@ class Study:
         self.cache = cache
         self._scored: dict[str, Scored] = {}
         self._truths: dict[str, Truth] = {}
-        self._figures: dict[tuple[str, Choice], Figures] = {}
+        self._journal = cache / "figures.jsonl"
+        lines = self._journal.read_text(encoding="utf-8").splitlines() if self._journal.exists() else []
+        self._figures: dict[str, Figures] = {key: np.array(values) for key, values in map(json.loads, lines)}
 
     def scored(self, images: ImageSet, variant: Variant) -> Scored:
         """Return a set in one form of input; its features have to be extracted before they are used."""
@@ -95,11 +99,14 @@ class Study:
 
     def figures(self, images: ImageSet, choice: Choice) -> Figures:
         """Return the figures of a set at 224 pixels, extracted and compared as needed."""
-        key = images.name, choice
+        variant = Variant(choice.shape)
+        key = f"{variant.folder(images)}: {replace(choice, shape='')}"
         if key not in self._figures:
-            scored = self.scored(images, Variant(choice.shape))
+            scored = self.scored(images, variant)
             scored.features.extract()
             self._figures[key] = scored.truth.figures(*scored.scores(choice))
+            with self._journal.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([key, self._figures[key].tolist()]) + "\n")
         return self._figures[key]
 
 
