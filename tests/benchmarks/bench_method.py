@@ -3,10 +3,10 @@
     python tests/benchmarks/bench_method.py [PART ...] [--cache FOLDER]
 
 DINOv2 ViT-S/14 on solar cells (ELPV) and on the folders of the shared data; a folder that is missing is left out. The
-parts take minutes each: search, interval, scores, rescoring, position, turned, sizes, resampling, few, judged; without
-one, all of them. Tokens and distances are files of the cache (about 10 GB), by default a temporary folder; with
-`--cache` a part that was stopped continues. All but `judged` score with bfloat16 products and compare maps with masks
-on a canvas of 128 x 128 pixels in the shape of the set; `judged` is the product itself.
+parts (see --help) take minutes each; without one, all of them run. Tokens and distances are files of the cache (about
+10 GB), by default a temporary folder; with `--cache` a part that was stopped continues. All but `judged` score with
+bfloat16 products and compare maps with masks on a canvas of 128 x 128 pixels in the shape of the set; `judged` is the
+product itself. Figures are image AUROC, image AP, pixel AP, AUPRO, in percent.
 """
 
 import argparse
@@ -22,11 +22,12 @@ from method_study.inputs import run_resampling, run_sizes
 from method_study.judged import run_judged
 from method_study.position import run_position, run_turned
 from method_study.scored import Study
-from method_study.search import run_search
+from method_study.search import run_constants, run_left_out
 from method_study.subsets import run_few, run_interval
 
 PARTS: dict[str, Callable[[Study], None]] = {
-    "search": run_search,
+    "constants": run_constants,
+    "left-out": run_left_out,
     "interval": run_interval,
     "scores": run_scores,
     "rescoring": run_rescoring,

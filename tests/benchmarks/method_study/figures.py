@@ -14,9 +14,8 @@ from musc_ray.core.metrics.image import average_precision, image_auroc
 from musc_ray.core.metrics.pixel_curve import Above, Totals, metrics_of
 from musc_ray.core.pixel_map import pixel_map
 
-METRICS = ("image AUROC", "image AP", "pixel AP", "AUPRO")
 Figures = npt.NDArray[np.float64]
-"""(4,) in the order of METRICS, in percent; NaN where a set has none."""
+"""(4,): image AUROC, image AP, pixel AP, AUPRO, in percent; NaN where a set has none."""
 
 CANVAS_SIDE = 128
 """Masks and maps meet on a canvas of this side squared pixels, in the shape of the set: fast, and fair to all grids."""

@@ -7,27 +7,41 @@ from fractions import Fraction
 import numpy as np
 
 from method_study.choices import PAPER, TUNED, VALUES, Choice, named, neighbours
-from method_study.figures import METRICS, Figures, mean_of_sets, row_of, wins_and_losses
+from method_study.figures import Figures, mean_of_sets, row_of, wins_and_losses
 from method_study.image_sets import CONFIRMING, JUDGED, ImageSet, available
 from method_study.scored import Study
 
 MIN_WINS = Fraction(2, 3)
-"""Share of the sets that a constant has to win on."""
+"""Share that a constant has to win on, of the sets that it changes."""
 
 MAX_ROUNDS = 3
 SHOWN = 6
-HEADER = "".join(f"{metric:>12}"[-12:] for metric in METRICS)
 
 
-def run_search(study: Study) -> None:
-    """Print what each constant does from the paper's and from the tuned choice, and the figures of sets left out."""
+def run_constants(study: Study) -> None:
+    """Print what each constant does from the paper's and from the tuned choice, and the way between them."""
     judged, confirming = available(JUDGED), available(CONFIRMING)
     for base, title in ((PAPER, "paper"), (TUNED, "tuned")):
         print(f"\n## One constant changed, against {title} ({base}): points; sets that gain / lose, of {len(judged)}")
         for constant in VALUES:
             _print_constant(study, judged, base, constant)
-    print_steps(study, judged, confirming)
-    print_left_out(study, judged, confirming)
+    _print_steps(study, judged, confirming)
+
+
+def run_left_out(study: Study) -> None:
+    """Print what a search on all sets but one chooses, and the figures of that set against the paper's."""
+    judged, confirming = available(JUDGED), available(CONFIRMING)
+    found: list[Figures] = []
+    for out in judged:
+        choice = search(study, [one for one in judged if one is not out])
+        difference = study.figures(out, choice) - study.figures(out, PAPER)
+        found.append(difference)
+        print(f"{out.name:16}{row_of(difference)}   {choice}", flush=True)
+    print(f"{'mean':16}{row_of(mean_of_sets(found))}")
+    choice = search(study, judged)
+    print(f"searched on all: {choice}")
+    for one in (*judged, *confirming):
+        print(f"{one.name:16}{row_of(study.figures(one, choice) - study.figures(one, PAPER))}", flush=True)
 
 
 def _print_constant(study: Study, images: Sequence[ImageSet], base: Choice, constant: str) -> None:
@@ -41,7 +55,7 @@ def _print_constant(study: Study, images: Sequence[ImageSet], base: Choice, cons
         print(f"{named(constant, getattr(other, constant)):26}{row_of(mean)}   {wins}/{losses}", flush=True)
 
 
-def print_steps(study: Study, judged: Sequence[ImageSet], confirming: Sequence[ImageSet]) -> None:
+def _print_steps(study: Study, judged: Sequence[ImageSet], confirming: Sequence[ImageSet]) -> None:
     """Print `tuned` against `paper`, one constant after another, and each of them taken back."""
     changed = [constant for constant in VALUES if getattr(TUNED, constant) != getattr(PAPER, constant)]
     for title, images in (("judged", judged), ("confirming", confirming)):
@@ -62,26 +76,10 @@ def print_steps(study: Study, judged: Sequence[ImageSet], confirming: Sequence[I
             print(f"{one.name:16}{row_of(paper, '')} |{row_of(tuned, '')} |{row_of(tuned - paper)}", flush=True)
 
 
-def print_left_out(study: Study, judged: Sequence[ImageSet], confirming: Sequence[ImageSet]) -> None:
-    """Print what a search on all sets but one chooses, and the figures of that set against the paper's."""
-    print("\n## Leave one set out: searched on the others, points against paper on the set itself")
-    found: list[Figures] = []
-    for out in judged:
-        choice = search(study, [one for one in judged if one is not out])
-        difference = study.figures(out, choice) - study.figures(out, PAPER)
-        found.append(difference)
-        print(f"{out.name:16}{row_of(difference)}   {choice}", flush=True)
-    print(f"{'mean':16}{row_of(mean_of_sets(found))}")
-    choice = search(study, judged)
-    print(f"searched on all: {choice}")
-    for one in (*judged, *confirming):
-        print(f"{one.name:16}{row_of(study.figures(one, choice) - study.figures(one, PAPER))}", flush=True)
-
-
 def search(study: Study, images: Sequence[ImageSet]) -> Choice:
     """Search from the paper's constants, one at a time, until no change is accepted; rescoring comes last.
 
-    A change is accepted if the sum of the mean figures rises and the change wins on at least MIN_WINS of the sets.
+    A change is accepted if the sum of the mean figures rises and it wins on at least MIN_WINS of the sets it changes.
     """
     choice = replace(PAPER, rescoring="none")
     for _ in range(MAX_ROUNDS):
@@ -98,7 +96,8 @@ def _best(study: Study, images: Sequence[ImageSet], base: Choice, constant: str)
     for other in neighbours(base, constant):
         differences = differences_of(study, images, other, base)
         gain = float(np.nansum(mean_of_sets(differences)))
-        if gain > largest and wins_and_losses(differences)[0] >= MIN_WINS * len(images):
+        wins, losses = wins_and_losses(differences)
+        if gain > largest and wins >= MIN_WINS * (wins + losses):
             best, largest = other, gain
     return best
 

@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from method_study.figures import METRICS, Figures, mean_of_sets, row_of, wins_and_losses
+from method_study.figures import Figures, mean_of_sets, row_of, wins_and_losses
 from method_study.image_sets import ImageSet
-
-HEADER = "".join(f"{metric:>13}" for metric in METRICS)
 
 
 def print_comparison(
