@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from method_study.figures import Figures, mean_of_sets, row_of, wins_and_losses
 from method_study.image_sets import ImageSet
 
@@ -27,6 +29,6 @@ def print_comparison(
         wins, losses = wins_and_losses(differences)
         each = "".join(f"{difference[0]:+7.1f}" for difference in differences)
         row = row_of(mean_of_sets(differences))
-        if any(difference[2] for difference in differences):
-            each += "   pixel AP" + "".join(f"{difference[2]:+7.1f}" for difference in differences)
+        pixels = [difference[2] for difference in differences if difference[2] and not np.isnan(difference[2])]
+        each += "   pixel AP" * bool(pixels) + "".join(f"{pixel:+7.1f}" for pixel in pixels)
         print(f"{name:30}{row}   {wins}/{losses}   AUROC{each}", flush=True)
