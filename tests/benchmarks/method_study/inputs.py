@@ -15,7 +15,7 @@ from musc_ray.core.pixel_map import pixel_map
 
 SIDES = (224, 336, 448, 518)
 DEGREES = ((1, 3), (1, 3, 5), (1, 5))
-SAMPLE_BY_SIZE, SAMPLE = 60, 110
+SAMPLE_BY_SIZE, SAMPLE = 48, 80
 """Images of a set, at most."""
 
 LAYERS = sorted({*PAPER.layers, *TUNED.layers})

@@ -21,7 +21,7 @@ from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.tile_product import multiply_tile
 
 CHOICE = replace(TUNED, rescoring="none")
-SAMPLE = 60
+SAMPLE = 48
 """Images of a set, at most: here each degree has its own products in float32."""
 
 WINDOWS = (1, 2, 4)
