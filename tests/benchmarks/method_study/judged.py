@@ -1,6 +1,5 @@
 """`method: tuned` against `paper` in whole runs of the product: metrics of `musc-ray evaluate`, and seconds."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ class Outcome:
 
 
 def run_judged(study: Study) -> None:
-    """Print figures of whole runs on the judged sets and on all mono cells, and what they cost."""
+    """Print figures of whole runs on the judged sets, and what they cost."""
     sets = available(JUDGED)
     print("image AUROC, image AP, pixel AP, AUPRO (masks at the model's input), pixel AP, AUPRO (at their own pixels)")
     found = [[_outcome(study, images, method) for method in METHODS] for images in sets]
@@ -45,8 +44,12 @@ def run_judged(study: Study) -> None:
     spent = np.array([[outcome.seconds for outcome in outcomes] for outcomes in found]).sum(axis=0)
     print(f"seconds of tuned relative to paper: extraction {spent[1, 0] / spent[0, 0]:.2f}", end=", ")
     print(f"mutual stage {spent[1, 1] / spent[0, 1]:.2f}, both {spent[1].sum() / spent[0].sum():.2f}")
-    every = all_mono_cells()
-    _print_outcomes(every.name, *(_outcome(study, every, method) for method in METHODS))
+
+
+def run_all_cells(study: Study) -> None:
+    """Print figures of whole runs on all mono cells, and what they cost."""
+    cells = all_mono_cells()
+    _print_outcomes(cells.name, *(_outcome(study, cells, method) for method in METHODS))
 
 
 def _print_outcomes(name: str, paper: Outcome, tuned: Outcome) -> None:
@@ -59,24 +62,28 @@ def _print_outcomes(name: str, paper: Outcome, tuned: Outcome) -> None:
 
 
 def _outcome(study: Study, images: ImageSet, method: str) -> Outcome:
-    """Run and evaluate a method on a set, with defaults but for backbone, image size and executor."""
+    """Run and evaluate a method on a set, with defaults but for backbone, image size and executor.
+
+    The run stays in the cache: it is continued or read again.
+    """
     weights = write_dinov2_weights(study.cache / "weights.safetensors")
     given: dict[str, Any] = {"backbone": "dinov2-vit-s-14", "weights": str(weights), "image_size": 224}
     given |= {"method": method, "executor": "process", "report_images": 0, "report_thumbnails": 0}
-    with tempfile.TemporaryDirectory(dir=study.cache) as folder:
-        given |= _source(images, Path(folder)) | {"out": f"{folder}/out"}
-        settings = load_settings(None, given)
-        result = run_archive(settings, Progress(quiet=True))
-        figures = {}
-        for pixels in PIXELS:
-            chosen = settings.model_copy(update={"run_id": result.run.run_id, "pixels": pixels})
-            row = evaluate_run(chosen, Progress(quiet=True)).rows[0]
-            values = [getattr(row, column) for column in COLUMNS]
-            figures[pixels] = np.array([np.nan if value is None else 100 * value for value in values])
-            if not images.has_image_metrics:
-                figures[pixels][:2] = np.nan
-        stages = result.run.stages
-        return Outcome(figures, (stages["extract"]["seconds"], stages["mutual"]["seconds"]))
+    folder = study.cache / "runs" / images.name
+    folder.mkdir(parents=True, exist_ok=True)
+    given |= _source(images, folder) | {"out": str(folder / "out")}
+    settings = load_settings(None, given)
+    result = run_archive(settings, Progress(quiet=True))
+    figures = {}
+    for pixels in PIXELS:
+        chosen = settings.model_copy(update={"run_id": result.run.run_id, "pixels": pixels})
+        row = evaluate_run(chosen, Progress(quiet=True)).rows[0]
+        values = [getattr(row, column) for column in COLUMNS]
+        figures[pixels] = np.array([np.nan if value is None else 100 * value for value in values])
+        if not images.has_image_metrics:
+            figures[pixels][:2] = np.nan
+    stages = result.run.stages
+    return Outcome(figures, (stages["extract"]["seconds"], stages["mutual"]["seconds"]))
 
 
 def _source(images: ImageSet, folder: Path) -> dict[str, str]:
