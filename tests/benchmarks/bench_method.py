@@ -4,10 +4,9 @@
 
 DINOv2 ViT-S/14 on solar cells (ELPV) and on the folders of the shared data; a folder that is missing is left out. The
 parts (see --help) take minutes each; without one, all of them run. Tokens and distances are files of the cache (about
-10 GB), by default a temporary folder; with `--cache` a part that was stopped continues. All but `judged` and
-`all-cells` score with
-bfloat16 products and compare maps with masks on a canvas of 128 x 128 pixels in the shape of the set; these two
-are runs of the product itself. Figures are image AUROC, image AP, pixel AP, AUPRO, in percent.
+10 GB), by default a temporary folder; with `--cache` a part that was stopped continues. `judged` and `all-cells` are
+runs of the product itself; the others score with bfloat16 products and compare maps with masks on a canvas of 128 x 128
+pixels in the shape of the set. Figures are image AUROC, image AP, pixel AP, AUPRO, in percent.
 """
 
 import argparse
