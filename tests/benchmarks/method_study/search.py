@@ -23,7 +23,7 @@ JOINT_LAYERS = [layers for layers in runs_of_layers() if 3 <= len(layers) <= 5]
 JOINT_DEGREES = ((1,), (1, 3), (1, 5), (1, 3, 5))
 JOINT_INTERVALS = ((0.0, 0.1), (0.0, 0.2), (0.0, 0.3), (0.0, 0.5))
 MAX_ROUNDS = 3
-SHOWN = 6
+SHOWN = 5
 
 
 def run_constants(study: Study) -> None:
@@ -55,13 +55,16 @@ def run_left_out(study: Study) -> None:
 
 
 def _print_constant(study: Study, images: Sequence[ImageSet], base: Choice, constant: str) -> None:
-    """Print the values of a constant that detect best, and how it compares with the base."""
+    """Print the values of a constant that detect best, the one that `tuned` or `paper` has, and the worst."""
     rows = []
     for other in neighbours(base, constant):
         differences = differences_of(study, images, other, base)
         rows.append((mean_of_sets(differences), wins_and_losses(differences), other))
     rows.sort(key=lambda row: -np.nansum(row[0]))
-    for mean, (wins, losses), other in rows[:SHOWN]:
+    taken = {getattr(PAPER, constant), getattr(TUNED, constant)}
+    for place, (mean, (wins, losses), other) in enumerate(rows, 1):
+        if SHOWN < place < len(rows) and getattr(other, constant) not in taken:
+            continue
         print(f"{named(constant, getattr(other, constant)):26}{row_of(mean)}   {wins}/{losses}", flush=True)
 
 
