@@ -19,6 +19,7 @@ from musc_ray.storage.paths import OutPaths
 from tests.helpers.pictures import solar_cells
 
 EQUAL = 1e-5
+RESCORINGS = {"rscin": "RsCIN (k_list 1,2,3)", "rscon": "RsCon (k_list 1,2,3)", "none": "none (score is score_raw)"}
 DAY = timedelta(days=1)
 
 
@@ -92,7 +93,9 @@ def scores_of_a_whole_run(plant: Plant, uris: list[str], folder: Path) -> dict[s
 
 
 @pytest.mark.slow
-def test_nights_equal_a_run_on_the_whole_window(plant, tmp_path):
+@pytest.mark.parametrize("rescoring", ["rscin", "rscon", "none"])
+def test_nights_equal_a_run_on_the_whole_window(plant, tmp_path, rescoring):
+    plant.options += ["--rescoring", rescoring]
     plant.deliver(14, age=3 * DAY)
     plant.run(plant.images, plant.out)
     for night in range(2):
@@ -103,6 +106,8 @@ def test_nights_equal_a_run_on_the_whole_window(plant, tmp_path):
         assert set(rows) == {path.as_uri() for path in new}
         assert run["stages"]["extract"]["images"] == 4
         assert run["counts"]["scored"] == 4
+        assert run["settings"]["rescoring"] == rescoring
+        assert f"rescoring {RESCORINGS[rescoring]}" in text
         assert (run["counts"]["listed"], run["counts"]["known"]) == (14 + 4 * (night + 1), 14 + 4 * night)
         assert sorted(row["rank"] for row in rows.values()) == [1, 2, 3, 4]
         window = plant.window_of(run)
