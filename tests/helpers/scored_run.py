@@ -43,7 +43,7 @@ def write_run(
         out_paths.fs, out_paths.run(RUN).started_json, started_record(RUN, {name: len(u) for name, u in groups.items()})
     )
     counts = {"images": scored + len(errors), "scored": scored, "failed": len(errors), **changed.pop("counts", {})}
-    resolved = {"grid": list(grid), **changed.pop("resolved", {})}
+    resolved = {"grid": list(grid), "image_size": [14 * side for side in grid], **changed.pop("resolved", {})}
     run = run_record(RUN, scored_at=SCORED_AT.isoformat(), resolved=resolved, counts=counts, **changed)
     write_json(out_paths.fs, out_paths.run(RUN).run_json, run)
     return complete_run(out_paths, RUN)
