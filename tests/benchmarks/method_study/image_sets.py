@@ -46,7 +46,7 @@ class ImageSet:
     @property
     def has_image_metrics(self) -> bool:
         """Return whether image AUROC and AP mean something."""
-        return self.name not in PIXELS_ONLY
+        return self.name.partition("-")[0] not in PIXELS_ONLY
 
     @property
     def has_masks(self) -> bool:

@@ -27,7 +27,7 @@ def print_comparison(
             continue
         differences = [mine - others for mine, others in zip(figures, found[base], strict=True)]
         wins, losses = wins_and_losses(differences)
-        each = "".join(f"{difference[0]:+7.1f}" for difference in differences)
+        each = "".join(f"{difference[0]:+7.1f}" for difference in differences if not np.isnan(difference[0]))
         row = row_of(mean_of_sets(differences))
         pixels = [difference[2] for difference in differences if difference[2] and not np.isnan(difference[2])]
         each += "   pixel AP" * bool(pixels) + "".join(f"{pixel:+7.1f}" for pixel in pixels)
