@@ -4,7 +4,7 @@
 
 DINOv2 ViT-S/14 on solar cells (ELPV) and on the folders of the shared data; a folder that is missing is left out. The
 parts (see --help) take minutes each; without one, all of them run. Tokens and distances are files of the cache (about
-10 GB), by default a temporary folder; with `--cache` a part that was stopped continues. `judged` and `all-cells` are
+20 GB), by default a temporary folder; with `--cache` a part that was stopped continues. `judged` and `all-cells` are
 runs of the product itself; the others score with bfloat16 products and compare maps with masks on a canvas of 128 x 128
 pixels in the shape of the set. Figures are image AUROC, image AP, pixel AP, AUPRO, in percent.
 """
@@ -20,7 +20,7 @@ from machine import describe_machine
 from method_study.image_level import run_rescoring, run_scores
 from method_study.inputs import run_resampling, run_sizes
 from method_study.judged import run_all_cells, run_judged
-from method_study.position import run_position, run_turned
+from method_study.position import run_foreground, run_position, run_turned
 from method_study.scored import Study
 from method_study.search import run_constants, run_left_out
 from method_study.subsets import run_few, run_interval
@@ -32,6 +32,7 @@ PARTS: dict[str, Callable[[Study], None]] = {
     "scores": run_scores,
     "rescoring": run_rescoring,
     "position": run_position,
+    "foreground": run_foreground,
     "turned": run_turned,
     "sizes": run_sizes,
     "resampling": run_resampling,

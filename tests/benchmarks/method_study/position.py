@@ -12,7 +12,7 @@ import torch
 from method_study.choices import DEPTH, TUNED
 from method_study.features import PRECISION, TURNS, Features, Variant
 from method_study.figures import Figures
-from method_study.image_sets import JUDGED, ImageSet, available
+from method_study.image_sets import CONFIRMING, JUDGED, ImageSet, available
 from method_study.scored import Scored, Study, combine
 from method_study.tables import print_comparison
 from musc_ray.core.interval_average import interval_average
@@ -39,11 +39,10 @@ TURNED = {
 
 
 def run_position(study: Study) -> None:
-    """Print windows, foreground weights and centring against none of them."""
+    """Print windows and centring against none of them."""
     sets = [one.sample(SAMPLE) for one in available(JUDGED)]
     tables: dict[str, Callable[[Scored], Mapping[str, torch.Tensor]]] = {
         "Matches within a window": _windowed_maps,
-        "Foreground weights": _weighted_maps,
         "Centring": _centred_maps,
     }
     for title, compute in tables.items():
@@ -52,6 +51,12 @@ def run_position(study: Study) -> None:
     length = patches[0] * patches[1]
     costs = (f"{window}: {(2 * window + 1) ** 2 / length:.0%}" for window in WINDOWS)
     print(f"share of the products that a window needs, of {length} patches: {', '.join(costs)}")
+
+
+def run_foreground(study: Study) -> None:
+    """Print weights of the foreground and of places against none; of all images."""
+    for names in (JUDGED, CONFIRMING):
+        _print_maps(study, "Foreground and place", available(names), Variant("kept"), _weighted_maps)
 
 
 def run_turned(study: Study) -> None:
