@@ -45,7 +45,7 @@ def group_image_sizes(
     Args:
         workspace: the OUT; with `overwrite`, what is stored there is found again. Its square says how many patches.
         listed: images by group, in the order of their ids, which are hashes: the first ones are a random sample.
-        existing: written shards by group and number.
+        existing: written shards by group and number; those without a readable image do not count.
 
     Returns:
         (H, W) by group, the square where no image of a sample can be read; empty where the settings give all groups
@@ -73,7 +73,7 @@ def _group_size(
         return _parsed(stored, path, patch)
     if stored is not None:
         with_retries(lambda: fs.rm_file(path), f"remove {path}")
-    extracted = Counter(meta.image_size for meta in shards)
+    extracted = Counter(meta.image_size for meta in shards if meta.extracted)  # others say nothing of a shape
     if extracted and not workspace.settings.overwrite:
         size = extracted.most_common(1)[0][0]
     else:

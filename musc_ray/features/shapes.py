@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from musc_ray.backbones.shape import shaped_grid
+from musc_ray.backbones.shape import MIN_SIDE, shaped_grid
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -15,16 +15,22 @@ MAX_SQUEEZE = 1.2
 def shape_notes(
     sizes: Mapping[str, Counter[Size]], image_size: Size, grid: Size, kept: Mapping[str, Size]
 ) -> tuple[str, ...]:
-    """Return at most one note on squeezed images, and one on mixed groups.
+    """Return at most one note on squeezed images, one on kept shapes that are not the images', one on mixed groups.
 
     Args:
         sizes: number of images by their own size, of each group; upright.
         image_size: of the model's input.
         grid: its patches, (h, w).
-        kept: image sizes of the groups whose shape is kept: images are squeezed only where these are mixed.
+        kept: image sizes of the groups whose shape is kept.
     """
     squeezed = sum((found for name, found in sizes.items() if name not in kept), Counter())
-    notes = (_squeezed(squeezed, image_size, image_size[0] // grid[0]), _mixed(sizes, image_size, kept))
+    patch = image_size[0] // grid[0]
+    unlike = {name: size for name, size in kept.items() if not _is_mixed(sizes.get(name, Counter()))}
+    notes = (
+        _squeezed(squeezed, image_size, patch),
+        _unlike(sizes, unlike, image_size, patch),
+        _mixed(sizes, image_size, kept),
+    )
     return tuple(note for note in notes if note is not None)
 
 
@@ -49,6 +55,37 @@ def _squeezed(sizes: Counter[Size], image_size: Size, patch: int) -> str | None:
     )
 
 
+def _unlike(sizes: Mapping[str, Counter[Size]], kept: Mapping[str, Size], square: Size, patch: int) -> str | None:
+    """Say of the first group that its images do not have its kept shape, and why, and of how many others it is so.
+
+    The shape is that of earlier images, or theirs is too long for a grid of at least MIN_SIDE patches a side.
+    """
+    squeezed = {}
+    for name, image_size in kept.items():
+        common = sizes[name].most_common(1) if name in sizes else []
+        if common and squeeze(common[0][0], image_size) > MAX_SQUEEZE:
+            ((size, _),) = common
+            h, w = shaped_grid(size[0] / size[1], square[0] // patch)
+            earlier = (h * patch, w * patch) != image_size
+            if earlier or min(h, w) <= MIN_SIDE:
+                squeezed[name] = size, image_size, earlier
+    if not squeezed:
+        return None
+    name, (size, image_size, earlier) = next(iter(squeezed.items()))
+    more = len(squeezed) - 1
+    others = f", as those of {more:,} other group{'s' if more > 1 else ''}" if more else ""
+    reason = (
+        "the shape of the group's earlier images: to use theirs, extract all again with --overwrite"
+        if earlier
+        else f"whose shorter side would otherwise have less than {MIN_SIDE} patches: a larger --image-size keeps more "
+        "of their shape"
+    )
+    return (
+        f"Images of group '{name}' are squeezed {squeeze(size, image_size):.1f} times in one direction{others}, from "
+        f"{_text(size)} to {_text(image_size)} pixels (height x width), {reason}."
+    )
+
+
 def _mixed(sizes: Mapping[str, Counter[Size]], image_size: Size, kept: Mapping[str, Size]) -> str | None:
     """Say of the first group that mixes sizes or shapes, and how many others do."""
     mixed = {name: found for name, found in sizes.items() if _is_mixed(found)}
@@ -57,7 +94,7 @@ def _mixed(sizes: Mapping[str, Counter[Size]], image_size: Size, kept: Mapping[s
     name, found = next(iter(mixed.items()))
     more = len(mixed) - 1
     others = f", as {more:,} other group{'s do' if more > 1 else ' does'}" if more else ""
-    smallest, largest = (pick(found, key=lambda size: size[0] * size[1]) for pick in (min, max))
+    smallest, largest = (pick(found, key=lambda size: (size[0] * size[1], size)) for pick in (min, max))
     return (
         f"Group '{name}' mixes images of {len(found):,} sizes{others}, from {_text(smallest)} to {_text(largest)} "
         f"pixels (height x width), all resized to {_text(kept.get(name, image_size))}: if they show different products "

@@ -279,6 +279,12 @@ class Settings(BaseModel):
     _intensity = field_validator("intensity")(check_intensity)
     _interval = field_validator("interval")(check_interval)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_given(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Let null, the default in the list of settings, mean what the method chooses."""
+        return {name: value for name, value in values.items() if value is not None or name not in CHOSEN}
+
     @model_validator(mode="after")
     def _chosen_by_method(self) -> Self:
         """Fill what is not given; it stays out of `model_fields_set`."""

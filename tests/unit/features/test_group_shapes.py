@@ -13,7 +13,7 @@ from musc_ray.features.group_shapes import FIRST_IMAGES, SAMPLE_IMAGES, group_im
 from musc_ray.sources.catalog import catalog_images
 from musc_ray.storage.feature_shards import existing_shards
 from musc_ray.storage.retry import StorageError
-from musc_ray.storage.shards import FeaturesMeta
+from musc_ray.storage.shards import FeaturesMeta, ShardImage
 from tests.unit.features.test_ids import opened
 
 SQUARE, TALL, WIDE = (224, 224), (352, 144), (144, 352)
@@ -37,6 +37,12 @@ def sizes(tmp_path, **given):
     listed = catalog_images(str(tmp_path / "images"), "{group}/**")
     existing = {name: existing_shards(workspace.out_paths, workspace.meta.features_id, name) for name in listed}
     return group_image_sizes(workspace, listed, existing)
+
+
+def shard(size: tuple[int, int], error: str | None = None) -> FeaturesMeta:
+    """Describe a written shard of one image, which has features, or could not be read."""
+    image = ShardImage("00", "a.jpg", "1", error=error)
+    return FeaturesMeta((1, 1), (0,), 4, 4, size, "timm:x", "0" * 64, "f" * 16, images=[image])
 
 
 def stored(tmp_path) -> dict[str, object]:
@@ -86,16 +92,21 @@ def test_a_size_stays_when_other_images_come_and_overwrite_finds_it_again(tmp_pa
 
 def test_without_a_stored_size_that_of_the_shards_is_used(tmp_path, monkeypatch):
     write(tmp_path / "images" / "a", 2, (50, 125))
-    metas = {
-        n: FeaturesMeta((1, 1), (0,), 4, 4, size, "timm:x", "0" * 64, "f" * 16)
-        for n, size in enumerate((TALL, SQUARE, TALL))
-    }
+    metas = dict(enumerate(shard(size) for size in (TALL, SQUARE, TALL)))
     listed = catalog_images(str(tmp_path / "images"), "{group}/**")
     workspace = opened(tmp_path / "out", image_size=224)
     assert group_image_sizes(workspace, listed, {"a": metas}) == {"a": TALL}
     assert sizes(tmp_path) == {"a": TALL}  # stored now
     again = opened(tmp_path / "out", image_size=224, overwrite=True)
     assert group_image_sizes(again, listed, {"a": metas}) == {"a": WIDE}
+
+
+def test_shards_without_a_readable_image_do_not_decide(tmp_path):
+    """A group whose first images were all broken has shards of the square: good images that come later decide."""
+    write(tmp_path / "images" / "a", 2, (125, 50))
+    listed = catalog_images(str(tmp_path / "images"), "{group}/**")
+    existing = {"a": {0: shard(SQUARE, "ImageError")}}
+    assert group_image_sizes(opened(tmp_path / "out", image_size=224), listed, existing) == {"a": TALL}
 
 
 @pytest.fixture

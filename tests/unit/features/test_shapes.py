@@ -51,4 +51,27 @@ def test_nothing_is_squeezed_where_shapes_are_kept_but_mixed_groups_are_said():
     assert notes(kept={"a": (350, 140)}, a=tall) == ()
     (note,) = notes(kept={"a": (350, 140)}, a=[*tall, (500, 1250)])
     assert "mixes" in note
-    assert "all resized to 350 x 140" in note
+    assert "from 500 x 1250 to 1250 x 500 pixels (height x width), all resized to 350 x 140" in note
+
+
+def test_a_kept_shape_of_earlier_images_is_said_with_the_way_to_find_it_again():
+    tall = [(1250, 500)] * 3
+    kept = {"a": (350, 140), "b": (140, 350), "c": (224, 224)}
+    (note,) = notes(kept=kept, a=tall, b=tall, c=tall)
+    assert note.startswith("Images of group 'b' are squeezed 6.2 times in one direction, as those of 1 other group, ")
+    assert "from 1250 x 500 to 140 x 350 pixels (height x width), the shape of the group's earlier images" in note
+    assert "--overwrite" in note
+
+
+@pytest.mark.parametrize(
+    ("size", "image_size", "grid", "kept", "said"),
+    [
+        ((4000, 10), SQUARE, GRID, (1792, 28), True),  # 128 x 2 patches: 64 to 1
+        ((640, 10), SQUARE, GRID, (1792, 28), False),
+        ((120, 60), (28, 28), (2, 2), (28, 28), True),
+        ((150, 60), (56, 56), (4, 4), (84, 42), False),  # 2.5 is 2 at a grid this coarse
+    ],
+)
+def test_images_longer_than_two_rows_of_patches_are_said(size, image_size, grid, kept, said):
+    found = notes(image_size, grid, {"a": kept}, a=[size] * 3, unreadable=[])
+    assert [("2 patches" in note, "--image-size" in note) for note in found] == [(True, True)] * said

@@ -43,6 +43,14 @@ def test_what_is_not_given_is_chosen_and_does_not_count_as_given():
     assert not settings.model_fields_set & {*CHOSEN}
 
 
+def test_null_in_a_settings_file_is_not_given(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("".join(f"{name}: null\n" for name in (*CHOSEN, "layers")))
+    settings = load_settings(str(file), {"backbone": "dinov2-vit-s-14"})
+    assert settings == load_settings(None, {"backbone": "dinov2-vit-s-14", "layers": None})
+    assert not settings.model_fields_set & {*CHOSEN}
+
+
 @pytest.mark.parametrize("method", ["tuned", "paper"])
 def test_what_is_given_stays(method):
     given = {"degrees": (7,), "interval": (0.1, 0.2), "k_list": (4,), "layers": (0,)}
