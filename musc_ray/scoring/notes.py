@@ -10,8 +10,8 @@ MAX_NAMED = 3
 """Groups that a note of many groups names."""
 
 MIN_IMAGES = 10
-"""Images of a group below which a note says how little its scores rest on: with one defective image among 3, it comes
-first in two thirds to nine tenths of the draws, depending on the product (`bench_method.py few`)."""
+"""Images of a group below which a note says how little its scores rest on: by the interval 0-0.3 of MuSc, a patch score
+is the mean of one or two distances. `bench_method.py few` measures what such scores are worth."""
 
 
 def run_notes(
