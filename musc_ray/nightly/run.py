@@ -4,6 +4,7 @@ import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from musc_ray.backbones.names import resolve_backbone
 from musc_ray.errors import SettingsError
 from musc_ray.features.context import context_of
 from musc_ray.features.workspace import check_start, open_out, start_workers
@@ -46,7 +47,8 @@ def night_settings(given: Settings) -> Settings:
     if last.resolved.model_precision is not None:
         kept["model_precision"] = last.resolved.model_precision
     changed = {name: getattr(given, name) for name in given.model_fields_set}
-    if any(changed.get(name, kept[name]) != kept[name] for name in ("method", "backbone")):
+    backbones = {resolve_backbone(str(values["backbone"])).canonical for values in (kept, kept | changed)}
+    if len(backbones) > 1 or changed.get("method", kept["method"]) != kept["method"]:
         kept = {name: value for name, value in kept.items() if name not in (*CHOSEN, "layers")}
     else:
         kept["layers"] = last.resolved.layers
