@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -16,7 +17,7 @@ MIN_WINS = Fraction(2, 3)
 """Share that a constant has to win on, of the sets that it changes."""
 
 START = replace(PAPER, shape="kept", rescoring="none")
-"""Of the searches: that images keep their shape needs no evidence from other products."""
+"""Of the searches with the shape kept, which is decided beforehand; `shape_too` searches it like the others."""
 
 SEARCHED = ("layers", "degrees", "interval", "weights")
 JOINT_LAYERS = [layers for layers in runs_of_layers() if 3 <= len(layers) <= 5]
@@ -39,7 +40,12 @@ def run_constants(study: Study) -> None:
 def run_left_out(study: Study) -> None:
     """Print what a search on all sets but one chooses, and the figures of that set against the paper's."""
     judged, confirming = available(JUDGED), available(CONFIRMING)
-    for title, search in (("one constant at a time", search_coordinates), ("jointly", search_jointly)):
+    searches = {
+        "one constant at a time, shape too": partial(search_coordinates, shape_too=True),
+        "one constant at a time": search_coordinates,
+        "jointly": search_jointly,
+    }
+    for title, search in searches.items():
         print(f"\n## Searched {title} on the other sets: points of the set itself against paper")
         found: list[Figures] = []
         for out in judged:
@@ -48,6 +54,9 @@ def run_left_out(study: Study) -> None:
             found.append(difference)
             print(f"{out.name:16}{row_of(difference)}   {choice}", flush=True)
         print(f"{'mean':16}{row_of(mean_of_sets(found))}")
+        for one in judged:
+            rest = [difference for other, difference in zip(judged, found, strict=True) if other is not one]
+            print(f"  without {one.name:16}{row_of(mean_of_sets(rest))}")
         choice = search(study, judged)
         print(f"searched on all: {choice}")
         for one in (*judged, *confirming):
@@ -89,15 +98,16 @@ def _print_steps(study: Study, judged: Sequence[ImageSet], confirming: Sequence[
             print(f"{one.name:16}{row_of(paper, '')} |{row_of(tuned, '')} |{row_of(tuned - paper)}", flush=True)
 
 
-def search_coordinates(study: Study, images: Sequence[ImageSet]) -> Choice:
+def search_coordinates(study: Study, images: Sequence[ImageSet], shape_too: bool = False) -> Choice:
     """Search from the paper's constants, one at a time, until no change is accepted; rescoring comes last.
 
     A change is accepted if the sum of the mean figures rises and it wins on at least MIN_WINS of the sets it changes.
     """
-    choice = START
+    choice = replace(START, shape=PAPER.shape) if shape_too else START
+    constants = ("shape", *SEARCHED) if shape_too else SEARCHED
     for _ in range(MAX_ROUNDS):
         before = choice
-        for constant in SEARCHED:
+        for constant in constants:
             choice = _best(study, images, choice, neighbours(choice, constant))
         if choice == before:
             break
