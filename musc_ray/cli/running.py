@@ -97,9 +97,9 @@ def benchmark(settings: "Settings", quiet: Quiet = False) -> None:
     """Score and evaluate the dataset in SOURCE by the paper's protocol: test images only, each category a group.
 
     SOURCE is a folder with the categories of MVTec AD, MVTec AD 2, VisA, BTAD or 3CAD. Labels are used for the metrics
-    alone.
+    alone. The paper's tables need its constants, too: --method paper.
 
-    Example: `musc-ray benchmark mvtec_anomaly_detection/ results/ --image-size 518`
+    Example: `musc-ray benchmark mvtec_anomaly_detection/ results/ --method paper --image-size 518`
     """
     with Progress(quiet=quiet) as progress:
         with progress.phase("starting the benchmark"):
