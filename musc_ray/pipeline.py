@@ -24,7 +24,7 @@ from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.driver import Stages
 from musc_ray.scoring.result import RunResult, read_result
-from musc_ray.scoring.run_manifest import check_resumable, run_manifest, started_manifest
+from musc_ray.scoring.run_manifest import check_same_run, run_manifest, started_manifest
 from musc_ray.scoring.scored_groups import scorable_groups, score_all
 from musc_ray.scoring.thresholds import ThresholdRule, apply_rule
 from musc_ray.settings.credentials import redacted
@@ -207,7 +207,7 @@ def _begin(context: RunContext, progress: Progress) -> None:
     fs, run_paths = context.out_paths.fs, context.run_paths
     if context.settings.overwrite:
         _clear(run_paths)
-    check_resumable(context)
+    check_same_run(context)
     remove_tree(fs, run_paths.failed_json)
     write_table(fs, run_paths.catalog, to_table({name: group.listed for name, group in context.groups.items()}))
     write_table(fs, f"{run_paths.skipped}/part-00000.parquet", skipped_table(context.catalog.skipped))
@@ -243,7 +243,9 @@ def _reuse(context: RunContext, complete: RunManifest) -> RunResult:
 
     Raises:
         SettingsError: the thresholds need the scores of a night's window, which are not kept.
+        MuscRayError: it has the name of this run, but other images or settings.
     """
+    check_same_run(context)
     rule = ThresholdRule.of(context.settings)
     if context.earlier is not None and rule.contamination != complete.settings.contamination:
         raise SettingsError(

@@ -27,6 +27,12 @@ from musc_ray.storage.paths import OutPaths
 OF_ONE_RUN = settings_affecting("run", "runtime")
 """Settings that a nightly run does not inherit from the last run: they concern that run alone, or its machine."""
 
+ALL_NEW = (
+    "No earlier run has features of this backbone, method, image size, layers and model precision: all images of the "
+    "source count as new."
+)
+"""Note of a night that shares no features with the runs before."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -92,10 +98,11 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
             known = known_images(out_paths, meta.features_id)
             night = select_night(settings, out_paths, meta.features_id, catalog.groups, known, datetime.now(UTC).date())
             context = context_of(workspace, night.images, night.earlier)
-            catalog = replace(catalog, notes=(*catalog.notes, *night.notes))
+            notes = night.notes if known else (*night.notes, ALL_NEW)
+            catalog = replace(catalog, notes=(*catalog.notes, *notes))
             context = replace(context, catalog=catalog, waiting=night.waiting)
             stage.advance(context.images)
-        for note in night.notes:
+        for note in notes:
             logger.warning("%s", note)
         for group, images in night.waiting.items():
             logger.warning("Group '%s' has %d image: it waits for more of its kind.", group, images)

@@ -45,8 +45,10 @@ def started_manifest(context: RunContext) -> StartedManifest:
     )
 
 
-def check_resumable(context: RunContext) -> None:
-    """Refuse to resume a named run with other images, settings or arithmetic: its bands would be mixed with others.
+def check_same_run(context: RunContext) -> None:
+    """Refuse a named run that was started with other images, settings or arithmetic.
+
+    Its bands would be mixed with others if it is resumed, and its scores taken for what they are not if it is complete.
 
     Raises:
         MuscRayError: the run of this name was started as another one.
@@ -54,8 +56,8 @@ def check_resumable(context: RunContext) -> None:
     started = StartedManifest.read(context.run_paths)
     if started is not None and started.identity not in (None, context.identity):
         raise MuscRayError(
-            f"Run {context.run_id} was started with other images, settings or hardware, and is not complete: give "
-            f"another run_id, or start it again with --overwrite."
+            f"Run {context.run_id} was started with other images, settings or hardware: give another run_id, or start "
+            f"it again with --overwrite."
         )
 
 

@@ -102,6 +102,18 @@ def test_a_named_run_is_not_resumed_on_other_hardware(given, shared_ray, tmp_pat
     assert again.run.resolved.precision == "float32"
 
 
+def test_a_complete_named_run_is_not_taken_for_one_of_other_settings(given, tmp_path):
+    """Its scores would be shown as those of the settings that are given now."""
+    options = {**given, "out": str(tmp_path), "run_id": "mine", "executor": "process"}
+    first = run_archive(load_settings(None, options), Progress(quiet=True))
+    again = run_archive(load_settings(None, {**options, "contamination": 0.25}), Progress(quiet=True))
+    assert (first.computed, again.computed) == (True, False)
+    with pytest.raises(MuscRayError, match="Run mine was started with other images, settings or hardware"):
+        run_archive(load_settings(None, {**options, "degrees": (5,)}), Progress(quiet=True))
+    other = run_archive(load_settings(None, {**options, "degrees": (5,), "overwrite": True}), Progress(quiet=True))
+    assert other.run.settings.degrees == (5,)
+
+
 @pytest.mark.slow
 def test_workers_use_the_arithmetic_that_was_resolved(given, shared_ray, tmp_path, monkeypatch):
     """Not what they would choose by themselves."""

@@ -254,3 +254,14 @@ def test_a_window_without_earlier_images_is_said_and_names_of_columns_are_inheri
     assert "Group 'all': all 5 earlier images are older than the window 7d" in text
     assert "set window to 10d or more" in text or "set window to 9d or more" in text
     assert any("older than the window 7d" in note for note in plant.runs()[-1]["notes"])
+
+
+def test_a_night_that_shares_no_features_says_so(plant):
+    plant.deliver(4, age=DAY)
+    plant.run(plant.images, plant.out)
+    plant.deliver(2)
+    text = plant.night("--layers", 3)
+    assert "all images of the source count as new" in " ".join(text.split())
+    run = plant.runs()[-1]
+    assert run["night"]["all"]["new"] == 6
+    assert any("count as new" in note for note in run["notes"])
