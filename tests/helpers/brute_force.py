@@ -154,6 +154,7 @@ def score_features_folder(
     degrees: Sequence[int] = (1, 3, 5),
     k_list: Sequence[int] = (1, 2, 3),
     aggregation: str = "lnamd",
+    rescoring: str = "rscin",
 ):
     """Score a group from its stored feature shards: a dict from image_id to `Scored`."""
     ids: list[str] = []
@@ -172,5 +173,9 @@ def score_features_folder(
     grid = tuple(meta["grid"])
     maps = patch_maps([np.stack(layers[layer]) for layer in meta["layers"]], grid, degrees, aggregation=aggregation)
     raw = np.array([pixel_map(m.reshape(grid), tuple(meta["image_size"])).max() for m in maps])
-    scores = rscin(raw, np.stack(class_tokens), k_list)
+    vectors = np.stack(class_tokens)
+    if rescoring == "rscon":  # of the most anomalous patch, in the last layer but one, all degrees end to end
+        tokens, most = np.stack(layers[meta["layers"][-2]]), maps.argmax(axis=1)
+        vectors = np.concatenate([lnamd(tokens, grid, r)[np.arange(len(ids)), most] for r in degrees], axis=1)
+    scores = rscin(raw, vectors, k_list)
     return {image_id: Scored(maps[i], raw[i], scores[i]) for i, image_id in enumerate(ids)}

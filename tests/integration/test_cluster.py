@@ -189,7 +189,10 @@ def assert_scores_are_right(place: Place, fs: s3fs.S3FileSystem, run: str) -> No
     assert len(rows) == GOOD
     fs.get("plant/results/features", str(place.folder / "features"), recursive=True)
     (folder,) = (place.folder / "features").glob("*/group=all")
-    for image_id, expected in brute_force.score_features_folder(folder).items():
+    used = json.loads(fs.cat_file(f"{run}/run.json"))["settings"]
+    assert (used["method"], used["degrees"], used["rescoring"]) == ("tuned", [1, 3], "rscon")
+    expected_of = brute_force.score_features_folder(folder, (1, 3), rescoring="rscon")
+    for image_id, expected in expected_of.items():
         for name, tolerance in TOLERANCE.items():
             assert rows[image_id][name] == pytest.approx(getattr(expected, name), abs=tolerance)
 
