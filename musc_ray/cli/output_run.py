@@ -9,7 +9,6 @@ from rich.table import Column, Table
 from musc_ray.cli.output import escape, print_total_time, stdout_console
 from musc_ray.cli.output_ledger import print_ledger
 from musc_ray.errors import MuscRayError
-from musc_ray.settings.rescoring import rescoring_text
 
 if TYPE_CHECKING:
     from musc_ray.scoring.result import RunResult
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
 
 MAX_GROUPS = 10
 """Groups whose thresholds and drift are printed."""
+
+RESCORINGS = {"rscin": "RsCIN", "rscon": "RsCon"}
+"""What rescorings are called."""
 
 MAX_SIZES = 3
 """Image sizes that are printed one by one."""
@@ -103,9 +105,11 @@ def method_line(run: "RunManifest") -> str:
     settings = run.settings
     layers, degrees = (",".join(map(str, values)) for values in (run.resolved.layers, settings.degrees))
     low, high = settings.interval
+    name, k_list = RESCORINGS.get(settings.rescoring), ",".join(map(str, settings.k_list))
+    rescoring = "none (score is score_raw)" if name is None else f"{name} (k_list {k_list})"
     return (
         f"Method: {settings.method}, layers {layers}, degrees {degrees}, interval {low:g},{high:g}, "
-        f"rescoring {rescoring_text(settings)}"
+        f"rescoring {rescoring}"
     )
 
 

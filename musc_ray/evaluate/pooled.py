@@ -11,18 +11,17 @@ import numpy.typing as npt
 import torch
 
 from musc_ray.core.rscin import rscin
-from musc_ray.core.rscon import rscon
+from musc_ray.core.rscon import rscon, salient_features, salient_layer
 from musc_ray.errors import MuscRayError
-from musc_ray.scoring.salient_features import salient_features_of
 from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.shards import read_class_tokens, read_meta
+from musc_ray.storage.shards import FeaturesMeta, read_class_tokens, read_layer, read_meta
 
 FloatArray = npt.NDArray[np.float32]
 
-ReadVectors = Callable[[str, Sequence[str]], FloatArray]
-"""Reads a vector an image from a shard: path and ids to (A, C)."""
+ReadVectors = Callable[[str, FeaturesMeta, Sequence[str]], FloatArray]
+"""Reads a vector an image from a shard: path, its metadata, and ids to (A, C)."""
 
 
 def pooled_scores(
@@ -44,16 +43,17 @@ def pooled_scores(
     if settings.rescoring == "none":
         return raw
 
-    def class_tokens(path: str, held: Sequence[str]) -> FloatArray:
+    def class_tokens(path: str, _: FeaturesMeta, held: Sequence[str]) -> FloatArray:
         return read_class_tokens(out_paths.fs, path, held)
 
     if settings.rescoring == "rscin":
         return rscin(raw, _vectors(out_paths, run, scored_in, ids, class_tokens), settings.k_list)
     maps = _patch_maps(out_paths, run, scored_in)
 
-    def salient(path: str, held: Sequence[str]) -> FloatArray:
-        own = np.stack([maps[image_id] for image_id in held])
-        return salient_features_of(out_paths.fs, path, held, own, settings, torch.device("cpu"))
+    def salient(path: str, meta: FeaturesMeta, held: Sequence[str]) -> FloatArray:
+        own = torch.from_numpy(np.stack([maps[image_id] for image_id in held]))
+        tokens = torch.from_numpy(read_layer(out_paths.fs, path, salient_layer(meta.layers), held))
+        return salient_features(tokens, meta.grid, own, settings.degrees, settings.aggregation)
 
     return rscon(raw, _vectors(out_paths, run, scored_in, ids, salient), settings.k_list)
 
@@ -75,7 +75,7 @@ def _vectors(
                 continue
             held = [image.image_id for image in meta.extracted if image.image_id in wanted]
             if held:
-                found |= dict(zip(held, read(path, held), strict=True))
+                found |= dict(zip(held, read(path, meta, held), strict=True))
     if len(found) < len(wanted):
         raise MuscRayError(
             f"Images of {len(scored_in)} groups are evaluated together, which needs their features; some are missing: "

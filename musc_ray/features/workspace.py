@@ -56,7 +56,7 @@ def check_start(settings: Settings) -> None:
     """
     source, out = source_and_out(settings)
     limit_requests(settings.max_requests)
-    describe_known(settings.backbone, image_size_pair(settings), settings.layers, settings.constants.twelfths)
+    describe_known(*requested_model(settings))
     check_weights(resolve_backbone(settings.backbone), settings.weights)
     check_source(source, settings.group_by, settings.column)
     out_paths = OutPaths.at(out)
@@ -88,13 +88,11 @@ def open_out(settings: Settings, executor: Executor) -> Workspace:
 
 def _backbone(settings: Settings, executor: Executor) -> tuple[BackboneInfo, str]:
     """Return the shape of the backbone, and the hash of its weights; a library is asked only where workers run."""
-    name, size = resolve_backbone(settings.backbone), image_size_pair(settings)
-    info = describe_known(settings.backbone, size, settings.layers, settings.constants.twelfths)
+    name, model = resolve_backbone(settings.backbone), requested_model(settings)
+    info = describe_known(*model)
     if info is not None:
         return info, fetch_weights(name, settings.weights).sha256
-    info = executor.run_function(
-        describe_backbone, settings.backbone, size, settings.layers, settings.constants.twelfths
-    )
+    info = executor.run_function(describe_backbone, *model)
     if settings.weights is not None:
         return info, fetch_weights(name, settings.weights).sha256
     return info, executor.run_function(fetch_weights, name, None).sha256
@@ -112,6 +110,13 @@ def image_size_pair(settings: Settings) -> tuple[int, int] | None:
     """Return the requested (H, W): a single number means a square, None the backbone's default."""
     size = settings.image_size
     return (size, size) if isinstance(size, int) else size
+
+
+def requested_model(
+    settings: Settings,
+) -> tuple[str, tuple[int, int] | None, tuple[int, ...] | None, tuple[int, ...]]:
+    """Return the arguments of `describe_backbone` and `describe_known`: name, (H, W), layers, and twelfths for None."""
+    return settings.backbone, image_size_pair(settings), settings.layers, settings.constants.twelfths
 
 
 def features_meta(info: BackboneInfo, weights_sha256: str, features_id: str) -> FeaturesMeta:

@@ -7,7 +7,7 @@ from musc_ray.backbones.shape import BackboneInfo
 from musc_ray.core import PRECISION_BYTES
 from musc_ray.errors import SettingsError
 from musc_ray.features.arithmetic import Arithmetic, resolve_arithmetic
-from musc_ray.features.workspace import image_size_pair
+from musc_ray.features.workspace import requested_model
 from musc_ray.planning.cost import Job, Plan, plan_job
 from musc_ray.planning.gpu_types import gpu_rate
 from musc_ray.runtime.executor import choose
@@ -45,7 +45,7 @@ def list_archive(settings: Settings, gpu: str | None = None) -> Catalog:
         raise SettingsError("A plan needs a source: give one, as in `musc-ray plan SOURCE`.")
     if gpu is not None:
         gpu_rate(gpu.lower())
-    describe_known(settings.backbone, image_size_pair(settings), settings.layers, settings.constants.twelfths)
+    describe_known(*requested_model(settings))
     choose(ExecutorOptions.of(settings))
     return list_images(settings.source, settings.group_by, column=settings.column)
 
@@ -63,7 +63,7 @@ def plan_archive(settings: Settings, catalog: Catalog, gpu: str | None = None) -
     """
     from musc_ray.planning import calibration  # here: it imports what it measures, torch among it
 
-    info = describe_backbone(settings.backbone, image_size_pair(settings), settings.layers, settings.constants.twelfths)
+    info = describe_backbone(*requested_model(settings))
     sizes = [len(images) for images in catalog.groups.values()]
     sample = _sample(list(catalog.groups.values()))
     if gpu is not None:

@@ -12,7 +12,7 @@ from musc_ray.storage.listing import exists
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import RunPaths
 from musc_ray.storage.schemas import MAPS
-from musc_ray.storage.shards import FeaturesMeta, read_meta
+from musc_ray.storage.shards import FeaturesMeta
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -30,15 +30,14 @@ def patch_maps_of(run_paths: RunPaths, group: str, shard: RingShard, meta: Featu
 def write_patch_maps(
     run_paths: RunPaths, group: str, shard: RingShard, meta: FeaturesMeta, patch_maps: FloatArray
 ) -> None:
-    """Write a shard's patch maps (A, L) and the raw scores that follow from them."""
-    features = read_meta(run_paths.fs, run_paths.out.shard(meta.features_id, group, shard.number))
-    grids = torch.from_numpy(patch_maps).view(-1, *features.grid)
-    uri_of = {image.image_id: image.uri for image in features.images}
+    """Write a shard's patch maps (A, L) and the raw scores that follow from them; `meta` is that of the shard."""
+    grids = torch.from_numpy(patch_maps).view(-1, *meta.grid)
+    uri_of = {image.image_id: image.uri for image in meta.images}
     table = pa.table(
         {
             "image_id": list(shard.ids),
             "uri": [uri_of[image_id] for image_id in shard.ids],
-            "score_raw": image_scores(grids, features.image_size).numpy(),
+            "score_raw": image_scores(grids, meta.image_size).numpy(),
             "patch_map": list_rows(patch_maps),
         },
         schema=MAPS,

@@ -6,8 +6,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+import torch
+
 from musc_ray.core.precision import DTYPES
 from musc_ray.core.references import ReferenceWindow
+from musc_ray.core.rscon import salient_features, salient_layer
 from musc_ray.core.warm_up import load_kernels
 from musc_ray.features.arithmetic import Arithmetic
 from musc_ray.runtime.worker import WorkerResources, use_threads
@@ -18,12 +21,11 @@ from musc_ray.scoring.defects.worker import ArrayCache, DefectWorker
 from musc_ray.scoring.patch_maps import patch_maps_of, write_patch_maps
 from musc_ray.scoring.ranking_worker import Columns, GroupFigures, PartNeighbours, Ranker
 from musc_ray.scoring.ring import BlockStats, BlockTask, GroupImages, RingShard
-from musc_ray.scoring.salient_features import salient_features_of
 from musc_ray.scoring.shard_cache import ShardCache
 from musc_ray.settings.model import Settings
 from musc_ray.storage.arrays import write_array
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.shards import FeaturesMeta
+from musc_ray.storage.shards import FeaturesMeta, read_layer, read_meta
 
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # the object store's are only read
 
@@ -106,13 +108,21 @@ class Scorer:
 
     def write_patch_maps(self, group: str, shard: RingShard) -> None:
         """Average a shard's bands over layers; write patch maps and raw scores, before them what RsCon compares."""
-        paths, meta = self.run_paths, self.meta
+        paths, settings = self.run_paths, self.settings
+        path = paths.out.shard(self.meta.features_id, group, shard.number)
+        meta = read_meta(paths.fs, path)
         patch_maps = patch_maps_of(paths, group, shard, meta)
-        if self.settings.rescoring == "rscon":
+        if settings.rescoring == "rscon":
+            tokens = torch.from_numpy(read_layer(paths.fs, path, salient_layer(meta.layers), shard.ids))
             with self.kernel_turn:
                 use_threads(self.plan.threads)
-                path = paths.out.shard(meta.features_id, group, shard.number)
-                found = salient_features_of(paths.fs, path, shard.ids, patch_maps, self.settings, self.cache.device)
+                found = salient_features(
+                    tokens.to(self.cache.device),
+                    meta.grid,
+                    torch.from_numpy(patch_maps),
+                    settings.degrees,
+                    settings.aggregation,
+                )
             write_array(paths.fs, paths.salient(group, shard.number), found)
         write_patch_maps(paths, group, shard, meta, patch_maps)
 

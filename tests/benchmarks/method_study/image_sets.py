@@ -77,7 +77,7 @@ class ImageSet:
 def draw(
     labels: npt.NDArray[np.int64], good: int, defective: int, chance: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Draw positions of so many good and defective images, in ascending order.
+    """Draw positions of some good and some defective images, in ascending order.
 
     Raises:
         ValueError: there are fewer.
