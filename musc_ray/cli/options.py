@@ -108,12 +108,13 @@ def default_text(name: str) -> str | None:
 
 
 def metavar(name: str) -> str:
-    """What stands for the value of a setting in `--help`: TEXT, CHOICE, N, X, LIST or MAPPING."""
+    """What stands for the value of a setting in `--help`: TEXT, CHOICE, N, N|all, X, LIST or MAPPING."""
     if choices(name):
         return "CHOICE"
-    kind = str(Settings.model_fields[name].annotation)
-    signs = {"tuple": "LIST", "Literal": "N|all", "int": "N", "float": "X", "Lake": "MAPPING"}
-    return next((sign for part, sign in signs.items() if part in kind), "TEXT")
+    annotation = Settings.model_fields[name].annotation
+    words = [word for part in get_args(annotation) if get_origin(part) is Literal for word in get_args(part)]
+    signs = {"tuple": "LIST", "Literal": "|".join(["N", *words]), "int": "N", "float": "X", "Lake": "MAPPING"}
+    return next((sign for part, sign in signs.items() if part in str(annotation)), "TEXT")
 
 
 def choices(name: str) -> tuple[str, ...]:

@@ -32,13 +32,16 @@ def features_values(
     """Return what the features id is made from: the settings that affect features, as resolved.
 
     The device is not part of it: features may be extracted on GPU nodes and scored elsewhere. Where shapes are kept the
-    image size is one number: each group has as many patches as a square of this side.
+    image size is one number: each group has as many patches as a square of this side. Which groups `compress: auto`
+    leaves as they are is found of each, so that the number format stays `auto`.
     """
     values = identity_values(settings, "features")
     size = info.image_size[0] if settings.keeps_shape else info.image_size
     values |= {"backbone": info.name, "image_size": size, "layers": info.layers}
     values["model_precision"] = arithmetic.model_precision
-    values["dtype"] = values.pop("feature_dtype")  # the names that ids were made with
+    dtype = settings.stored_dtype(compressed=False) if settings.compress == "none" else settings.feature_dtype
+    values["dtype"] = dtype  # the name that ids were made with
+    del values["feature_dtype"]
     del values["weights"]
     return {**values, "weights_sha256": weights_sha256}
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from musc_ray.core import vectors_per_patch
 from musc_ray.settings.affects import affects
@@ -18,9 +18,10 @@ from musc_ray.settings.checks import (
     check_together,
     check_weights,
 )
+from musc_ray.settings.feature_settings import FeatureSettings
 from musc_ray.settings.lake import OptionalLake
 from musc_ray.settings.limits import MAX_ERROR_FRACTION, MAX_IMAGE_MB, MAX_PIXELS, ImageLimits
-from musc_ray.settings.method import CHOSEN, Constants, Method, constants_of
+from musc_ray.settings.method import CHOSEN
 from musc_ray.settings.types import (
     Aggregation,
     Count,
@@ -30,9 +31,7 @@ from musc_ray.settings.types import (
     ExecutorName,
     Flag,
     Fraction,
-    Intensity,
     Interval,
-    Layers,
     Natural,
     OptionalCount,
     OptionalScore,
@@ -44,7 +43,6 @@ from musc_ray.settings.types import (
     ReportImages,
     Rescoring,
     Since,
-    Size,
     Text,
 )
 from musc_ray.storage.requests import MAX_REQUESTS
@@ -53,46 +51,9 @@ BY_METHOD: Any = None
 """Default of what the method chooses; `Settings` fills it."""
 
 
-class Settings(BaseModel):
+class Settings(FeatureSettings):
     """All settings of a job. Immutable; an unknown key or a wrong type is an error."""
 
-    # strict: true is not a number and 2.0 not a count; the fields' types turn command-line text into numbers first.
-    # hide_input_in_errors: a refused value may be a secret.
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, protected_namespaces=()
-    )
-
-    source: Annotated[OptionalText, affects("source")] = Field(
-        default=None, description="Image folder, URI prefix, glob, tar file, or table of URIs."
-    )
-    out: Annotated[OptionalText, affects("output", "run")] = Field(
-        default=None, description="Folder or URI prefix of features, scores and reports."
-    )
-    backbone: Annotated[Text, affects("features")] = Field(
-        default="clip-vit-l-14-336", description="An alias, open_clip:MODEL/TAG or timm:MODEL."
-    )
-    weights: Annotated[OptionalText, affects("features")] = Field(
-        default=None, description="Path or URI of a safetensors/pth/pt/bin file; default: the library's hub download."
-    )
-    method: Annotated[Method, affects("features", "scores", in_ids=False)] = Field(
-        default="tuned",
-        description="Layers, degrees, interval and rescoring that are not given: the best that is known for the "
-        "backbone, and the shape of each group's images kept (tuned), or those of MuSc, images squeezed into a square "
-        "(paper).",
-    )
-    image_size: Annotated[Size, affects("features")] = Field(
-        default=None,
-        description="Model input in pixels. One side: as many patches as a square of it, in the shape of each group's "
-        "images (with method paper: the square); or height,width. Default: the backbone's own side.",
-    )
-    layers: Annotated[Layers, affects("features")] = Field(
-        default=None, description="Blocks of the network, from 0, such as 5,11,17,23; default: by method and backbone."
-    )
-    intensity: Annotated[Intensity, affects("features", older="auto")] = Field(
-        default="auto",
-        description="Values shown black and white of images with more than 8 bits: the true depth of each group's data "
-        "(auto), all that the format holds (full), the percentiles 0.1 and 99.9 (percentile), or LOW,HIGH.",
-    )
     degrees: Annotated[Counts, affects("scores")] = Field(
         default=BY_METHOD,
         description="Odd sides, in patches, of the averaged neighbourhoods, such as 1,3,5; default: by method and "
@@ -144,9 +105,6 @@ class Settings(BaseModel):
     model_precision: Annotated[Precision, affects("features")] = Field(
         default="auto",
         description="Arithmetic of the backbone; auto: float16 on a GPU, bfloat16 on CPUs that have it, else float32.",
-    )
-    feature_dtype: Annotated[Literal["float16"], affects("features")] = Field(
-        default="float16", description="Number format of stored features."
     )
     keep_features: Annotated[Flag, affects("output")] = Field(
         default=True, description="Keep the features after scoring: later runs share them."
@@ -236,16 +194,6 @@ class Settings(BaseModel):
         default=None,
         description="Iceberg tables that runs are published to: table, and optionally catalog, warehouse, maps.",
     )
-
-    @property
-    def constants(self) -> Constants:
-        """Return what the method chooses for the backbone, whatever is given in its place."""
-        return constants_of(self.method, self.backbone)
-
-    @property
-    def keeps_shape(self) -> bool:
-        """Return whether each group has a model input of the shape of its images."""
-        return self.method == "tuned" and not isinstance(self.image_size, tuple)
 
     @property
     def image_limits(self) -> ImageLimits:

@@ -102,6 +102,8 @@ Intensity = Annotated[
     Literal["auto", "full", "percentile"] | Annotated[tuple[_Real, _Real], _TUPLE],
     expects("auto, full, percentile or two numbers, for example 0,4095"),
 ]
+Compress = Annotated[Literal["none", "auto"] | _Positive, expects("none, auto or a whole number of at least 1")]
+FeatureDtype = Literal["auto", "float16", "int8"]
 References = Annotated[Literal["all"] | _Positive, expects("'all' or a whole number of at least 1")]
 Aggregation = Literal["lnamd", "snamd"]
 Rescoring = Literal["rscin", "rscon", "none"]

@@ -154,7 +154,7 @@ def test_settings_without_an_effect_are_refused_where_a_run_has_them_already(giv
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_each_option_says_what_it_takes_and_its_default(name):
     assert option_name(name) == f"--{name.replace('_', '-')}"
-    assert metavar(name) in {"TEXT", "CHOICE", "N", "N|all", "X", "LIST", "MAPPING"}
+    assert metavar(name) in {"TEXT", "CHOICE", "N", "N|all", "N|none|auto", "X", "LIST", "MAPPING"}
     text = help_text(name).replace("\\", "")
     assert Settings.model_fields[name].description in text
     if (default := default_text(name)) not in (None, "true", "false"):

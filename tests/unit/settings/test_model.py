@@ -56,7 +56,7 @@ def test_defaults_are_the_method_of_the_paper() -> None:
     assert (settings.shard_size, settings.batch_size, settings.report_images) == (64, 8, 24)
     assert (settings.max_error_fraction, settings.max_pixels, settings.seed) == (0.05, 100_000_000, 0)
     assert settings.cache_mb == 1024
-    assert (settings.feature_dtype, settings.device) == ("float16", "auto")
+    assert (settings.compress, settings.feature_dtype, settings.device) == ("none", "auto", "auto")
     assert settings.keep_features is True
     assert settings.overwrite is False
     empty = ("source", "out", "weights", "image_size", "layers", "group_by", "address", "workers", "threads", "run_id")
@@ -231,7 +231,17 @@ def test_accepted_values(key: str, given_value: object, expected: object) -> Non
         ),
         ("precision", "???", "Setting precision '???' is not one of auto, float32, bfloat16, float16."),
         ("precision", 32, "Setting precision 32 is not one of auto, float32, bfloat16, float16."),
-        ("feature_dtype", "int8", "Setting feature_dtype 'int8' is not one of float16."),
+        (
+            "feature_dtype",
+            "int16",
+            "Setting feature_dtype 'int16' is not one of auto, float16, int8: did you mean 'int8'?",
+        ),
+        ("compress", "all", "Setting 'compress' must be none, auto or a whole number of at least 1, not 'all'."),
+        (
+            "compress",
+            0,
+            "Setting 'compress' must be none, auto or a whole number of at least 1, not 0: the nearest is 1.",
+        ),
         ("device", "CUDA:0", "Setting device 'CUDA:0' is not one of auto, cpu, cuda: did you mean 'cuda'?"),
         ("backbone", 7, "Setting 'backbone' must be text, not 7."),
         ("source", "  ", "Setting 'source' is empty: give it a value or leave it out."),

@@ -1,0 +1,126 @@
+"""Compress tokens: few directions hold nearly all of the energy of a product's tokens.
+
+After LNAMD's LayerNorm (z, one mean and deviation for each image) tokens are projected on the first K directions of an
+uncentred PCA of the group's layer, which are then turned by a fixed rotation: distances stay, and the components
+become about equally large, as rounding to 8 bits wants them. Centred PCA and random projections lose more (DESIGN,
+section 11).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from musc_ray.core.compression_limits import AUTO_ENERGY, CHANNELS_STEP, most_channels
+from musc_ray.core.lnamd import LAYER_NORM_EPS, layer_norm
+from musc_ray.core.quantised import MAX_INT8, rotation
+
+
+class Basis(NamedTuple):
+    """Directions (C, K) float32 on the CPU, orthonormal columns; and the share of the energy that they keep."""
+
+    vectors: Tensor
+    energy: float
+
+
+class Projection(NamedTuple):
+    """Tokens of A images on K directions, what LayerNorm took from them, and what the directions do not show.
+
+    Attributes:
+        tokens: (A, L, K) float32.
+        norms: (A, 2) float32, mean and standard deviation of each image's raw tokens.
+        outside: (A,) float32, share of the energy of each image's tokens outside the directions, from 0 to 1.
+    """
+
+    tokens: Tensor
+    norms: Tensor
+    outside: Tensor
+
+
+class Energies:
+    """Sum of z z' over the tokens of one layer: (C, C) float64, not centred."""
+
+    def __init__(self, channels: int, device: torch.device) -> None:
+        self.products = torch.zeros(channels, channels, dtype=torch.float64, device=device)
+
+    def add(self, tokens: Tensor) -> None:
+        """Add the raw tokens (A, L, C) of some images, each normalised as LNAMD does."""
+        for image in layer_norm(tokens).double():
+            self.products.addmm_(image.T, image)
+
+    def directions(self) -> tuple[Tensor, Tensor]:
+        """Return all directions (C, C) float64 as columns, that with most energy first, and their energies (C,)."""
+        energies, vectors = torch.linalg.eigh(self.products.cpu())
+        return vectors.flip(1), energies.flip(0).clamp(min=0)
+
+
+def find_bases(layers: Sequence[Energies], channels: int | None = None) -> list[Basis]:
+    """Find the basis of each layer; all keep the same number K of directions.
+
+    Args:
+        layers: energies of each layer, of the same C.
+        channels: K, at most C; None for the smallest multiple of CHANNELS_STEP that keeps AUTO_ENERGY in every layer,
+            up to `most_channels`.
+    """
+    found = [layer.directions() for layer in layers]
+    if channels is None:
+        needed = max(_directions_for(energies, AUTO_ENERGY) for _, energies in found)
+        largest = most_channels(len(found[0][1]))
+        channels = min(largest, -(-needed // CHANNELS_STEP) * CHANNELS_STEP)
+    turn = rotation(channels).double()
+    return [
+        Basis((vectors[:, :channels] @ turn).float().contiguous(), _share(energies[:channels], energies))
+        for vectors, energies in found
+    ]
+
+
+def _directions_for(energies: Tensor, share: float) -> int:
+    """Count the first directions that hold a share of all energy."""
+    kept = energies.cumsum(0) / energies.sum().clamp(min=torch.finfo(energies.dtype).tiny)
+    return min(len(energies), int((kept < share).sum()) + 1)
+
+
+def _share(part: Tensor, whole: Tensor) -> float:
+    total = float(whole.sum())
+    return min(1.0, float(part.sum()) / total) if total > 0 else 1.0
+
+
+def project(tokens: Tensor, vectors: Tensor) -> Projection:
+    """Normalise the raw tokens (A, L, C) of some images as LNAMD does and project them on directions (C, K)."""
+    raw = tokens.float()
+    variance, mean = torch.var_mean(raw, dim=(1, 2), correction=0)
+    norms = torch.stack([mean, (variance + LAYER_NORM_EPS).sqrt()], dim=1)
+    normalised = layer_norm(raw)
+    projected = normalised @ vectors
+    whole, kept = (values.square().sum(dim=(1, 2), dtype=torch.float64) for values in (normalised, projected))
+    outside = torch.where(whole > 0, 1 - kept / whole, 0.0).clamp(0, 1)
+    return Projection(projected, norms, outside.float())
+
+
+def raw_tokens(tokens: Tensor, norms: Tensor, vectors: Tensor) -> Tensor:
+    """Return the raw tokens' projections (A, L, K) float32, as SNAMD takes them.
+
+    Raw tokens are deviation * z + mean, so that their projection is deviation * y + mean * (1' V).
+
+    Args:
+        tokens: (A, L, K), as `project` gives them.
+        norms: (A, 2), likewise.
+        vectors: (C, K) directions.
+    """
+    mean, deviation = norms[:, 0, None, None], norms[:, 1, None, None]
+    return deviation * tokens.float() + mean * vectors.sum(dim=0)
+
+
+def round_tokens(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Round tokens (..., C) to int8 with a scale a token, so that token = scale * int8.
+
+    Returns:
+        (..., C) int8 within -127 and 127, and scales (...,) float32; 0 of zero tokens.
+    """
+    tokens = tokens.float()
+    scales = tokens.abs().amax(dim=-1) / MAX_INT8
+    scales = torch.where(scales >= torch.finfo(torch.float32).tiny, scales, 0.0)
+    inverse = torch.where(scales > 0, 1 / scales, 0.0)
+    rounded = (tokens * inverse[..., None]).round().clamp(-MAX_INT8, MAX_INT8)
+    return rounded.to(torch.int8), scales
