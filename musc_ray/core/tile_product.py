@@ -12,9 +12,6 @@ from torch import Tensor
 
 from musc_ray.core.operands.base import PreparedShard
 
-PRODUCT_CHUNK = {"cpu": 2**21, "cuda": 2**29}
-"""Entries of a product held at a time: small enough for the last-level cache, large enough for full GEMM speed."""
-
 
 @dataclass(frozen=True)
 class TileChunk:
@@ -65,6 +62,8 @@ def multiply_tile(
             rows[:, i, :, j] = torch.inf
             columns[:, j, :, i] = torch.inf
             return
+        if a is b and i == j:
+            unwanted = unwanted | torch.eye(len(unwanted), dtype=torch.bool)
         mask = unwanted.to(a.device) if unwanted.any() else None
         rows[:, i, :, j], columns[:, j, :, i] = _multiply_chunk(chunk, mask)
 
@@ -73,11 +72,13 @@ def multiply_tile(
 
 
 def tile_chunks(a: PreparedShard, b: PreparedShard) -> Iterator[TileChunk]:
-    """Cut a tile into chunks of PRODUCT_CHUNK entries; a diagonal tile only above its diagonal."""
-    side = max(1, int((PRODUCT_CHUNK[a.device.type] / a.patches**2) ** 0.5))
+    """Cut a tile into chunks; a diagonal tile above its diagonal alone, or with whole blocks on it."""
+    side = a.chunk_side
     for i in range(0, a.images, side):
         rows = slice(i, min(i + side, a.images))
-        if a is b:
+        if a is b and a.whole_blocks:
+            yield TileChunk(a, b, rows, rows)
+        elif a is b:
             yield from (TileChunk(a, b, slice(k, k + 1), slice(k + 1, rows.stop)) for k in range(i, rows.stop - 1))
         for j in range(rows.stop if a is b else 0, b.images, side):
             yield TileChunk(a, b, rows, slice(j, min(j + side, b.images)))

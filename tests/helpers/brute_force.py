@@ -64,6 +64,26 @@ def snamd(tokens: np.ndarray, grid: tuple[int, int], degrees: Sequence[int]) -> 
     return out
 
 
+def near_minima(z: np.ndarray, grid: tuple[int, int], radius: int) -> np.ndarray:
+    """a(i, m, j) over the patches n at most radius rows and columns away from m: (N, L, N); NaN where j = i."""
+    n, _, _ = z.shape
+    h, w = grid
+    images = z.reshape(n, h, w, -1)
+    minima = np.full((n, h, w, n), np.nan)
+    for i in range(n):
+        for j in range(n):
+            for row in range(h if i != j else 0):
+                for column in range(w):
+                    near = images[
+                        j,
+                        max(0, row - radius) : row + radius + 1,
+                        max(0, column - radius) : column + radius + 1,
+                    ]
+                    differences = near - images[i, row, column]
+                    minima[i, row, column, j] = np.sqrt((differences**2).sum(axis=2)).min()
+    return minima.reshape(n, h * w, n)
+
+
 def mutual_minima(z: np.ndarray) -> np.ndarray:
     """a(i, m, j) = min_n |z_i^m - z_j^n| as (N, L, N); NaN where j = i."""
     n, length, _ = z.shape

@@ -10,6 +10,9 @@ from torch import Tensor
 PlainPatches = Callable[[Tensor], Tensor]
 """Turns raw tokens (A, L, C) into the float32 patches (A, L, C) whose neighbourhoods a shard averages."""
 
+PRODUCT_CHUNK = {"cpu": 2**21, "cuda": 2**29}
+"""Entries of a product held at a time: small enough for the last-level cache, large enough for full GEMM speed."""
+
 MIN_NEAR_DUPLICATE_LIMIT = 1e-2
 """Below this distance float32 cancellation costs more than 1e-5."""
 
@@ -19,11 +22,14 @@ class PreparedShard(ABC):
 
     Attributes:
         degrees: those that the shard averages over itself; (1,) after SNAMD.
-        operands: left operands (A * L, C + extra), images row-major.
+        operands: left operands (A * L, C + extra), images row-major; of `NearShard` by place.
         near_duplicate_limits: (D,) per degree, the distance below which a product is too inexact.
         zero_vectors: (D, A) bool, images with a zero vector, for which the product's distances do not hold.
         with_zeros: (D,) bool, whether any image has one.
     """
+
+    whole_blocks = False
+    """Whether images on the diagonal of a tile are multiplied in whole blocks, rather than image by image."""
 
     operands: list[Tensor]
     near_duplicate_limits: Tensor
@@ -48,6 +54,11 @@ class PreparedShard(ABC):
     def device(self) -> torch.device:
         """Device of the product."""
         return self.operands[0].device
+
+    @property
+    def chunk_side(self) -> int:
+        """Images along a side of a part of a tile that is multiplied at a time: the product of two fits a cache."""
+        return max(1, int((PRODUCT_CHUNK[self.device.type] / self.patches**2) ** 0.5))
 
     def _substitutes(self, excluded: Tensor) -> Tensor:
         """Choose the patch (A, L) to read in place of each: itself, or a kept one of its image if excluded (A, L)."""

@@ -166,7 +166,7 @@ def test_chunks_of_a_tile_fit_together(monkeypatch):
     tokens = torch.from_numpy(tokens_of(7, grid, 8))
     shard = prepare(tokens, grid, (1, 3))
     whole, _ = multiply_tile(shard, shard)
-    monkeypatch.setitem(musc_ray.core.tile_product.PRODUCT_CHUNK, "cpu", 4 * 6**2)  # chunks of 2 x 2 images
+    monkeypatch.setitem(musc_ray.core.operands.base.PRODUCT_CHUNK, "cpu", 4 * 6**2)  # chunks of 2 x 2 images
     chunks, _ = multiply_tile(shard, shard)
     np.testing.assert_allclose(chunks, whole, atol=1e-6)
     assert torch.isinf(whole.diagonal(dim1=1, dim2=3)).all()
