@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
 from musc_ray.errors import MuscRayError
+from musc_ray.storage.bases import unused_bases
 from musc_ray.storage.file_info import file_time
 from musc_ray.storage.filesystem import PARTIAL, WRITE_CHECK, is_local, read_json, remove_tree
 from musc_ray.storage.lease import Holder, check_free, holder, lease
@@ -185,6 +186,9 @@ def _features(out_paths: OutPaths, needed: list[str], oldest: datetime) -> Itera
                 yield _garbage(out_paths, folder, "features of no run")
             continue
         for group in names_in(out_paths.fs, folder):
+            for path in unused_bases(out_paths, group):
+                if _is_old(out_paths, path, oldest):
+                    yield _garbage(out_paths, path, "basis that no features have")
             for path in out_paths.written_shards(group).values():
                 try:
                     held = {(image.image_id, image.version) for image in read_meta(out_paths.fs, path).images}

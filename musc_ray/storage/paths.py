@@ -20,6 +20,9 @@ MAX_NAME_LENGTH = 180
 MAX_SLUG_LENGTH = 40
 OLD_GROUP = "group="
 
+COMPRESSION, BASIS = "_compression.json", "_basis-"
+"""Files beside a group's feature shards; readers of Parquet pass over names with `_`."""
+
 
 def escape_group(group: str) -> str:
     """Return a group's name as one path segment: percent-encoded, so that `/`, `..` and newlines are harmless."""
@@ -38,6 +41,11 @@ def part_prefix(group: str) -> str:
     slug = re.sub(r"[^A-Za-z0-9._-]+", "", group)[:MAX_SLUG_LENGTH]
     digest = hashlib.sha256(group.encode("utf-8", "surrogateescape")).hexdigest()[:8]
     return "-".join(filter(None, ("part", slug, digest))) + "-"
+
+
+def basis_name(sha256: str) -> str:
+    """Return the name of the file of the directions with this hash."""
+    return f"{BASIS}{sha256[:16]}.npz"
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,14 @@ class OutPaths:
     def image_size(self, features_id: str, group: str) -> str:
         """The image size of a group whose shape is kept, found once."""
         return f"{self.features(features_id, group)}/_image_size.json"
+
+    def compression(self, features_id: str, group: str) -> str:
+        """Whether a group's features are compressed, and with which basis; decided once."""
+        return f"{self.features(features_id, group)}/{COMPRESSION}"
+
+    def basis(self, features_id: str, group: str, sha256: str) -> str:
+        """The directions that a group's features are compressed with."""
+        return f"{self.features(features_id, group)}/{basis_name(sha256)}"
 
     @property
     def night_lease(self) -> str:

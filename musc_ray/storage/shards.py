@@ -1,4 +1,4 @@
-"""The features table: one Parquet file a shard, raw ViT tokens as binary columns, one column a layer.
+"""The features table: one Parquet file a shard, ViT tokens as binary columns, one column a layer.
 
 Binary on purpose: FixedSizeList<float16> writes 30 times and reads 17 times slower; compression saves 8 % of the bytes.
 
@@ -9,7 +9,7 @@ what is read is what was written for this very image, or a `BrokenShardError`. P
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,17 +21,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from musc_ray.errors import MuscRayError, reason_of
+from musc_ray.storage.checked_columns import FLOAT32, Checksums, binary_rows, checksum, read_rows
 from musc_ray.storage.filesystem import atomic_file, is_local
+from musc_ray.storage.layer_columns import (
+    TOKEN_DTYPES,
+    LayerTokens,
+    layer_column,
+    layer_names,
+    layer_values,
+    norm_column,
+    scale_column,
+)
 from musc_ray.storage.requests import in_turn
 
 METADATA_KEY, METADATA_CHECKSUM_KEY = b"musc_ray", b"musc_ray_crc32"
 ROW_GROUP_BYTES = 2**28
 CLASS_TOKEN = "class_token"  # noqa: S105, a column
-FLOAT16 = np.dtype("<f2")
-FLOAT32 = np.dtype("<f4")
-
-EXPONENT: dict[np.dtype, Any] = {FLOAT16: np.uint16(0x7C00), FLOAT32: np.uint32(0x7F800000)}
-"""The bits that are all set in NaN and infinite numbers, and in no other."""
 
 
 class BrokenShardError(MuscRayError):
@@ -54,6 +59,7 @@ class ShardImage:
         error, message: of one that failed.
         height, width: upright, in pixels; None of one that failed, and in shards older than these fields.
         remarks: what of the image its features do not show; a phrase each.
+        outside: of compressed features, by layer: the share of the energy of its tokens outside the basis.
     """
 
     image_id: str
@@ -64,6 +70,7 @@ class ShardImage:
     height: int | None = None
     width: int | None = None
     remarks: tuple[str, ...] = ()
+    outside: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,8 +78,12 @@ class FeaturesMeta:
     """What a shard's numbers mean; stored as JSON in the Parquet schema's metadata.
 
     Attributes:
+        channels: values of a stored token: K of compressed features.
+        dtype: float16, or int8 with a scale a token.
         intensity: the range of deep pixels; None in groups without one.
         one_picture: digest of the pixels, if those of all extracted images are the same.
+        original_channels: C of the backbone's tokens, where features are compressed.
+        basis_sha256: of the directions that they are compressed with; see `bases`.
     """
 
     grid: tuple[int, int]
@@ -87,20 +98,18 @@ class FeaturesMeta:
     images: list[ShardImage] = field(default_factory=list)
     intensity: tuple[float, float] | None = None
     one_picture: str | None = None
+    original_channels: int | None = None
+    basis_sha256: str | None = None
 
     @property
     def extracted(self) -> list[ShardImage]:
         """The images that have a row in the shard, in row order."""
         return [image for image in self.images if image.error is None]
 
-
-Checksums = Mapping[str, Sequence[int]]
-"""By column, the CRC-32 of each row."""
-
-
-def layer_column(layer: int) -> str:
-    """Column name of a layer's tokens: layer_05."""
-    return f"layer_{layer:02d}"
+    @property
+    def patches(self) -> int:
+        """Patches of an image, L."""
+        return self.grid[0] * self.grid[1]
 
 
 def write_shard(
@@ -108,29 +117,30 @@ def write_shard(
     path: str,
     meta: FeaturesMeta,
     class_tokens: npt.NDArray[np.float32],
-    layers: Sequence[npt.NDArray[np.float16]],
+    layers: Sequence[npt.NDArray[np.float16] | LayerTokens],
 ) -> int:
     """Write a shard atomically.
 
     Args:
         meta: its `extracted` images are the rows.
         class_tokens: (A, class_channels) float32.
-        layers: one (A, h*w, C) float16 array a layer, in the order of meta.layers.
+        layers: in the order of meta.layers; an array is float16 tokens (A, h*w, C) that are not compressed.
 
     Returns:
         Bytes of features written.
     """
     images = meta.extracted
     values = {CLASS_TOKEN: np.ascontiguousarray(class_tokens, FLOAT32)}
-    for layer, tokens in zip(meta.layers, layers, strict=True):
-        values[layer_column(layer)] = np.ascontiguousarray(tokens, FLOAT16)
+    for layer, stored in zip(meta.layers, layers, strict=True):
+        whole = stored if isinstance(stored, LayerTokens) else LayerTokens(stored)
+        values |= layer_values(meta.dtype, meta.basis_sha256 is not None, layer, whole)
     columns = {
         "image_id": pa.array([image.image_id for image in images], pa.string()),
         "uri": pa.array([image.uri for image in images], pa.string()),
-        **{name: _binary_rows(rows) for name, rows in values.items()},
+        **{name: binary_rows(rows) for name, rows in values.items()},
     }
     checksums = {
-        name: [_checksum(image.image_id, row) for image, row in zip(images, rows, strict=True)]
+        name: [checksum(image.image_id, row) for image, row in zip(images, rows, strict=True)]
         for name, rows in values.items()
     }
     content = json.dumps({**_described(meta), "checksums": checksums}).encode()
@@ -152,31 +162,14 @@ def write_shard(
 def _described(meta: FeaturesMeta) -> dict[str, Any]:
     """Convert to JSON, without what few shards have: so that they are as earlier versions wrote them."""
     content = asdict(meta)
-    for name in ("intensity", "one_picture"):
+    for name in ("intensity", "one_picture", "original_channels", "basis_sha256"):
         if content[name] is None:
             del content[name]
     for image in content["images"]:
-        if not image["remarks"]:
-            del image["remarks"]
+        for name in ("remarks", "outside"):
+            if not image[name]:
+                del image[name]
     return content
-
-
-def _checksum(image_id: str, values: Any) -> int:
-    """CRC-32 of an image's values, which are contiguous; its id comes first, so that no other's will do."""
-    return zlib.crc32(memoryview(values).cast("B"), zlib.crc32(image_id.encode()))
-
-
-def _binary_rows(array: npt.NDArray[np.generic]) -> pa.ChunkedArray:
-    """Rows of a contiguous array as a binary column that shares its memory; chunked: a chunk's offsets are 32 bits."""
-    size = array[:1].nbytes if len(array) else 0
-    rows = max(1, (2**31 - 1) // max(1, size))
-    chunks = []
-    for start in range(0, len(array), rows):
-        part = array[start : start + rows]
-        offsets = np.arange(len(part) + 1, dtype=np.int64) * size
-        buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(part.reshape(-1).view(np.uint8))]
-        chunks.append(pa.Array.from_buffers(pa.binary(), len(part), buffers))
-    return pa.chunked_array(chunks, pa.binary())
 
 
 @in_turn
@@ -199,7 +192,8 @@ def _parse_meta(metadata: dict[bytes, bytes] | None, path: str) -> tuple[Feature
     content = json.loads(metadata[METADATA_KEY])
     checksums = content.pop("checksums", {})  # a shard of an earlier version has none
     content["images"] = [
-        ShardImage(**{**image, "remarks": tuple(image.get("remarks", ()))}) for image in content["images"]
+        ShardImage(**{**image, **{name: tuple(image.get(name, ())) for name in ("remarks", "outside")}})
+        for image in content["images"]
     ]
     for key in ("grid", "layers", "image_size", "intensity"):
         content[key] = tuple(content[key]) if content.get(key) is not None else None
@@ -213,7 +207,7 @@ def _read_footer(file: Any, path: str) -> tuple[pq.ParquetFile, FeaturesMeta, Ch
     parquet = pq.ParquetFile(file)
     footer = parquet.metadata
     meta, checksums = _parse_meta(parquet.schema_arrow.metadata, path)
-    columns = {"image_id", CLASS_TOKEN, *map(layer_column, meta.layers)}
+    columns = {"image_id", CLASS_TOKEN} | layer_names(meta.dtype, meta.basis_sha256 is not None, meta.layers)
     bytes_told = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
     if footer.num_rows != len(meta.extracted) or not columns <= set(footer.schema.names) or bytes_told > size:
         raise BrokenShardError(path, "its table does not match its metadata")
@@ -222,17 +216,50 @@ def _read_footer(file: Any, path: str) -> tuple[pq.ParquetFile, FeaturesMeta, Ch
 
 @in_turn
 def read_layer(
-    fs: fsspec.AbstractFileSystem, path: str, layer: int, image_ids: Sequence[str]
-) -> npt.NDArray[np.float16]:
-    """Raw tokens (A, h*w, C) float16 of one layer for some of a shard's images, in the order asked for.
+    fs: fsspec.AbstractFileSystem, path: str, layer: int, image_ids: Sequence[str], basis: str | None = None
+) -> npt.NDArray[Any]:
+    """Read the tokens (A, h*w, C) of one layer for some of a shard's images, in the order asked for.
+
+    Args:
+        basis: sha256 of the directions that the features must be compressed with; None for raw tokens.
+
+    Returns:
+        float16 as stored, or float32 from int8 and scales.
 
     Raises:
-        BrokenShardError: they are not what was written, or hold NaN or infinite numbers.
+        BrokenShardError: they are not what was written, hold NaN or infinite numbers, or have another basis.
     """
     with _opened(fs, path) as (parquet, meta, checksums):
-        values = meta.grid[0] * meta.grid[1] * meta.channels
-        rows = _read_rows(parquet, checksums, layer_column(layer), image_ids, FLOAT16, values)
-    return rows.reshape(len(image_ids), meta.grid[0] * meta.grid[1], meta.channels)
+        _check_basis(meta, basis)
+        dtype, shape = TOKEN_DTYPES[meta.dtype], (len(image_ids), meta.patches, meta.channels)
+        rows = read_rows(parquet, checksums, layer_column(layer), image_ids, dtype, meta.patches * meta.channels)
+        if meta.dtype != "int8":
+            return rows.reshape(shape)
+        scales = read_rows(parquet, checksums, scale_column(layer), image_ids, FLOAT32, meta.patches)
+    tokens = rows.reshape(shape).astype(np.float32)
+    tokens *= scales[:, :, None]
+    return tokens
+
+
+@in_turn
+def read_norms(
+    fs: fsspec.AbstractFileSystem, path: str, layer: int, image_ids: Sequence[str], basis: str
+) -> npt.NDArray[np.float32]:
+    """Read the mean and standard deviation (A, 2) of some images' raw tokens; otherwise as `read_layer`."""
+    with _opened(fs, path) as (parquet, meta, checksums):
+        _check_basis(meta, basis)
+        return read_rows(parquet, checksums, norm_column(layer), image_ids, FLOAT32, 2)
+
+
+def _check_basis(meta: FeaturesMeta, basis: str | None) -> None:
+    """Refuse features of other directions: their numbers mean something else.
+
+    Raises:
+        ValueError: they have another basis; `_opened` names the shard.
+    """
+    if meta.basis_sha256 != basis:
+        named = [f"basis {found[:12]}" if found else "no basis" for found in (meta.basis_sha256, basis)]
+        raise ValueError(f"its features have {named[0]}, its group has {named[1]}")
 
 
 @in_turn
@@ -243,7 +270,7 @@ def read_class_tokens(fs: fsspec.AbstractFileSystem, path: str, image_ids: Seque
         BrokenShardError: as `read_layer`.
     """
     with _opened(fs, path) as (parquet, meta, checksums):
-        return _read_rows(parquet, checksums, CLASS_TOKEN, image_ids, FLOAT32, meta.class_channels)
+        return read_rows(parquet, checksums, CLASS_TOKEN, image_ids, FLOAT32, meta.class_channels)
 
 
 @contextmanager
@@ -266,33 +293,3 @@ def _opened(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[pq.Parqu
     """A shard for reading, its footer checked; a local one is mapped, which saves a copy."""
     with pa.memory_map(path) if is_local(fs) else fs.open(path, "rb") as file, _named(path):
         yield _read_footer(file, path)
-
-
-def _read_rows(
-    parquet: pq.ParquetFile,
-    checksums: Checksums,
-    column: str,
-    image_ids: Sequence[str],
-    dtype: np.dtype,
-    values: int,
-) -> npt.NDArray[Any]:
-    """The checked values of a column for the given images, (A, values) in their order; `_opened` names the shard."""
-    table = parquet.read(columns=["image_id", column])
-    row_of = {image_id: row for row, image_id in enumerate(table["image_id"].to_pylist())}
-    if len(row_of) * values * dtype.itemsize > table.nbytes:
-        raise ValueError(f"{column} has fewer values than its metadata states")
-    rows = np.empty((len(image_ids), values), dtype)
-    for target, image_id in enumerate(image_ids):
-        row = row_of[image_id]
-        rows[target] = np.frombuffer(table[column][row].as_buffer(), dtype).reshape(values)
-        if column in checksums and _checksum(image_id, rows[target]) != checksums[column][row]:
-            raise ValueError(f"the checksum of image {image_id} in {column} is wrong")
-        if not _is_finite(rows[target]):
-            raise ValueError(f"image {image_id} has NaN or infinite numbers in {column}")
-    return rows
-
-
-def _is_finite(values: npt.NDArray[Any]) -> bool:
-    """Whether all numbers are; by their bits, ten times as fast as `np.isfinite` is for float16."""
-    exponent = EXPONENT[values.dtype]
-    return len(values) == 0 or bool((values.view(exponent.dtype) & exponent).max() != exponent)
