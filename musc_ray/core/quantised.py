@@ -58,7 +58,8 @@ def quantise(vectors: Tensor, turned: bool = False) -> Tensor:
     """
     channels = vectors.shape[-1]
     if not turned:
-        vectors = vectors @ rotation(channels).to(vectors.device).T
+        # in float64: float32 products depend on how many vectors are multiplied, and copies would be rounded apart
+        vectors = (vectors.double() @ rotation(channels).to(vectors.device).double().T).float()
     exact = vectors * int8_scale(channels)
     rounded = exact.round().clamp(-MAX_INT8, MAX_INT8)
     rest = exact - rounded

@@ -106,6 +106,8 @@ def _multiply_chunk(chunk: TileChunk, unwanted: Tensor | None) -> tuple[Tensor, 
         nearest_in_b.masked_fill_(unwanted[:, None, :], torch.inf)
         nearest_in_a.masked_fill_(unwanted.T[:, None, :], torch.inf)
     limits = torch.maximum(a.near_duplicate_limits, b.near_duplicate_limits)
+    if not (limits.any() or a.with_zeros.any() or b.with_zeros.any()):  # products of this form are exact
+        return nearest_in_b, nearest_in_a
     closest = torch.minimum(nearest_in_b.amin(dim=(1, 2, 3)), nearest_in_a.amin(dim=(1, 2, 3)))
     suspicious = (closest < limits) | a.with_zeros | b.with_zeros
     for d in suspicious.nonzero().flatten().tolist():  # nearly always empty

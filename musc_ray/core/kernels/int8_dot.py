@@ -1,0 +1,166 @@
+"""Nearest patches from products of int8 vectors on a CPU with AVX-512 VNNI: `operands/int8.py`'s inner loop.
+
+With q and p the int8 vectors of patches m and n, |q|^2 and |p|^2 even, a product gives exact integers
+
+    -|q - p|^2 / 2  =  q.p - |q|^2 / 2 - |p|^2 / 2,
+
+whose maxima over rows and columns are all that is kept. The instruction multiplies unsigned by signed bytes, so rows
+hold q + 128 and the constants of columns -128 times the sum of p.
+
+Operands of an image:
+
+- rows (R, 4 G) uint8: R patches, L filled up to whole micro tiles, C channels filled up to G groups of four;
+- columns (V, G, 16, 4) int8: V vectors of 16 patches each, four channels of all of them side by side;
+- constants (R,) and (16 V,) int32; those of what fills up are NOWHERE.
+
+Limit: the registers alone allow 2 instructions of 64 products a cycle (8.33e9 a second on a core of a Zen 5 at
+4.17 GHz).
+"""
+
+import threading
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from musc_ray.core.kernels import int8_tiles
+from musc_ray.core.kernels.simd import LANES
+
+U = np.uintp
+Array = npt.NDArray[Any]
+
+AVAILABLE = bool(torch.cpu.get_capabilities().get("avx512_vnni"))
+"""Whether this CPU has the instruction; without it the kernel must not be called."""
+
+CHANNEL_GROUP, SHIFT = 4, 128
+ROWS = len(int8_tiles.ROWS)
+
+NOWHERE = -(2**30)
+"""Constant of a patch that is never the nearest. The sum of two is the smallest int32, and -|q - p|^2 / 2 of int8
+vectors of up to 30,000 channels of `quantised.int8_scale` stays above one of them with any product."""
+
+
+def sizes(patches: int, channels: int) -> tuple[int, int, int]:
+    """Return R, V and G of images of L patches with C channels."""
+    return _whole(patches, ROWS), -(-patches // LANES), -(-channels // CHANNEL_GROUP)
+
+
+def pack_rows(vectors: Tensor) -> Tensor:
+    """Pack int8 vectors (A, L, C) as left operands (A, R, 4 G) uint8."""
+    images, length, channels = vectors.shape
+    rows, _, groups = sizes(length, channels)
+    packed = torch.zeros(images, rows, CHANNEL_GROUP * groups, dtype=torch.uint8)
+    packed[:, :length, :channels] = vectors.view(torch.uint8) ^ SHIFT
+    return packed
+
+
+def unpack_rows(packed: Tensor) -> Tensor:
+    """Return the int8 vectors of left operands (..., C)."""
+    return (packed ^ SHIFT).view(torch.int8)
+
+
+def pack_columns(vectors: Tensor) -> Tensor:
+    """Pack int8 vectors (A, L, C) as right operands (A, V, G, 16, 4) int8."""
+    images, length, channels = vectors.shape
+    _, places, groups = sizes(length, channels)
+    filled = torch.zeros(images, places * LANES, groups * CHANNEL_GROUP, dtype=torch.int8)
+    filled[:, :length, :channels] = vectors
+    return filled.view(images, places, LANES, groups, CHANNEL_GROUP).transpose(2, 3).contiguous()
+
+
+def row_constants(halves: Tensor) -> Tensor:
+    """Return the constants (A, R) int32 of left operands from half squared lengths (A, L) int32."""
+    return _filled(-halves, ROWS)
+
+
+def column_constants(halves: Tensor, sums: Tensor) -> Tensor:
+    """Return the constants (A, 16 V) int32 of right operands from half squared lengths and sums (A, L) int32."""
+    return _filled(-halves - SHIFT * sums, LANES)
+
+
+def nearest(
+    left: tuple[Tensor, Tensor],
+    right: tuple[Tensor, Tensor],
+    images: tuple[slice, slice],
+    scale: float,
+    out: tuple[Tensor, Tensor],
+) -> None:
+    """Compute the distance of every patch to its nearest one in every image of the other side.
+
+    Args:
+        left: rows (A, R, 4 G) and their constants (A, R), of all images of a shard.
+        right: columns (B, V, G, 16, 4) and their constants (B, 16 V).
+        images: the images of A and of B to multiply.
+        scale: of the int8 vectors: distances are divided by it.
+        out: receives (a, L, b), the minimum distance over the patches of b, and (b, L, a), over those of a; float32.
+    """
+    a, b = (part.stop - part.start for part in images)
+    rows, vectors, groups = left[0].shape[1], right[0].shape[1], right[0].shape[2]
+    int8_tiles.nearest(
+        _flat(left),
+        _flat(right),
+        (U(out[0].shape[1]), U(rows), U(vectors), U(groups)),
+        (U(a), U(b), U(images[0].start), U(images[1].start)),
+        _workspace(rows, vectors),
+        _flat(out),
+        np.float32(scale),
+    )
+
+
+def nearest_of_product(product: Tensor, left: Tensor, right: Tensor, scale: float, out: tuple[Tensor, Tensor]) -> None:
+    """Compute what `nearest` does from a product; on any CPU.
+
+    Args:
+        product: (a * L, b * L) int32 products of int8 vectors.
+        left: constants of its rows (a * L,) int32.
+        right: constants of its columns (b * L,) int32.
+        scale, out: as in `nearest`.
+    """
+    images_a, patches, images_b = out[0].shape
+    int8_tiles.nearest_of_product(
+        product.numpy(),
+        left.numpy(),
+        right.numpy(),
+        (U(patches), U(images_a), U(images_b)),
+        (np.empty((2, patches), np.int32), np.empty(patches, np.float32)),
+        _flat(out),
+        np.float32(scale),
+    )
+
+
+def _flat(pair: tuple[Tensor, Tensor]) -> tuple[Array, Array]:
+    return pair[0].view(-1).numpy(), pair[1].view(-1).numpy()
+
+
+def _whole(size: int, unit: int) -> int:
+    """Round a size up to whole units."""
+    return -(-size // unit) * unit
+
+
+def _filled(constants: Tensor, unit: int) -> Tensor:
+    images, length = constants.shape
+    filled = torch.full((images, _whole(length, unit)), NOWHERE, dtype=torch.int32)
+    filled[:, :length] = constants
+    return filled
+
+
+_workspaces = threading.local()
+
+
+def _workspace(rows: int, vectors: int) -> tuple[Array, Array, Array, Array]:
+    """Return this thread's buffers for maxima and distances of a pair of images; reused, as fresh pages are slow."""
+    known: dict[tuple[int, int], tuple[Array, ...]] = _workspaces.__dict__.setdefault("arrays", {})
+    if (rows, vectors) not in known:
+        tops, columns = _whole(rows, LANES), vectors * LANES
+        sizes = (tops * LANES, np.int32), (tops, np.int32), (columns, np.int32), (max(tops, columns), np.float32)
+        known[rows, vectors] = tuple(_aligned(size).view(dtype) for size, dtype in sizes)
+    lanes, tops_, columns_, distances = known[rows, vectors]
+    return lanes, tops_, columns_, distances
+
+
+def _aligned(size: int) -> Array:
+    """Allocate numbers of four bytes from the start of a cache line: vectors across two lines cost double."""
+    room = np.empty(size + LANES, np.int32)
+    return room[(-room.ctypes.data % 64) // 4 :][:size]
