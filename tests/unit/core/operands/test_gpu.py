@@ -32,27 +32,6 @@ for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 1e-3)):
 print("same")
 """
 
-COMPILE = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from musc_ray.core.kernels import fused
-numbers = ["images_b", "patches", "channels", "stride_a", "stride_b"]
-for kind in ("fp16", "bf16", "fp32"):
-    signature = {"a": "*" + kind, "half_a": "*fp32", "b": "*" + kind, "half_b": "*fp32", "rows": "*fp32"}
-    signature |= {"columns": "*fp32", **dict.fromkeys(numbers, "i32")}
-    sizes = {"ROWS": fused.ROWS, "COLUMNS": fused.COLUMNS, "DEPTH": fused.DEPTH}
-    aligned = {(place,): [["tt.divisibility", 16]] for place in (0, 1, 2, 3, 4, 5, 8, 9, 10)}
-    source = ASTSource(fused._nearest, signature | dict.fromkeys(sizes, "constexpr"), sizes, aligned)
-    options = {"num_warps": fused.WARPS, "num_stages": fused.STAGES}
-    for capability in (80, 90):
-        compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options)
-        assert compiled.metadata.shared <= 163 * 1024, compiled.metadata.shared  # what an A100 has
-        if kind != "fp32":
-            assert ("wgmma.mma_async" if capability == 90 else "mma.sync") in compiled.asm["ptx"]
-print("compiled")
-"""
-
 TORCH_AND_NUMBA = """
 import sys
 for name in ("ray", "faiss", "pyarrow", "fsspec", "pydantic"):
@@ -93,11 +72,6 @@ def output_of(code: str, **environment: str) -> str:
 def test_the_fused_kernel_gives_what_the_product_gives():
     """In Triton's interpreter, which runs on a CPU."""
     assert output_of(FUSED_AGAINST_PRODUCT, TRITON_INTERPRET="1") == "same\n"
-
-
-@pytest.mark.slow
-def test_the_fused_kernel_compiles_to_tensor_core_instructions(tmp_path):
-    assert output_of(COMPILE, TRITON_CACHE_DIR=str(tmp_path)) == "compiled\n"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
