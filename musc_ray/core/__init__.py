@@ -12,7 +12,7 @@ AGGREGATIONS = ("lnamd", "snamd")
 MAX_DEGREE = 33
 """Largest neighbourhood size: the CPU kernel reaches one vector of 16 patches to each side (see `kernels/simd.py`)."""
 
-PRECISION_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PRECISION_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 """Bytes of a number of each precision."""
 
 MIN_IMAGES_LOW_PRECISION = 64
@@ -25,21 +25,26 @@ def vectors_per_patch(aggregation: str, degrees: int) -> int:
     return 1 if aggregation == "snamd" else degrees
 
 
-def products_per_tile(on_gpu: bool, vectors: int) -> int:
-    """Count the matrix products of a layer's tile: one per vector of a patch on a GPU, one for all on a CPU."""
-    return vectors if on_gpu else 1
+def products_per_tile(on_gpu: bool, precision: str, vectors: int) -> int:
+    """Count the matrix products of a layer's tile: one per vector of a patch on a GPU and in int8, else one for all."""
+    return vectors if on_gpu or precision == "int8" else 1
 
 
-def auto_precision(device: str, has_bfloat16: bool) -> str:
+def auto_precision(device: str, has_bfloat16: bool, int8_pays: bool = False) -> str:
     """Return the number format that `auto` means for many images.
 
-    float16 on a GPU (same tensor-core rate as bfloat16, 3 more bits; unit vectors never overflow), bfloat16 on a CPU
-    with bfloat16 instructions, and float32 on others.
+    int8 for compressed features where the device multiplies it fast: they have few channels, whose products cost less
+    than the box filter that a CPU's other formats need, and duplicates stay exact. Else float16 on a GPU (same
+    tensor-core rate as bfloat16, 3 more bits; unit vectors never overflow), bfloat16 on a CPU with bfloat16
+    instructions, and float32 on others.
 
     Args:
         device: cpu or cuda.
         has_bfloat16: whether the CPU has such instructions.
+        int8_pays: whether features are compressed and the device has instructions for int8, as every GPU has.
     """
+    if int8_pays:
+        return "int8"
     if device == "cuda":
         return "float16"
     return "bfloat16" if has_bfloat16 else "float32"

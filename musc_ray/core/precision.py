@@ -4,7 +4,7 @@ import torch
 
 from musc_ray.core import MIN_IMAGES_LOW_PRECISION, auto_precision
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
 
 
 def default_device() -> torch.device:
@@ -15,7 +15,7 @@ def default_device() -> torch.device:
 def resolve_precision(precision: str, device: torch.device, images: int) -> torch.dtype:
     """Resolve the setting `precision` to a dtype, for a device and a group's number of images.
 
-    `auto` is float32 for few images, else `auto_precision`.
+    `auto` is float32 for few images, else `auto_precision` of features that are not compressed.
 
     Raises:
         ValueError: an unknown name.

@@ -35,7 +35,8 @@ def score_features(
         grid: (h, w).
         degrees: odd neighbourhood sizes r.
         interval: share of the sorted distances to average.
-        precision: `float32` (exact), `bfloat16`, `float16`, or `auto` (the fastest that the device has).
+        precision: `float32` (exact), `bfloat16`, `float16`, `int8` (unit vectors rounded to 8 bits, then exact), or
+            `auto` (the fastest of the first three that the device has; float32 for few images).
         device: where to compute; None means the GPU if there is one, else the CPU.
         aggregation: `lnamd` (plain means, one vector per degree) or `snamd` (similarity-weighted, one vector; MuSc-V2).
 

@@ -32,7 +32,7 @@ class Workload:
 
     Attributes:
         degrees, aggregation: of the neighbourhoods.
-        precision: of the operands of the tile product: float32, bfloat16 or float16.
+        precision: of the operands of the tile product: float32, bfloat16, float16 or int8.
         batch_size: images per forward pass.
         workers: how many work at the same time.
         threads: of each worker.
@@ -111,7 +111,7 @@ def _tile(info: BackboneInfo, workload: Workload, device: torch.device) -> Work:
         )
         for _ in range(2)
     )
-    products = products_per_tile(device.type == "cuda", len(a.degrees))
+    products = products_per_tile(device.type == "cuda", workload.precision, len(a.degrees))
     return 2.0 * (side * length) ** 2 * info.channels * products, lambda: multiply_tile(a, b, torch.float16)
 
 

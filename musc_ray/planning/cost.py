@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from musc_ray.backbones.shape import BackboneInfo
-from musc_ray.core import products_per_tile
+from musc_ray.core import PRECISION_BYTES, products_per_tile
 from musc_ray.core.pending_distances import MAX_EXACT_REFERENCES, SUMMARY_BYTES, pending_bytes_per_patch
 from musc_ray.core.references import ReferenceWindow, reference_window, section_pairs
 from musc_ray.settings.types import ExecutorName
@@ -61,7 +61,7 @@ class Job:
         vectors: vectors per patch and layer: one per degree, or one in all (see core/snamd.py).
         references: M, or None for all.
         seed: chooses the references.
-        itemsize: bytes of a number in products and of a stored distance.
+        precision: float32, bfloat16, float16 or int8: of products.
         on_gpu: whether each vector has its own product (see core/operands).
         side: shards along a side of a block of tiles.
         cache_bytes: prepared shards that a worker keeps.
@@ -78,7 +78,7 @@ class Job:
     seed: int
     shard_size: int
     batch_size: int
-    itemsize: int
+    precision: str
     on_gpu: bool
     side: int
     cache_bytes: int
@@ -86,6 +86,11 @@ class Job:
     workers: int
     threads: int
     salient_vectors: int = 0
+
+    @property
+    def distance_bytes(self) -> int:
+        """Bytes of a distance: float32 or float16."""
+        return 4 if self.precision == "float32" else 2
 
     @property
     def patches(self) -> int:
@@ -176,7 +181,7 @@ def plan_job(job: Job, rates: Rates) -> Plan:
     """Estimate a job's cost at the given rates."""
     info, length, layers = job.info, job.patches, len(job.info.layers)
     images, windows = sum(job.group_sizes), job.windows
-    products = products_per_tile(job.on_gpu, job.vectors)
+    products = products_per_tile(job.on_gpu, job.precision, job.vectors)
     layer_bytes = job.shard_size * length * info.channels * 2
     pairs = sum(window.pairs for window in windows)
     compared = info.class_channels + job.salient_vectors * info.channels
@@ -193,8 +198,10 @@ def plan_job(job: Job, rates: Rates) -> Plan:
         search_operations=sum(2.0 * size**2 * compared for size in job.group_sizes),
         source_bytes=images * rates.image_bytes,
         mutual_bytes_read=layers * sum(_shards_read(window, job) for window in windows) * layer_bytes + read_again,
-        exchanged_bytes=2.0 * pairs * length * job.vectors * job.itemsize * layers,
-        pending_bytes=max((pending_bytes(window, length, job.vectors, job.itemsize) for window in windows), default=0),
+        exchanged_bytes=2.0 * pairs * length * job.vectors * job.distance_bytes * layers,
+        pending_bytes=max(
+            (pending_bytes(window, length, job.vectors, job.distance_bytes) for window in windows), default=0
+        ),
         feature_bytes=images * (layers * length * info.channels * 2 + info.class_channels * 4),
         result_bytes=images * (length * 4 + 100),
         extract_memory=_extract_memory(job),
@@ -232,8 +239,10 @@ def _shards_read(window: ReferenceWindow, job: Job) -> int:
 
 def _prepared_bytes(job: Job) -> float:
     """Bytes of one layer of a shard as operands (see core/operands)."""
-    copies = job.vectors if job.on_gpu else 4 // job.itemsize
-    return float(job.shard_size * job.patches * job.info.channels * job.itemsize * copies)
+    copies = job.vectors if job.on_gpu or job.precision == "int8" else 1
+    if not job.on_gpu and job.precision != "float32":
+        copies *= 2  # as a left and as a right operand
+    return float(job.shard_size * job.patches * job.info.channels * PRECISION_BYTES[job.precision] * copies)
 
 
 def _extract_memory(job: Job) -> float:
@@ -254,9 +263,9 @@ def _mutual_memory(job: Job) -> float:
     shards = -(-largest // job.shard_size)
     kept = min(3 * job.side, shards) if on_ring else shards  # an upper bound of scoring/tile_driver.py
     held = min(kept * prepared, max(job.cache_bytes, 2 * job.side * prepared))
-    distances = job.patches * job.vectors * job.itemsize
+    distances = job.patches * job.vectors * job.distance_bytes
     block = 2 * min(job.side * job.shard_size, largest) ** 2 * distances
     references = max((window.references for window in job.windows), default=0)
-    waiting = references * job.itemsize if references <= MAX_EXACT_REFERENCES else 2 * SUMMARY_BYTES
+    waiting = references * job.distance_bytes if references <= MAX_EXACT_REFERENCES else 2 * SUMMARY_BYTES
     band = job.shard_size * job.patches * job.vectors * waiting
     return PROCESS_BYTES + held + values * PREPARING_BYTES + max(block, band)

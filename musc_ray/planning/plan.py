@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from musc_ray.backbones.describe import describe_backbone, describe_known
 from musc_ray.backbones.shape import BackboneInfo
-from musc_ray.core import PRECISION_BYTES
 from musc_ray.errors import SettingsError
 from musc_ray.features.arithmetic import Arithmetic, resolve_arithmetic
 from musc_ray.features.workspace import requested_model
@@ -119,7 +118,7 @@ def _job(settings: Settings, info: BackboneInfo, sizes: list[int], arithmetic: A
         seed=settings.seed,
         shard_size=settings.shard_size,
         batch_size=settings.batch_size,
-        itemsize=PRECISION_BYTES[arithmetic.precision_for(max(sizes))],
+        precision=arithmetic.precision_for(max(sizes)),
         on_gpu=arithmetic.device == "cuda",
         side=block_side(settings, shards, len(info.layers), patches, machine.workers),
         cache_bytes=settings.cache_mb * 2**20,

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+INT8_FLAGS = {"avx512_vnni", "amx_int8"}
 
 
 class LocalHardware:
@@ -22,6 +24,10 @@ class LocalHardware:
     def bfloat16(self) -> bool:
         """Tell whether the CPU has bfloat16 instructions."""
         return has_bfloat16()
+
+    def int8(self) -> bool:
+        """Tell whether the CPU has instructions that multiply int8 faster than bfloat16."""
+        return has_int8()
 
 
 class ClusterHardware:
@@ -39,11 +45,18 @@ class ClusterHardware:
 
     def bfloat16(self) -> bool:
         """Tell whether the CPUs of all nodes have bfloat16 instructions; a small task on each finds out."""
+        return self._on_all_nodes(has_bfloat16)
+
+    def int8(self) -> bool:
+        """Tell whether the CPUs of all nodes multiply int8 fast; a small task on each finds out."""
+        return self._on_all_nodes(has_int8)
+
+    def _on_all_nodes(self, question: Callable[[], bool]) -> bool:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        ask: Any = ray.remote(has_bfloat16)
+        ask: Any = ray.remote(question)
         asked = [
             ask.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)).remote()
             for node in nodes
@@ -92,10 +105,20 @@ def _present_gpus() -> int:
 
 def has_bfloat16() -> bool:
     """Tell whether the CPU has bfloat16 instructions: AVX-512 or AMX on x86, BF16 on Arm."""
+    return _has_any(BFLOAT16_FLAGS)
+
+
+def has_int8() -> bool:
+    """Tell whether the CPU multiplies int8 faster than bfloat16: AVX-512 VNNI or AMX."""
+    return _has_any(INT8_FLAGS)
+
+
+def _has_any(flags: set[str]) -> bool:
+    """Tell whether the CPU has any of some instruction sets."""
     try:
         listed = re.search(r"^(?:flags|Features)\s*:(.*)$", CPU_INFO.read_text(), re.MULTILINE)
     except OSError:  # not Linux
         import torch
 
-        return any(torch.cpu.get_capabilities().get(flag) for flag in BFLOAT16_FLAGS)
-    return listed is not None and not BFLOAT16_FLAGS.isdisjoint(listed[1].split())
+        return any(torch.cpu.get_capabilities().get(flag) for flag in flags)
+    return listed is not None and not flags.isdisjoint(listed[1].split())

@@ -89,7 +89,8 @@ class _Stages:
         """Multiply all tiles, in blocks of up to side x side shards, and write the bands."""
         meta = self.context.meta
         driver = TileDriver(self.context.run_paths, groups, meta.layers, side)
-        products = products_per_tile(self.pool.resources.device == "cuda", self.context.settings.vectors)
+        arithmetic = self.context.arithmetic
+        products = products_per_tile(arithmetic.device == "cuda", arithmetic.precision, self.context.settings.vectors)
         with self.progress.stage("mutual", total=driver.total, unit="tiles") as stage:
             for tiles, found in driver.run(self.pool):
                 stage.advance(tiles)

@@ -51,7 +51,7 @@ class Scorer:
         self.ranker = Ranker(settings, self.run_paths, meta)
         self.defect_arrays = ArrayCache(self.run_paths.fs)
         self.kernel_turn = threading.Lock()
-        for precision in {arithmetic.precision, arithmetic.precision_for(0)}:
+        for precision in arithmetic.precisions:
             dtype = DTYPES[precision]
             load_kernels(meta.grid, settings.degrees, dtype, settings.aggregation, self.cache.device)
 

@@ -32,6 +32,7 @@ from musc_ray.settings.types import (
     Flag,
     Fraction,
     Interval,
+    ModelPrecision,
     Natural,
     OptionalCount,
     OptionalScore,
@@ -100,9 +101,11 @@ class Settings(FeatureSettings):
         default=8, description="Images that go through the backbone at once."
     )
     precision: Annotated[Precision, affects("scores")] = Field(
-        default="auto", description="Arithmetic of mutual scoring; float32 is exact."
+        default="auto",
+        description="Arithmetic of mutual scoring; float32 is exact; auto: int8 where features are compressed, else "
+        "as of the backbone.",
     )
-    model_precision: Annotated[Precision, affects("features")] = Field(
+    model_precision: Annotated[ModelPrecision, affects("features")] = Field(
         default="auto",
         description="Arithmetic of the backbone; auto: float16 on a GPU, bfloat16 on CPUs that have it, else float32.",
     )

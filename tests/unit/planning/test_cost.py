@@ -51,7 +51,7 @@ def job(sizes: list[int], references: int | None = None, **given: object) -> Job
         seed=0,
         shard_size=16,
         batch_size=8,
-        itemsize=2,
+        precision="bfloat16",
         on_gpu=False,
         side=2,
         cache_bytes=2**30,
@@ -201,3 +201,9 @@ def test_forward_operations_are_close_to_a_count_of_the_matrix_products():
     tokens, c = 257, 384
     block = 2 * tokens * (c * 3 * c + c * c + 2 * c * 4 * c) + 2 * 2 * tokens**2 * c
     np.testing.assert_allclose(forward_operations(info), 12 * block)
+
+
+def test_in_int8_each_vector_has_its_own_product_on_a_cpu_too():
+    low, eight = (plan_job(job([2000], precision=precision), RATES) for precision in ("bfloat16", "int8"))
+    assert eight.mutual_operations == 3 * low.mutual_operations
+    assert eight.exchanged_bytes == low.exchanged_bytes  # distances are float16 either way

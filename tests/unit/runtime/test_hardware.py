@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from musc_ray.runtime import hardware
-from musc_ray.runtime.hardware import LocalHardware, count_gpus, has_bfloat16, usable_cpus
+from musc_ray.runtime.hardware import LocalHardware, count_gpus, has_bfloat16, has_int8, usable_cpus
 
 
 def test_the_cpu_has_what_pytorch_says():
     capabilities = torch.cpu.get_capabilities()
     assert has_bfloat16() == any(capabilities.get(flag) for flag in ("avx512_bf16", "amx_bf16", "bf16"))
     assert LocalHardware().bfloat16() == has_bfloat16()
+    assert has_int8() == any(capabilities.get(flag) for flag in ("avx512_vnni", "amx_int8"))
+    assert LocalHardware().int8() == has_int8()
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,15 @@ def test_instructions_are_read_from_the_flags(text, expected, tmp_path, monkeypa
     (tmp_path / "cpuinfo").write_text(text)
     monkeypatch.setattr(hardware, "CPU_INFO", tmp_path / "cpuinfo")
     assert has_bfloat16() == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("fpu avx_vnni avx512_bf16", False), ("fpu avx512_vnni", True), ("fpu amx_int8", True)]
+)
+def test_int8_needs_wide_vectors_or_tiles(flags, expected, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    monkeypatch.setattr(hardware, "CPU_INFO", tmp_path / "cpuinfo")
+    assert has_int8() == expected
 
 
 def test_gpus_are_those_that_pytorch_sees():

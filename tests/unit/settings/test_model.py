@@ -114,6 +114,7 @@ def test_a_model_built_directly_refuses_unknown_keys_and_hides_values() -> None:
         ("weights", "s3://models/CLIP.SafeTensors", "s3://models/CLIP.SafeTensors"),
         ("weights", "https://host/w.pth?download=true", "https://host/w.pth?download=true"),
         ("model_precision", "bfloat16", "bfloat16"),
+        ("precision", "int8", "int8"),
         ("threads", "2", 2),
         ("threshold", "0.5", 0.5),
         ("threshold", 1, 1.0),
@@ -222,15 +223,16 @@ def test_accepted_values(key: str, given_value: object, expected: object) -> Non
         (
             "precision",
             "float23",
-            "Setting precision 'float23' is not one of auto, float32, bfloat16, float16: did you mean 'float32'?",
+            "Setting precision 'float23' is not one of auto, float32, bfloat16, float16, int8: did you mean 'float32'?",
         ),
         (
             "model_precision",
             "bf16",
             "Setting model_precision 'bf16' is not one of auto, float32, bfloat16, float16: did you mean 'bfloat16'?",
         ),
-        ("precision", "???", "Setting precision '???' is not one of auto, float32, bfloat16, float16."),
-        ("precision", 32, "Setting precision 32 is not one of auto, float32, bfloat16, float16."),
+        ("model_precision", "int8", "Setting model_precision 'int8' is not one of auto, float32, bfloat16, float16."),
+        ("precision", "???", "Setting precision '???' is not one of auto, float32, bfloat16, float16, int8."),
+        ("precision", 32, "Setting precision 32 is not one of auto, float32, bfloat16, float16, int8."),
         (
             "feature_dtype",
             "int16",
