@@ -92,7 +92,7 @@ class Int8Shard(PreparedShard):
         product += right
         by_image = product.view(i.stop - i.start, self.patches, j.stop - j.start, self.patches)
         for maxima, distances in ((by_image.amax(dim=3), out[0]), (by_image.amax(dim=1).permute(1, 2, 0), out[1])):
-            distances.copy_(maxima.mul(-2).float().sqrt_().div_(self.scale))
+            distances.copy_(to_distances(maxima, self.scale))
 
     def exclude(self, patches: Tensor) -> None:
         """See PreparedShard."""
@@ -117,6 +117,15 @@ class Int8Shard(PreparedShard):
 def half_squares(vectors: Tensor) -> Tensor:
     """Compute half squared lengths (...,) int32 of int8 vectors (..., C), which are whole numbers."""
     return vectors.int().square().sum(dim=-1, dtype=torch.int32) // 2
+
+
+def to_distances(maxima: Tensor, scale: float) -> Tensor:
+    """Compute float32 distances from maxima of -|q - p|^2 / 2, int32; on every device the same numbers.
+
+    They are as IEEE rounds them. PyTorch's square roots of float32 on a CPU are not, and neither are its quotients by a
+    number on a GPU, which are products with its inverse.
+    """
+    return maxima.mul(-2).double().sqrt_().float().div_(torch.full((1,), scale, device=maxima.device))
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

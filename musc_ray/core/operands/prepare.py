@@ -9,8 +9,9 @@ from torch import Tensor
 from musc_ray.core import snamd
 from musc_ray.core.lnamd import layer_norm
 from musc_ray.core.operands.base import PlainPatches, PreparedShard
-from musc_ray.core.operands.gpu import UnitVectorShard
+from musc_ray.core.operands.gpu import HAS_TRITON, UnitVectorShard
 from musc_ray.core.operands.int8 import Int8Shard
+from musc_ray.core.operands.int8_gpu import FusedInt8Shard
 from musc_ray.core.operands.near import NearShard
 
 
@@ -65,4 +66,4 @@ def int8_form(device: torch.device) -> type[Int8Shard]:
         from musc_ray.core.operands.int8_cpu import PackedInt8Shard
 
         return PackedInt8Shard
-    return Int8Shard
+    return FusedInt8Shard if device.type == "cuda" and HAS_TRITON else Int8Shard
