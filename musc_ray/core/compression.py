@@ -1,9 +1,13 @@
 """Compress tokens: few directions hold nearly all of the energy of a product's tokens.
 
 After LNAMD's LayerNorm (z, one mean and deviation for each image) tokens are projected on the first K directions of an
-uncentred PCA of the group's layer, which are then turned by a fixed rotation: distances stay, and the components
-become about equally large, as rounding to 8 bits wants them. Centred PCA and random projections lose more (DESIGN,
-section 11).
+uncentred PCA of the group's layer. The little that lies outside them is what sets a defect apart from good patches, and
+without it defects look too much like their neighbours. So each token keeps its length: its last components, on the
+directions of least energy, are lengthened by what lies outside. What is outside of two unlike tokens is about
+orthogonal, so that their distance is nearly that of all channels.
+
+The result is turned by a fixed rotation: distances stay, and the components become about equally large, as rounding
+to 8 bits wants them. Centred PCA and random projections lose more (DESIGN, section 11).
 """
 
 from collections.abc import Sequence
@@ -16,9 +20,17 @@ from musc_ray.core.compression_limits import AUTO_ENERGY, CHANNELS_STEP, most_ch
 from musc_ray.core.lnamd import LAYER_NORM_EPS, layer_norm
 from musc_ray.core.quantised import MAX_INT8, rotation
 
+LENGTHENED = 3 / 8
+"""Share of the K components, those of least energy, that are lengthened by what lies outside the directions.
+
+On seven sets of real images (DINOv2, K = C / 4 and 5 C / 16) patch maps correlate with those of all channels at 0.9998
+to 0.99999 for any share from 1/4 to 1/2, and at 0.9982 to 0.9997 if nothing is lengthened. A random projection of what
+lies outside instead of the last directions correlates as much, but image AUROC then depends on its seed.
+"""
+
 
 class Basis(NamedTuple):
-    """Directions (C, K) float32 on the CPU, orthonormal columns; and the share of the energy that they keep."""
+    """Directions (C, K) float32 on the CPU, orthonormal columns, that with most energy first; their share of it."""
 
     vectors: Tensor
     energy: float
@@ -28,7 +40,7 @@ class Projection(NamedTuple):
     """Tokens of A images on K directions, what LayerNorm took from them, and what the directions do not show.
 
     Attributes:
-        tokens: (A, L, K) float32.
+        tokens: (A, L, K) float32, of the length of the normalised tokens, turned.
         norms: (A, 2) float32, mean and standard deviation of each image's raw tokens.
         outside: (A,) float32, share of the energy of each image's tokens outside the directions, from 0 to 1.
     """
@@ -68,9 +80,8 @@ def find_bases(layers: Sequence[Energies], channels: int | None = None) -> list[
         needed = max(_directions_for(energies, AUTO_ENERGY) for _, energies in found)
         largest = most_channels(len(found[0][1]))
         channels = min(largest, -(-needed // CHANNELS_STEP) * CHANNELS_STEP)
-    turn = rotation(channels).double()
     return [
-        Basis((vectors[:, :channels] @ turn).float().contiguous(), _share(energies[:channels], energies))
+        Basis(vectors[:, :channels].float().contiguous(), _share(energies[:channels], energies))
         for vectors, energies in found
     ]
 
@@ -87,7 +98,7 @@ def _share(part: Tensor, whole: Tensor) -> float:
 
 
 def project(tokens: Tensor, vectors: Tensor) -> Projection:
-    """Normalise the raw tokens (A, L, C) of some images as LNAMD does and project them on directions (C, K)."""
+    """Normalise the raw tokens (A, L, C) of some images as LNAMD does, project them on directions (C, K), lengthen."""
     raw = tokens.float()
     variance, mean = torch.var_mean(raw, dim=(1, 2), correction=0)
     norms = torch.stack([mean, (variance + LAYER_NORM_EPS).sqrt()], dim=1)
@@ -95,13 +106,25 @@ def project(tokens: Tensor, vectors: Tensor) -> Projection:
     projected = normalised @ vectors
     whole, kept = (values.square().sum(dim=(1, 2), dtype=torch.float64) for values in (normalised, projected))
     outside = torch.where(whole > 0, 1 - kept / whole, 0.0).clamp(0, 1)
-    return Projection(projected, norms, outside.float())
+    turned = _lengthened(projected, normalised.square().sum(dim=2)) @ rotation(projected.shape[2]).to(vectors.device)
+    return Projection(turned, norms, outside.float())
+
+
+def _lengthened(projected: Tensor, squares: Tensor) -> Tensor:
+    """Lengthen the last components of tokens (A, L, K), so that their squared lengths become `squares` (A, L)."""
+    channels = projected.shape[2]
+    first = channels - max(1, int(channels * LENGTHENED))
+    head, tail = projected[..., :first], projected[..., first:]
+    wanted = (squares - head.square().sum(dim=2)).clamp(min=0)
+    found = tail.square().sum(dim=2)
+    factor = torch.where(found > 0, (wanted / found).sqrt(), 1.0).clamp(min=1)
+    return torch.cat([head, tail * factor[..., None]], dim=2)
 
 
 def raw_tokens(tokens: Tensor, norms: Tensor, vectors: Tensor) -> Tensor:
     """Return the raw tokens' projections (A, L, K) float32, as SNAMD takes them.
 
-    Raw tokens are deviation * z + mean, so that their projection is deviation * y + mean * (1' V).
+    Raw tokens are deviation * z + mean, so that their projection, turned by R, is deviation * y + mean * (1' V R).
 
     Args:
         tokens: (A, L, K), as `project` gives them.
@@ -109,7 +132,8 @@ def raw_tokens(tokens: Tensor, norms: Tensor, vectors: Tensor) -> Tensor:
         vectors: (C, K) directions.
     """
     mean, deviation = norms[:, 0, None, None], norms[:, 1, None, None]
-    return deviation * tokens.float() + mean * vectors.sum(dim=0)
+    ones = vectors.sum(dim=0) @ rotation(vectors.shape[1]).to(vectors.device)
+    return deviation * tokens.float() + mean * ones
 
 
 def round_tokens(tokens: Tensor) -> tuple[Tensor, Tensor]:
