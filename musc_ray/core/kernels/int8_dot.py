@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from musc_ray.core.kernels import int8_tiles
+from musc_ray.core.kernels import int8_places, int8_tiles
 from musc_ray.core.kernels.simd import LANES
 
 U = np.uintp
@@ -42,15 +42,19 @@ NOWHERE = -(2**30)
 vectors of up to 30,000 channels of `quantised.int8_scale` stays above one of them with any product."""
 
 
-def sizes(patches: int, channels: int) -> tuple[int, int, int]:
-    """Return R, V and G of images of L patches with C channels."""
-    return _whole(patches, ROWS), -(-patches // LANES), -(-channels // CHANNEL_GROUP)
+SPARE_ROWS = ROWS - 1
+"""Rows to append to left operands of which a part is multiplied that does not start at a multiple of ROWS."""
 
 
-def pack_rows(vectors: Tensor) -> Tensor:
+def sizes(patches: int, channels: int, spare_rows: int = 0) -> tuple[int, int, int]:
+    """Return R, V and G of L patches with C channels."""
+    return _whole(patches + spare_rows, ROWS), -(-patches // LANES), -(-channels // CHANNEL_GROUP)
+
+
+def pack_rows(vectors: Tensor, spare_rows: int = 0) -> Tensor:
     """Pack int8 vectors (A, L, C) as left operands (A, R, 4 G) uint8."""
     images, length, channels = vectors.shape
-    rows, _, groups = sizes(length, channels)
+    rows, _, groups = sizes(length, channels, spare_rows)
     packed = torch.zeros(images, rows, CHANNEL_GROUP * groups, dtype=torch.uint8)
     packed[:, :length, :channels] = vectors.view(torch.uint8) ^ SHIFT
     return packed
@@ -70,14 +74,14 @@ def pack_columns(vectors: Tensor) -> Tensor:
     return filled.view(images, places, LANES, groups, CHANNEL_GROUP).transpose(2, 3).contiguous()
 
 
-def row_constants(halves: Tensor) -> Tensor:
+def row_constants(halves: Tensor, spare_rows: int = 0) -> Tensor:
     """Return the constants (A, R) int32 of left operands from half squared lengths (A, L) int32."""
-    return _filled(-halves, ROWS)
+    return _filled(-halves, _whole(halves.shape[1] + spare_rows, ROWS))
 
 
 def column_constants(halves: Tensor, sums: Tensor) -> Tensor:
     """Return the constants (A, 16 V) int32 of right operands from half squared lengths and sums (A, L) int32."""
-    return _filled(-halves - SHIFT * sums, LANES)
+    return _filled(-halves - SHIFT * sums, _whole(halves.shape[1], LANES))
 
 
 def nearest(
@@ -130,6 +134,53 @@ def nearest_of_product(product: Tensor, left: Tensor, right: Tensor, scale: floa
     )
 
 
+def nearest_places(
+    left: tuple[Tensor, Tensor],
+    right: tuple[Tensor, Tensor],
+    grid: tuple[int, int],
+    radius: int,
+    images: tuple[slice, slice],
+    scale: float,
+    farthest: float,
+    out: tuple[Tensor, Tensor],
+) -> None:
+    """Compute distances to the nearest patches within a radius of the same place (Chebyshev, inside the grid).
+
+    Operands are by place: `pack_rows(q, SPARE_ROWS)`, `row_constants(halves, SPARE_ROWS)`, `pack_columns(q)` and
+    `column_constants(halves, sums)` of int8 vectors q (L, A, C), half squared lengths and sums (L, A). Excluded patches
+    have the constant NOWHERE in right operands. 64 images on each side are a good number: their maxima fit caches.
+
+    Args:
+        left: rows (L, R, 4 G) of the places of all images of a shard, and their constants (L, R).
+        right: columns (L, V, G, 16, 4) and their constants (L, 16 V).
+        grid: (h, w), L = h * w.
+        radius: in patches.
+        images: the images of A and of B to multiply; the second slice starts at a multiple of 16.
+        scale: of the int8 vectors: distances are divided by it.
+        farthest: replaces larger distances, as of patches all of whose candidates are excluded.
+        out: receives (a, L, b), the minimum distance over the patches of b, and (b, L, a), over those of a; float32.
+
+    Raises:
+        ValueError: images of B from within a vector, or too few rows.
+    """
+    (i, j), (a, b) = images, (part.stop - part.start for part in images)
+    rows, vectors, groups = left[0].shape[1], right[0].shape[1], right[0].shape[2]
+    if j.start % LANES or i.start + _whole(a, ROWS) > rows:
+        raise ValueError(f"Images {i} by {j} must end within {rows} rows and start at a multiple of {LANES} columns.")
+    area = _whole(a, ROWS) * _whole(b, LANES)
+    int8_places.nearest_places(
+        _flat(left),
+        _flat(right),
+        (U(rows), U(vectors), U(groups)),
+        (U(grid[0]), U(grid[1]), U(radius)),
+        (U(a), U(b), U(i.start), U(j.start // LANES)),
+        (_aligned(area), _aligned(area * (2 * radius + 1) * grid[1]), _aligned(area).view(np.float32)),
+        (out[0].numpy(), out[1].numpy()),
+        np.float32(scale),
+        np.float32(farthest),
+    )
+
+
 def _flat(pair: tuple[Tensor, Tensor]) -> tuple[Array, Array]:
     return pair[0].view(-1).numpy(), pair[1].view(-1).numpy()
 
@@ -139,9 +190,9 @@ def _whole(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
-def _filled(constants: Tensor, unit: int) -> Tensor:
+def _filled(constants: Tensor, size: int) -> Tensor:
     images, length = constants.shape
-    filled = torch.full((images, _whole(length, unit)), NOWHERE, dtype=torch.int32)
+    filled = torch.full((images, size), NOWHERE, dtype=torch.int32)
     filled[:, :length] = constants
     return filled
 

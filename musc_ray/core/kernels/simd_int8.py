@@ -78,6 +78,21 @@ def _multiply(builder: Any, left: Any, right: Any, groups: Any, start: list[list
     return added
 
 
+def _half_squares(builder: Any, operands: list[Any], groups: Any, shape: tuple[int, int]) -> list[list[Any]]:
+    """Compute a micro tile [row][vector] of products plus the constants of rows and of columns.
+
+    Args:
+        operands: pointers to rows and vectors, see `_multiply`, and to their constants.
+        groups: of four channels.
+        shape: rows and vectors of the micro tile.
+    """
+    a, b, of_a, of_b = operands
+    own = [builder.load(builder.gep(of_a, [ir.Constant(groups.type, m)])) for m in range(shape[0])]
+    others = [_load(builder, of_b, ir.Constant(groups.type, LANES * n)) for n in range(shape[1])]
+    start = [[builder.add(constant, other) for other in others] for constant in (_splat(builder, one) for one in own)]
+    return _multiply(builder, a, b, groups, start)
+
+
 @intrinsic
 def fold_products(
     _context: Any,
@@ -100,26 +115,54 @@ def fold_products(
         best_right: pointer to the maxima of columns, over rows.
         groups: of four channels.
     """
-    if len(vectors) == 0:
-        return None
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        a, b, of_a, of_b, best_a, best_b, count = arguments[:7]
-
-        def number(value: int) -> Any:
-            return ir.Constant(count.type, value)
-
-        constants = [_load(builder, of_b, number(LANES * n)) for n in range(len(vectors))]
-        own = [_splat(builder, builder.load(builder.gep(of_a, [number(m)]))) for m in range(len(rows))]
-        start = [[builder.add(constant, other) for other in constants] for constant in own]
-        products = _multiply(builder, a, b, count, start)
+        *operands, best_a, best_b, count = arguments[:7]
+        products = _half_squares(builder, operands, count, (len(rows), len(vectors)))
         for m, row in enumerate(products):
-            _fold(builder, best_a, number(LANES * m), row)
+            _fold(builder, best_a, ir.Constant(count.type, LANES * m), row)
         for n, column in enumerate(zip(*products, strict=True)):
-            _fold(builder, best_b, number(LANES * n), list(column))
+            _fold(builder, best_b, ir.Constant(count.type, LANES * n), list(column))
         return context.get_dummy_value()
 
     return types.void(left, right, of_left, of_right, best_left, best_right, groups, rows, vectors), generate
+
+
+@intrinsic
+def fold_pairs(
+    _context: Any,
+    left: Any,
+    right: Any,
+    of_left: Any,
+    of_right: Any,
+    best_left: Any,
+    best_right: Any,
+    pitch: Any,
+    groups: Any,
+    rows: Any,
+    vectors: Any,
+) -> Any:
+    """Multiply a micro tile and fold each of its entries into two arrays of maxima of the same shape.
+
+    Args:
+        left, right, of_left, of_right, groups: as in `fold_products`.
+        best_left, best_right: pointers to maxima (rows, pitch).
+        pitch: of their rows.
+    """
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        *operands, best_a, best_b, step, count = arguments[:8]
+        products = _half_squares(builder, operands, count, (len(rows), len(vectors)))
+        for m, row in enumerate(products):
+            for n, value in enumerate(row):
+                at = builder.mul(step, ir.Constant(step.type, m))
+                at = builder.add(at, ir.Constant(step.type, LANES * n))
+                _fold(builder, best_a, at, [value])
+                _fold(builder, best_b, at, [value])
+        return context.get_dummy_value()
+
+    arguments = left, right, of_left, of_right, best_left, best_right, pitch, groups, rows, vectors
+    return types.void(*arguments), generate
 
 
 @intrinsic
