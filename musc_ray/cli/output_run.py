@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from musc_ray.cli.output import escape, print_total_time, stdout_console
+from musc_ray.cli.output import bytes_text, escape, print_total_time, stdout_console
 from musc_ray.cli.output_ledger import print_ledger
 from musc_ray.errors import MuscRayError
 
@@ -55,8 +55,9 @@ def finish_night(result: "RunResult | None", waiting: Mapping[str, int]) -> None
         return
     for name, night in list((result.run.night or {}).items())[:MAX_GROUPS]:
         drift = "" if night.drift is None else f", drift {night.drift:+.2f}"
+        outside = "" if night.outside is None else f", {100 * night.outside:.2g} % of their energy outside the basis"
         console.print(
-            escape(f"Group {name}: {night.new:,} new images against {night.window:,} earlier ones{drift}"),
+            escape(f"Group {name}: {night.new:,} new images against {night.window:,} earlier ones{drift}{outside}"),
             soft_wrap=True,
         )
     _print_result(result, console)
@@ -93,6 +94,8 @@ def _print_result(result: "RunResult", console: Console) -> None:
     console.print(method_line(run), soft_wrap=True, highlight=False)
     _print_thresholds(result.thresholds, console)
     console.print(image_size_line(run), soft_wrap=True)
+    if run.compression:
+        console.print(features_line(run), soft_wrap=True)
     print_ledger(run, console)
     for note in run.notes:
         console.print(f"Note: {escape(note)}", soft_wrap=True)
@@ -123,6 +126,23 @@ def image_size_line(run: "RunManifest") -> str:
     if not run.image_sizes:
         return f"Image size: {line}"
     return f"Image size: {line}, the shape of {'the' if len(groups) == 1 else 'each'} group's images"
+
+
+def features_line(run: "RunManifest") -> str:
+    """Say in one line how the features of a run's groups are compressed, what that keeps, and what it saves."""
+    groups = list(run.compression.values())
+    channels = sorted({group.channels for group in groups})
+    kept = f"{channels[0]}" if len(channels) == 1 else f"{channels[0]} to {channels[-1]}"
+    outside = [sum(group.outside) / len(group.outside) for group in groups if group.outside]
+    energy = f", at least {100 * (1 - max(outside)):.1f} % of the energy" if len(outside) > 1 else ""
+    energy = f", {100 * (1 - outside[0]):.1f} % of the energy" if len(outside) == 1 else energy
+    scored = run.counts.groups - run.counts.failed_groups
+    where = f" in {len(groups):,} of {scored:,} groups" if len(groups) < scored else ""
+    stored, full = (bytes_text(sum(getattr(group, name) for group in groups)) for name in ("bytes", "full_bytes"))
+    dtypes = ", ".join(sorted({group.dtype for group in groups}))
+    return (
+        f"Features: {kept} of {run.resolved.channels:,} channels{where}, {dtypes}{energy}, {stored} instead of {full}"
+    )
 
 
 def _print_worst(worst: Sequence[Mapping[str, Any]], console: Console) -> None:

@@ -58,8 +58,12 @@ class Energies:
 
     def add(self, tokens: Tensor) -> None:
         """Add the raw tokens (A, L, C) of some images, each normalised as LNAMD does."""
-        for image in layer_norm(tokens).double():
-            self.products.addmm_(image.T, image)
+        for image in layer_norm(tokens):
+            self.products.addmm_(image.double().T, image.double())
+
+    def merge(self, other: "Energies") -> None:
+        """Add what another sum holds."""
+        self.products += other.products
 
     def directions(self) -> tuple[Tensor, Tensor]:
         """Return all directions (C, C) float64 as columns, that with most energy first, and their energies (C,)."""
@@ -140,11 +144,12 @@ def round_tokens(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Round tokens (..., C) to int8 with a scale a token, so that token = scale * int8.
 
     Returns:
-        (..., C) int8 within -127 and 127, and scales (...,) float32; 0 of zero tokens.
+        (..., C) int8 within -127 and 127, and scales (...,) float32: 0 of zero tokens, NaN or infinite of tokens that
+        are not finite.
     """
     tokens = tokens.float()
     scales = tokens.abs().amax(dim=-1) / MAX_INT8
-    scales = torch.where(scales >= torch.finfo(torch.float32).tiny, scales, 0.0)
+    scales = torch.where(scales < torch.finfo(torch.float32).tiny, 0.0, scales)  # NaN stays
     inverse = torch.where(scales > 0, 1 / scales, 0.0)
     rounded = (tokens * inverse[..., None]).round().clamp(-MAX_INT8, MAX_INT8)
     return rounded.to(torch.int8), scales

@@ -24,7 +24,12 @@ def salient_layer(layers: Sequence[int]) -> int:
 
 
 def salient_features(
-    tokens: Tensor, grid: tuple[int, int], patch_maps: Tensor, degrees: Sequence[int], aggregation: str
+    tokens: Tensor,
+    grid: tuple[int, int],
+    patch_maps: Tensor,
+    degrees: Sequence[int],
+    aggregation: str,
+    normalised: bool = False,
 ) -> FloatArray:
     """Compute the aggregated feature of each image's most anomalous patch, the first one of equals.
 
@@ -37,6 +42,7 @@ def salient_features(
         patch_maps: (N, h*w), mean over layers and degrees, not upsampled.
         degrees: odd neighbourhood sizes r.
         aggregation: `lnamd` or `snamd`.
+        normalised: whether tokens are compressed ones; see `operands.prepare`.
 
     Returns:
         (N, C) float32 unit vectors with SNAMD, (N, D * C) with LNAMD and D degrees.
@@ -44,7 +50,8 @@ def salient_features(
     most = patch_maps.argmax(dim=1).to(tokens.device)
     starts = range(0, len(tokens), IMAGES_CHUNK)
     chunks = [slice(start, start + IMAGES_CHUNK) for start in starts]
-    parts = [_patch_vectors(tokens[chunk], grid, most[chunk], degrees, aggregation) for chunk in chunks]
+    plain = lnamd.layer_norm if aggregation == "lnamd" and not normalised else Tensor.float
+    parts = [_patch_vectors(plain(tokens[chunk]), grid, most[chunk], degrees, aggregation) for chunk in chunks]
     vectors: FloatArray = F.normalize(torch.cat(parts), dim=1).cpu().numpy()
     return vectors
 
@@ -52,12 +59,11 @@ def salient_features(
 def _patch_vectors(
     tokens: Tensor, grid: tuple[int, int], at: Tensor, degrees: Sequence[int], aggregation: str
 ) -> Tensor:
-    """Aggregate images and take the vectors of one patch of each, at (A,)."""
+    """Aggregate images, layer-normalised for LNAMD, and take the vectors of one patch of each, at (A,)."""
     images = torch.arange(len(tokens), device=tokens.device)
     if aggregation == "snamd":
         return snamd.aggregate(tokens, grid, degrees)[images, at]
-    plain = lnamd.layer_norm(tokens)
-    return torch.cat([lnamd.aggregate(plain, grid, degree)[images, at] for degree in degrees], dim=1)
+    return torch.cat([lnamd.aggregate(tokens, grid, degree)[images, at] for degree in degrees], dim=1)
 
 
 def rscon(scores: npt.ArrayLike, features: npt.ArrayLike, k_list: Sequence[int] = (1, 7)) -> FloatArray:

@@ -13,15 +13,16 @@ import torch
 from musc_ray.core.rscin import rscin
 from musc_ray.core.rscon import rscon, salient_features, salient_layer
 from musc_ray.errors import MuscRayError
+from musc_ray.features.layer_reader import LayerReader
 from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.shards import FeaturesMeta, read_class_tokens, read_layer, read_meta
+from musc_ray.storage.shards import FeaturesMeta, read_class_tokens, read_meta
 
 FloatArray = npt.NDArray[np.float32]
 
-ReadVectors = Callable[[str, FeaturesMeta, Sequence[str]], FloatArray]
-"""Reads a vector an image from a shard: path, its metadata, and ids to (A, C)."""
+ReadVectors = Callable[[str, str, FeaturesMeta, Sequence[str]], FloatArray]
+"""Reads a vector an image from a shard: group, path, its metadata, and ids to (A, C), of all groups alike."""
 
 
 def pooled_scores(
@@ -43,39 +44,42 @@ def pooled_scores(
     if settings.rescoring == "none":
         return raw
 
-    def class_tokens(path: str, _: FeaturesMeta, held: Sequence[str]) -> FloatArray:
+    reader = LayerReader(out_paths, run.features_id, settings, run.resolved.layers)
+
+    def class_tokens(group: str, path: str, _: FeaturesMeta, held: Sequence[str]) -> FloatArray:
         return read_class_tokens(out_paths.fs, path, held)
 
     if settings.rescoring == "rscin":
-        return rscin(raw, _vectors(out_paths, run, scored_in, ids, class_tokens), settings.k_list)
+        return rscin(raw, _vectors(reader, run, scored_in, ids, class_tokens), settings.k_list)
     maps = _patch_maps(out_paths, run, scored_in)
 
-    def salient(path: str, meta: FeaturesMeta, held: Sequence[str]) -> FloatArray:
+    def salient(group: str, path: str, meta: FeaturesMeta, held: Sequence[str]) -> FloatArray:
         own = torch.from_numpy(np.stack([maps[image_id] for image_id in held]))
-        tokens = torch.from_numpy(read_layer(out_paths.fs, path, salient_layer(meta.layers), held))
-        return salient_features(tokens, meta.grid, own, settings.degrees, settings.aggregation)
+        tokens = reader.read_in_full(group, path, salient_layer(meta.layers), held)
+        normalised = reader.is_compressed(group)
+        return salient_features(tokens, meta.grid, own, settings.degrees, settings.aggregation, normalised)
 
-    return rscon(raw, _vectors(out_paths, run, scored_in, ids, salient), settings.k_list)
+    return rscon(raw, _vectors(reader, run, scored_in, ids, salient), settings.k_list)
 
 
 def _vectors(
-    out_paths: OutPaths, run: RunManifest, scored_in: Sequence[str], ids: Sequence[str], read: ReadVectors
+    reader: LayerReader, run: RunManifest, scored_in: Sequence[str], ids: Sequence[str], read: ReadVectors
 ) -> FloatArray:
     """Read a vector for each of the images (N, C) from the feature shards of the groups.
 
     Raises:
         MuscRayError: the features of some are missing.
     """
-    wanted = set(ids)
+    wanted, out_paths = set(ids), reader.out_paths
     found: dict[str, FloatArray] = {}
     for group in scored_in:
         for path in out_paths.written_shards(out_paths.features(run.features_id, group)).values():
             meta = read_meta(out_paths.fs, path)
-            if meta.image_size != run.image_size_of(group):
+            if meta.image_size != run.image_size_of(group) or meta.basis_sha256 != reader.basis(group):
                 continue
             held = [image.image_id for image in meta.extracted if image.image_id in wanted]
             if held:
-                found |= dict(zip(held, read(path, meta, held), strict=True))
+                found |= dict(zip(held, read(group, path, meta, held), strict=True))
     if len(found) < len(wanted):
         raise MuscRayError(
             f"Images of {len(scored_in)} groups are evaluated together, which needs their features; some are missing: "

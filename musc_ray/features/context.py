@@ -3,14 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from musc_ray.features.extraction import FitTask, ShardTask
+from musc_ray.features.group_bases import basis_of, group_compression
 from musc_ray.features.group_shapes import group_image_sizes
 from musc_ray.features.ids import run_id, run_values
 from musc_ray.features.intensity import FoundRange, group_ranges, stated
-from musc_ray.features.sharding import GroupShards, assign_shards
+from musc_ray.features.outside import outside_of
+from musc_ray.features.sharding import PENDING, GroupShards, assign_shards
 from musc_ray.features.workspace import Workspace, source_and_out
 from musc_ray.sources.catalog import Catalog, list_images
 from musc_ray.sources.deep import Range
 from musc_ray.sources.images import CatalogImage
+from musc_ray.storage.bases import Compression, compressed_meta
 from musc_ray.storage.feature_shards import existing_shards, forget_features
 from musc_ray.storage.garbage import check_unread
 from musc_ray.storage.paths import RunPaths
@@ -31,6 +35,7 @@ class RunContext(Workspace):
         waiting: number of new images by group that a night leaves for a later one.
         intensity: range of the deep pixels of each group that has any.
         image_sizes: (H, W) of each group whose shape is kept; empty where all groups have that of `meta`.
+        compression: what was decided of groups; extraction adds those whose basis it finds.
     """
 
     run_id: str
@@ -41,12 +46,31 @@ class RunContext(Workspace):
     waiting: Mapping[str, int] = field(default_factory=dict)
     intensity: Mapping[str, FoundRange] = field(default_factory=dict)
     image_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    compression: dict[str, Compression] = field(default_factory=dict)
 
     def meta_of(self, group: str) -> FeaturesMeta:
-        """Return what all shards of a group have in common: `meta` at the group's image size."""
+        """Return what all shards of a group have in common: `meta` at the group's image size and with its basis."""
         height, width = self.image_sizes.get(group, self.meta.image_size)
         patch = self.meta.image_size[0] // self.meta.grid[0]
-        return replace(self.meta, image_size=(height, width), grid=(height // patch, width // patch))
+        meta = replace(self.meta, image_size=(height, width), grid=(height // patch, width // patch))
+        return compressed_meta(meta, self.compression.get(group), self.settings.stored_dtype(compressed=True))
+
+    def shard_task(self, group: str, shard: int, images: Sequence[CatalogImage]) -> ShardTask:
+        """Return the extraction of a shard."""
+        size = self.meta_of(group).image_size
+        return ShardTask(group, shard, images, self.range_of(group), size, self.compression.get(group))
+
+    def fit_task(self, group: str) -> FitTask:
+        """Return the search for a group's basis."""
+        images = sorted(image for images in self.groups[group].all.values() for image in images)
+        compress = self.settings.compress
+        channels = compress if isinstance(compress, int) else None
+        return FitTask(group, images, channels, self.range_of(group), self.meta_of(group).image_size)
+
+    def is_pending(self, group: str) -> bool:
+        """Whether the basis of a group is still to be found."""
+        listed = self.groups[group].images
+        return basis_of(self.settings, self.compression.get(group), listed) == PENDING
 
     def range_of(self, group: str) -> Range | None:
         """Return the range of a group's deep pixels; None for a group that has none."""
@@ -97,19 +121,21 @@ def context_of(
         check_unread(out_paths, meta.features_id)
         _forget_listed(workspace, listed, earlier or {})
     existing = {name: existing_shards(out_paths, meta.features_id, name) for name in listed}
-    plain = {name for name, shards in existing.items() if any(shard.intensity is None for shard in shards.values())}
-    intensity = group_ranges(workspace, listed, plain)
+    intensity = group_ranges(workspace, listed, _plain(existing))
     ranges = stated(intensity)
     sizes = group_image_sizes(workspace, listed, existing)
     found: dict[str, Mapping[str, tuple[float, float]]] = {"intensity": ranges, "image_sizes": sizes}
     values = run_values(settings, meta.features_id, workspace.arithmetic, listed, earlier, found)
     identity = run_id(values, listed)
+    compression = group_compression(workspace, listed, anew=settings.overwrite and earlier is None)
+    bases = {name: basis_of(settings, compression.get(name), len(images)) for name, images in listed.items()}
+    sides = {name: sizes.get(name, meta.image_size) for name in listed}
     groups = {
-        name: assign_shards(
-            images, existing[name], settings.shard_size, sizes.get(name, meta.image_size), ranges.get(name)
-        )
+        name: assign_shards(images, existing[name], settings.shard_size, sides[name], ranges.get(name), bases[name])
         for name, images in listed.items()
     }
+    if settings.compress != "none":
+        _add_outside(groups, existing, earlier or {})
     return RunContext(
         settings=settings,
         out_paths=out_paths,
@@ -121,7 +147,24 @@ def context_of(
         earlier=earlier,
         intensity=intensity,
         image_sizes=sizes,
+        compression=compression,
     )
+
+
+def _plain(existing: Mapping[str, Mapping[int, FeaturesMeta]]) -> set[str]:
+    """Return the groups with features that were extracted without a range."""
+    return {name for name, shards in existing.items() if any(shard.intensity is None for shard in shards.values())}
+
+
+def _add_outside(
+    groups: Mapping[str, GroupShards],
+    existing: Mapping[str, Mapping[int, FeaturesMeta]],
+    earlier: Mapping[str, frozenset[str]],
+) -> None:
+    """Add up how much of the extracted images' energy lies outside their basis; without the earlier ones of a night."""
+    for name, group in groups.items():
+        kept = {image.image_id for images in group.done.values() for image in images}
+        group.outside = outside_of(existing[name].values(), kept - earlier.get(name, frozenset()))
 
 
 def _forget_listed(

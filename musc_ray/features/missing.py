@@ -5,9 +5,12 @@ from typing import Any
 
 from musc_ray.features.context import RunContext
 from musc_ray.features.errors_table import error_rows
-from musc_ray.features.extraction import ExtractStats, ShardTask, extract
+from musc_ray.features.extraction import ExtractStats, extract
 from musc_ray.runtime.executor import Executor
 from musc_ray.runtime.progress import Progress
+
+OF_GROUPS = ("failed", "fitted", "outside", "remarks", "sizes")
+"""Figures that are kept by group or image, not in the stage's."""
 
 
 def extract_missing(
@@ -25,9 +28,12 @@ def extract_missing(
         Rows of the errors table, for images that failed now or in an earlier run.
     """
     tasks = [
-        ShardTask(name, shard, images, context.range_of(name), context.meta_of(name).image_size)
+        context.shard_task(name, shard, images)
         for name, group in context.groups.items()
         for shard, images in group.missing.items()
+    ]
+    fits = [
+        context.fit_task(name) for name, group in context.groups.items() if group.missing and context.is_pending(name)
     ]
     stats = ExtractStats(failed=[(name, image) for name, group in context.groups.items() for image in group.failed])
     for name, group in context.groups.items():
@@ -35,13 +41,18 @@ def extract_missing(
     missing = sum(len(task.images) for task in tasks)
     with progress.stage("extract", total=context.images, unit="images") as stage:
         stage.already_done(max(0, context.images - missing))
-        for shard in extract(context, executor, tasks):
+        if fits:
+            stage.note(f"finding the basis of {len(fits):,} group{'' if len(fits) == 1 else 's'}")
+        for shard in extract(context, executor, tasks, fits):
             stats.add(shard)
+            context.compression.update({name: found for name, found in shard.fitted.items() if found is not None})
             stage.count(bytes_written=shard.bytes_written, errors=len(shard.failed))
             stage.advance(shard.images)
     for (name, *size), count in stats.sizes.items():
         context.groups[name].sizes[size[0], size[1]] += count
-    figures = {name: value for name, value in vars(stats).items() if name not in ("failed", "sizes", "remarks")}
+    for name, outside in stats.outside.items():
+        context.groups[name].outside += outside
+    figures = {name: value for name, value in vars(stats).items() if name not in OF_GROUPS}
     if stats.remarks:
         figures["remarks"] = _by_group(stats.remarks)
     stages["extract"] = {"seconds": stage.seconds, **figures, "already_done": context.images - missing}

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from musc_ray.features.context import RunContext
-from musc_ray.features.extraction import ExtractStats, ShardTask, extract
+from musc_ray.features.extraction import ExtractStats, extract
 from musc_ray.runtime.executor import Executor
 from musc_ray.runtime.progress import Progress
 from musc_ray.storage.filesystem import remove_tree
@@ -39,13 +39,7 @@ def repair_features(
     """
     known = {(error["group"], error["uri"]) for error in errors}
     tasks = [
-        ShardTask(
-            name,
-            shard,
-            [image for image in images if (name, image.uri) not in known],
-            context.range_of(name),
-            context.meta_of(name).image_size,
-        )
+        context.shard_task(name, shard, [image for image in images if (name, image.uri) not in known])
         for name in groups
         for shard, images in context.groups[name].all.items()
     ]

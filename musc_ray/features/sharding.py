@@ -4,8 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from musc_ray.features.outside import Outside
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.shards import FeaturesMeta, ShardImage
+
+PENDING = ""
+"""In place of a basis that is still to be found."""
 
 
 @dataclass
@@ -19,6 +23,7 @@ class GroupShards:
         failed: the errors of the broken images.
         sizes: number of images that have features by their own (height, width), as far as their shards say.
         remarks: of the images that have features, with their numbers.
+        outside: energy of the images to be scored outside the basis of compressed features, as far as it is known.
     """
 
     done: dict[int, list[CatalogImage]] = field(default_factory=dict)
@@ -27,6 +32,7 @@ class GroupShards:
     failed: list[ShardImage] = field(default_factory=list)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
+    outside: Outside = field(default_factory=Outside)
 
     @property
     def images(self) -> int:
@@ -53,6 +59,7 @@ def assign_shards(
     shard_size: int,
     image_size: tuple[int, int],
     intensity: tuple[float, float] | None = None,
+    basis: str | None = None,
 ) -> GroupShards:
     """Find each image's shard; images without one fill new shards in the order of their hashed ids.
 
@@ -64,11 +71,15 @@ def assign_shards(
         shard_size: images of a new shard.
         image_size: (H, W) of the model's input; shards of another one stay and are not used.
         intensity: range of the group's deep pixels; likewise.
+        basis: sha256 of the directions that the group's features are compressed with, None for those that are not,
+            PENDING where it is still to be found; likewise, but for shards without a readable image.
     """
     wanted = {(image.image_id, image.version): image for image in images}
     result = GroupShards()
     for number, meta in sorted(existing.items()):
         if meta.intensity != intensity or meta.image_size != image_size:
+            continue
+        if meta.basis_sha256 != basis and meta.extracted:
             continue
         extracted = []
         for kept in meta.extracted:

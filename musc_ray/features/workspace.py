@@ -56,7 +56,9 @@ def check_start(settings: Settings) -> None:
     """
     source, out = source_and_out(settings)
     limit_requests(settings.max_requests)
-    describe_known(*requested_model(settings))
+    known = describe_known(*requested_model(settings))
+    if known is not None:
+        check_channels(settings, known.channels)
     check_weights(resolve_backbone(settings.backbone), settings.weights)
     check_source(source, settings.group_by, settings.column)
     out_paths = OutPaths.at(out)
@@ -77,13 +79,15 @@ def open_out(settings: Settings, executor: Executor) -> Workspace:
     _, out = source_and_out(settings)
     limit_requests(settings.max_requests)
     info, weights_sha256 = _backbone(settings, executor)
+    check_channels(settings, info.channels)
     if settings.weights is not None:  # workers have another working directory
         settings = settings.model_copy(update={"weights": absolute(settings.weights)})
     out_paths = OutPaths.at(out)
     hardware = executor.hardware()
     arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
     values = features_values(settings, info, weights_sha256, arithmetic)
-    return Workspace(settings, out_paths, features_meta(info, weights_sha256, features_id(values)), arithmetic)
+    meta = features_meta(info, weights_sha256, features_id(values), settings.stored_dtype(compressed=False))
+    return Workspace(settings, out_paths, meta, arithmetic)
 
 
 def _backbone(settings: Settings, executor: Executor) -> tuple[BackboneInfo, str]:
@@ -119,8 +123,8 @@ def requested_model(
     return settings.backbone, image_size_pair(settings), settings.layers, settings.constants.twelfths
 
 
-def features_meta(info: BackboneInfo, weights_sha256: str, features_id: str) -> FeaturesMeta:
-    """Return what all shards of a run have in common."""
+def features_meta(info: BackboneInfo, weights_sha256: str, features_id: str, dtype: str = "float16") -> FeaturesMeta:
+    """Return what all shards of a run have in common; compressed ones differ, see `bases.compressed_meta`."""
     return FeaturesMeta(
         grid=info.grid,
         layers=info.layers,
@@ -130,4 +134,18 @@ def features_meta(info: BackboneInfo, weights_sha256: str, features_id: str) -> 
         backbone=info.name,
         weights_sha256=weights_sha256,
         features_id=features_id,
+        dtype=dtype,
     )
+
+
+def check_channels(settings: Settings, channels: int) -> None:
+    """Refuse to keep more directions than tokens have channels.
+
+    Raises:
+        SettingsError: names both.
+    """
+    if isinstance(settings.compress, int) and settings.compress > channels:
+        raise SettingsError(
+            f"Setting 'compress' is {settings.compress}, but tokens of {settings.backbone} have {channels} channels: "
+            f"use auto, none, or at most {channels}."
+        )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from musc_ray.features.intensity import FoundRange
-from musc_ray.storage.manifest import GroupNight
+from musc_ray.storage.manifest_records import GroupCompression, GroupNight
 
 MAX_NAMED = 3
 """Groups that a note of many groups names."""
@@ -98,4 +98,16 @@ def _drift_notes(night: Mapping[str, GroupNight]) -> list[str]:
         f"standard deviations from those of its window; look at light, lens, material and camera."
         for name, group in night.items()
         if group.drift_warning
+    ]
+
+
+def outside_notes(night: Mapping[str, GroupNight], compression: Mapping[str, GroupCompression]) -> list[str]:
+    """List the groups whose new images show much that the basis of their compressed features does not hold."""
+    return [
+        f"Group '{name}': {100 * (found.outside or 0):.1f} % of the energy of its {found.new:,} new images lies "
+        f"outside the basis of its compressed features, which left out {100 * compression[name].left_out:.1f} % of the "
+        f"images it was found from, so that scores may miss what is new: a run with a higher --refit finds another "
+        f"basis, and extracts all images again."
+        for name, found in night.items()
+        if found.outside_warning and name in compression
     ]

@@ -11,19 +11,18 @@ from musc_ray.core.drift import is_drift
 from musc_ray.errors import MuscRayError
 from musc_ray.features.context import RunContext
 from musc_ray.features.intensity import stated
+from musc_ray.features.outside import is_outside
 from musc_ray.features.shapes import shape_notes
-from musc_ray.scoring.notes import run_notes
+from musc_ray.scoring.notes import outside_notes, run_notes
 from musc_ray.scoring.scored_groups import ScoredGroups
+from musc_ray.storage.layer_columns import layer_bytes
 from musc_ray.storage.manifest import (
     SCHEMA_VERSION,
-    Counts,
-    DefectCount,
-    GroupNight,
-    Resolved,
     RunManifest,
     StartedGroup,
     StartedManifest,
 )
+from musc_ray.storage.manifest_records import Counts, DefectCount, GroupCompression, GroupNight, Resolved
 
 PACKAGES = ("faiss-cpu", "numpy", "open-clip-torch", "pyarrow", "ray", "timm", "torch")
 
@@ -82,6 +81,7 @@ def run_manifest(
     thresholds = {group.group: scored.figures[group.group].threshold for group in scored.groups}
     repeated = stages["repeats"]["defects"] if "repeats" in stages else None
     night = None if context.earlier is None else _night(context, scored)
+    compression = _compression(context, scored)
     images = {group.group: group.images for group in scored.groups}
     return RunManifest(
         schema_version=SCHEMA_VERSION,
@@ -93,11 +93,12 @@ def run_manifest(
         counts=_counts(context, scored, failed_images),
         failed_groups=scored.failed,
         metrics=dict(metrics),
-        notes=(*_listing_notes(context), *run_notes(scored.failed, stages, night or {}, context.intensity, images)),
-        stages={
-            name: {figure: value for figure, value in stage.items() if figure != "defects"}
-            for name, stage in stages.items()
-        },
+        notes=(
+            *_listing_notes(context),
+            *run_notes(scored.failed, stages, night or {}, context.intensity, images),
+            *outside_notes(night or {}, compression),
+        ),
+        stages=_figures(stages),
         versions=_versions(),
         skipped=context.catalog.skipped_by_reason,
         source_snapshot=context.catalog.snapshot,
@@ -107,7 +108,16 @@ def run_manifest(
         night=night,
         intensity=stated(context.intensity),
         image_sizes=dict(context.image_sizes),
+        compression=compression,
     )
+
+
+def _figures(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the figures of the stages, without what has a field of its own."""
+    return {
+        name: {figure: value for figure, value in stage.items() if figure != "defects"}
+        for name, stage in stages.items()
+    }
 
 
 def _versions() -> dict[str, str]:
@@ -170,5 +180,34 @@ def _night(context: RunContext, scored: ScoredGroups) -> dict[str, GroupNight]:
         new, value = group.images - len(group.earlier), scored.figures[group.group].drift
         warns = value is not None and is_drift(value, new, context.settings.drift_warning)
         rounded = None if value is None else round(value, 4)
-        content[group.group] = GroupNight(new=new, window=len(group.earlier), drift=rounded, drift_warning=warns)
+        decided, outside = context.compression.get(group.group), context.groups[group.group].outside.mean
+        content[group.group] = GroupNight(
+            new=new,
+            window=len(group.earlier),
+            drift=rounded,
+            drift_warning=warns,
+            outside=None if outside is None else round(outside, 6),
+            outside_warning=decided is not None and is_outside(outside, decided.outside),
+        )
+    return content
+
+
+def _compression(context: RunContext, scored: ScoredGroups) -> dict[str, GroupCompression]:
+    """Describe the groups whose features are compressed."""
+    content = {}
+    for group in scored.groups:
+        decided, meta = context.compression.get(group.group), context.meta_of(group.group)
+        if decided is None or decided.sha256 is None or meta.original_channels is None:
+            continue
+        tokens, stored = group.images * len(meta.layers), layer_bytes(meta.dtype, True, meta.patches, meta.channels)
+        content[group.group] = GroupCompression(
+            channels=meta.channels,
+            dtype=meta.dtype,
+            basis_sha256=decided.sha256,
+            sample=decided.sample,
+            energy=tuple(round(share, 6) for share in decided.energy),
+            outside=tuple(round(share, 6) for share in context.groups[group.group].outside.by_layer),
+            bytes=tokens * stored,
+            full_bytes=tokens * layer_bytes("float16", False, meta.patches, meta.original_channels),
+        )
     return content

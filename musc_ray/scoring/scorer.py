@@ -25,7 +25,7 @@ from musc_ray.scoring.shard_cache import ShardCache
 from musc_ray.settings.model import Settings
 from musc_ray.storage.arrays import write_array
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.shards import FeaturesMeta, read_layer, read_meta
+from musc_ray.storage.shards import FeaturesMeta, read_meta
 
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # the object store's are only read
 
@@ -113,7 +113,8 @@ class Scorer:
         meta = read_meta(paths.fs, path)
         patch_maps = patch_maps_of(paths, group, shard, meta)
         if settings.rescoring == "rscon":
-            tokens = torch.from_numpy(read_layer(paths.fs, path, salient_layer(meta.layers), shard.ids))
+            reader = self.cache.reader
+            tokens = reader.read(group, path, salient_layer(meta.layers), shard.ids)
             with self.kernel_turn:
                 use_threads(self.plan.threads)
                 found = salient_features(
@@ -122,6 +123,7 @@ class Scorer:
                     torch.from_numpy(patch_maps),
                     settings.degrees,
                     settings.aggregation,
+                    reader.is_compressed(group),
                 )
             write_array(paths.fs, paths.salient(group, shard.number), found)
         write_patch_maps(paths, group, shard, meta, patch_maps)

@@ -12,11 +12,12 @@ from musc_ray.core.operands.base import PreparedShard
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.precision import DTYPES
 from musc_ray.features.arithmetic import Arithmetic
+from musc_ray.features.layer_reader import LayerReader
 from musc_ray.runtime.worker import use_threads
 from musc_ray.scoring.ring import BlockTask, RingShard
 from musc_ray.settings.model import Settings
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.shards import FeaturesMeta, read_layer
+from musc_ray.storage.shards import FeaturesMeta
 
 LOADERS = 2
 """Threads that read and prepare the next shards."""
@@ -33,6 +34,7 @@ class ShardCache:
     ) -> None:
         self.settings, self.arithmetic, self.paths, self.meta = settings, arithmetic, paths, meta
         self.device = torch.device(arithmetic.device)
+        self.reader = LayerReader(paths, meta.features_id, settings, meta.layers)
         self.max_bytes = settings.cache_mb * 2**20
         self._shards: OrderedDict[tuple[str, int, int], Future[PreparedShard]] = OrderedDict()
         self._lock = threading.Lock()
@@ -91,10 +93,15 @@ class ShardCache:
         """
         group, layer, number = band
         path = self.paths.shard(self.meta.features_id, group, number)
-        tokens = torch.from_numpy(read_layer(self.paths.fs, path, layer, ids))
-        settings = self.settings
-        dtype = self.product_dtype(images)
-        return prepare(tokens.to(self.device), grid, settings.degrees, dtype, settings.aggregation)
+        tokens = self.reader.read(group, path, layer, ids)
+        return prepare(
+            tokens.to(self.device),
+            grid,
+            self.settings.degrees,
+            self.product_dtype(images),
+            self.settings.aggregation,
+            normalised=self.reader.is_compressed(group),
+        )
 
     def shrink(self) -> None:
         """Drop all shards and halve the limit, after memory ran out."""

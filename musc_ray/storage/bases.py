@@ -9,7 +9,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -24,6 +24,7 @@ from musc_ray.storage.layer_columns import layer_column
 from musc_ray.storage.listing import exists, names_in
 from musc_ray.storage.paths import BASIS, COMPRESSION, OutPaths, basis_name
 from musc_ray.storage.retry import with_retries
+from musc_ray.storage.shards import FeaturesMeta
 
 Directions = Mapping[int, npt.NDArray[np.float32]]
 """Directions (C, K) by layer."""
@@ -53,6 +54,25 @@ class Compression:
     def outside(self) -> float:
         """Share of the sample's energy that the directions do not keep, mean over layers."""
         return 1 - sum(self.energy) / len(self.energy) if self.energy else 0.0
+
+
+def compressed_meta(meta: FeaturesMeta, compression: Compression | None, dtype: str) -> FeaturesMeta:
+    """Return what the shards of a group have in common.
+
+    Args:
+        meta: what those of all groups have in common.
+        compression: what was decided of the group.
+        dtype: number format of compressed features.
+    """
+    if compression is None or compression.channels is None:
+        return meta
+    return replace(
+        meta,
+        channels=compression.channels,
+        dtype=dtype,
+        original_channels=meta.channels,
+        basis_sha256=compression.sha256,
+    )
 
 
 def read_compression(out_paths: OutPaths, features_id: str, group: str) -> Compression | None:

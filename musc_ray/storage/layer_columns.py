@@ -71,6 +71,13 @@ def layer_values(dtype: str, compressed: bool, layer: int, stored: LayerTokens) 
     return values
 
 
+def layer_bytes(dtype: str, compressed: bool, patches: int, channels: int) -> int:
+    """Return the bytes of one layer of an image: its tokens, and what belongs to them."""
+    scale = FLOAT32.itemsize if dtype == "int8" else 0
+    norms = 2 * FLOAT32.itemsize if compressed else 0
+    return patches * (channels * TOKEN_DTYPES[dtype].itemsize + scale) + norms
+
+
 def layer_names(dtype: str, compressed: bool, layers: Iterable[int]) -> set[str]:
     """Return the names of the columns of some layers."""
     makes = [layer_column, *[scale_column] * (dtype == "int8"), *[norm_column] * compressed]

@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from musc_ray.errors import MuscRayError
 from musc_ray.settings.model import Settings
 from musc_ray.storage.filesystem import read_json, write_json
+from musc_ray.storage.manifest_records import Counts, DefectCount, GroupCompression, GroupNight, Record, Resolved
 from musc_ray.storage.paths import RunPaths
 
 SCHEMA_VERSION = 1
@@ -25,98 +26,12 @@ OPTIONAL = (
     "night",
     "intensity",
     "image_sizes",
+    "compression",
 )
 """Fields of run.json that only some runs have."""
 
 
-class _Record(BaseModel):
-    """Part of a manifest: immutable; fields of versions to come are kept apart by `schema_version`."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Resolved(_Record):
-    """What `auto` and defaults meant.
-
-    Attributes:
-        backbone: its full name.
-        weights_sha256: of the weights that were used.
-        image_size: (H, W) of the model's input in pixels; where groups differ (`RunManifest.image_sizes`), of the
-            square that has as many patches.
-        grid: (h, w) patches of it.
-        layers: blocks, from 0.
-        channels: C of a token.
-        class_channels: of a class token.
-        device: `cpu` or `cuda`; None in runs of schema version 0.
-        precision: arithmetic of mutual scoring; None in runs of schema version 0.
-        model_precision: arithmetic of the backbone; None in runs of schema version 0.
-        executor: `process` or `ray`; None in runs of before there were two.
-    """
-
-    backbone: str
-    weights_sha256: str
-    image_size: tuple[int, int]
-    grid: tuple[int, int]
-    layers: tuple[int, ...]
-    channels: int
-    class_channels: int
-    device: str | None = None
-    precision: str | None = None
-    model_precision: str | None = None
-    executor: str | None = None
-
-
-class Counts(_Record):
-    """Numbers of what a run met: `listed` is the sum of scored, failed, skipped, known and waiting.
-
-    Attributes:
-        images: images of the run's groups, readable or not.
-        scored: images with scores; of a night that rescores its window, those of the window too.
-        failed: rows of the errors table.
-        listed: all that the source listed; 0 in runs older than this count.
-        skipped: rows of the table `skipped`.
-        known: images that a night leaves out, since earlier runs scored them.
-        waiting: new images that a night leaves for a later one.
-        groups, failed_groups, shards: of the run.
-    """
-
-    images: int
-    scored: int
-    failed: int
-    listed: int = 0
-    skipped: int = 0
-    known: int = 0
-    waiting: int = 0
-    groups: int = 0
-    failed_groups: int = 0
-    shards: int = 0
-
-
-class GroupNight(_Record):
-    """A group of a nightly run.
-
-    Attributes:
-        new: images that were scored.
-        window: earlier images that they were scored against.
-        drift: distance of the new raw scores from the window's, in robust standard deviations; None with too few.
-        drift_warning: whether that is much, and beyond chance.
-    """
-
-    new: int
-    window: int
-    drift: float | None = None
-    drift_warning: bool = False
-
-
-class DefectCount(_Record):
-    """A repeated defect: its number in the group, how many images have it, and how many of their patches."""
-
-    defect_group: int
-    images: int
-    patches: int
-
-
-class _Manifest(_Record):
+class _Manifest(Record):
     """What both files of a run say: who it is, its features, and its settings."""
 
     schema_version: int = 0
@@ -176,6 +91,7 @@ class RunManifest(_Manifest):
         night: by group; None in a run on a whole archive.
         intensity: the values that are shown black and white, of each group with images of more than 8 bits.
         image_sizes: (H, W) of the model's input by group, where it follows the shape of the group's images.
+        compression: of each group whose features are compressed.
     """
 
     scored_at: datetime
@@ -194,6 +110,7 @@ class RunManifest(_Manifest):
     night: dict[str, GroupNight] | None = None
     intensity: dict[str, tuple[float, float]] = Field(default_factory=dict)
     image_sizes: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    compression: dict[str, GroupCompression] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, run_paths: RunPaths) -> Self | None:
@@ -229,7 +146,7 @@ class RunManifest(_Manifest):
         write_json(run_paths.fs, run_paths.run_json, {name: content[name] for name in content if name not in absent})
 
 
-class StartedGroup(_Record):
+class StartedGroup(Record):
     """What there is to do of a group: images, and the numbers of their shards."""
 
     images: int

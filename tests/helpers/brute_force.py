@@ -7,20 +7,26 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-def lnamd(tokens: np.ndarray, grid: tuple[int, int], degree: int) -> np.ndarray:
-    """(N, h*w, C) raw tokens -> unit vectors: joint LayerNorm, r x r mean with counted zero padding, L2."""
+def lnamd(tokens: np.ndarray, grid: tuple[int, int], degree: int, normalised: bool = False) -> np.ndarray:
+    """(N, h*w, C) raw tokens -> unit vectors: joint LayerNorm, r x r mean with counted zero padding, L2.
+
+    Compressed tokens are normalised already.
+    """
     n, length, channels = tokens.shape
     h, w = grid
     out = np.zeros((n, length, channels))
     reach = (degree - 1) // 2
     for i in range(n):
         x = tokens[i].astype(np.float64)
-        x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+        if not normalised:
+            x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
         image = x.reshape(h, w, channels)
         for row in range(h):
             for column in range(w):
@@ -115,6 +121,7 @@ def patch_maps(
     degrees: Sequence[int] = (1, 3, 5),
     interval: tuple[float, float] = (0.0, 0.3),
     aggregation: str = "lnamd",
+    normalised: bool = False,
 ) -> np.ndarray:
     """(N, h*w): mean over layers, then over degrees (lnamd); or over layers, degrees being in the vectors (snamd)."""
     if aggregation == "snamd":
@@ -122,7 +129,9 @@ def patch_maps(
         return np.mean(layers, axis=0)
     per_degree = []
     for degree in degrees:
-        layers = [interval_average(mutual_minima(lnamd(tokens, grid, degree)), interval) for tokens in features]
+        layers = [
+            interval_average(mutual_minima(lnamd(tokens, grid, degree, normalised)), interval) for tokens in features
+        ]
         per_degree.append(np.mean(layers, axis=0))
     return np.mean(per_degree, axis=0)
 
@@ -169,6 +178,53 @@ class Scored:
     score: float
 
 
+@dataclass
+class Stored:
+    """The images of a group as its shards hold them: ids, class tokens, float64 tokens by layer, and the metadata."""
+
+    ids: list[str]
+    class_tokens: np.ndarray
+    layers: dict[int, np.ndarray]
+    meta: dict[str, Any]
+
+
+def read_features(folder: Path, raw: bool = False) -> Stored:
+    """Read the feature shards of a group.
+
+    Args:
+        folder: that holds them.
+        raw: turn compressed tokens y back into projections of the raw ones, deviation * y + mean * (1' V).
+    """
+    stored = Stored([], np.empty(0), {}, {})
+    class_tokens: list[np.ndarray] = []
+    layers: dict[int, list[np.ndarray]] = {}
+    for path in sorted(folder.glob("shard-*.parquet")):
+        table = pq.read_table(path)
+        meta = stored.meta = json.loads(table.schema.metadata[b"musc_ray"])
+        stored.ids += table["image_id"].to_pylist()
+        class_tokens += [np.frombuffer(value, "<f4") for value in table["class_token"].to_pylist()]
+        for layer in meta["layers"]:
+            for row in range(len(table)):
+                layers.setdefault(layer, []).append(_tokens(table, meta, layer, row))
+            if raw and "basis_sha256" in meta:
+                (basis,) = folder.glob("_basis-*.npz")
+                sums = np.load(basis)[f"layer_{layer:02d}"].astype(np.float64).sum(axis=0)
+                norms = [np.frombuffer(value, "<f4") for value in table[f"layer_{layer:02d}_norm"].to_pylist()]
+                own = layers[layer][-len(table) :]
+                layers[layer][-len(table) :] = [n[1] * y + n[0] * sums for y, n in zip(own, norms, strict=True)]
+    stored.class_tokens = np.stack(class_tokens)
+    stored.layers = {layer: np.stack(images) for layer, images in layers.items()}
+    return stored
+
+
+def _tokens(table: pa.Table, meta: dict[str, Any], layer: int, row: int) -> np.ndarray:
+    value, shape = table[f"layer_{layer:02d}"][row].as_py(), (-1, meta["channels"])
+    if meta["dtype"] == "float16":
+        return np.frombuffer(value, "<f2").reshape(shape).astype(np.float64)
+    scales = np.frombuffer(table[f"layer_{layer:02d}_scale"][row].as_py(), "<f4").astype(np.float64)
+    return np.frombuffer(value, "i1").reshape(shape) * scales[:, None]
+
+
 def score_features_folder(
     folder: Path,
     degrees: Sequence[int] = (1, 3, 5),
@@ -176,26 +232,17 @@ def score_features_folder(
     aggregation: str = "lnamd",
     rescoring: str = "rscin",
 ):
-    """Score a group from its stored feature shards: a dict from image_id to `Scored`."""
-    ids: list[str] = []
-    class_tokens: list[np.ndarray] = []
-    layers: dict[int, list[np.ndarray]] = {}
-    meta = {}
-    for path in sorted(folder.glob("shard-*.parquet")):
-        table = pq.read_table(path)
-        meta = json.loads(table.schema.metadata[b"musc_ray"])
-        shape = (meta["grid"][0] * meta["grid"][1], meta["channels"])
-        ids += table["image_id"].to_pylist()
-        class_tokens += [np.frombuffer(value, "<f4") for value in table["class_token"].to_pylist()]
-        for layer in meta["layers"]:
-            stored = table[f"layer_{layer:02d}"].to_pylist()
-            layers.setdefault(layer, []).extend(np.frombuffer(value, "<f2").reshape(shape) for value in stored)
+    """Score a group from its stored feature shards, compressed or not: a dict from image_id to `Scored`."""
+    stored = read_features(folder, raw=aggregation == "snamd")
+    meta, ids, normalised = stored.meta, stored.ids, "basis_sha256" in stored.meta
     grid = tuple(meta["grid"])
-    maps = patch_maps([np.stack(layers[layer]) for layer in meta["layers"]], grid, degrees, aggregation=aggregation)
+    layers = [stored.layers[layer] for layer in meta["layers"]]
+    maps = patch_maps(layers, grid, degrees, aggregation=aggregation, normalised=normalised)
     raw = np.array([pixel_map(m.reshape(grid), tuple(meta["image_size"])).max() for m in maps])
-    vectors = np.stack(class_tokens)
+    vectors, most = stored.class_tokens, maps.argmax(axis=1)
     if rescoring == "rscon":  # of the most anomalous patch, in the last layer but one, all degrees end to end
-        tokens, most = np.stack(layers[meta["layers"][-2]]), maps.argmax(axis=1)
-        vectors = np.concatenate([lnamd(tokens, grid, r)[np.arange(len(ids)), most] for r in degrees], axis=1)
+        vectors = np.concatenate(
+            [lnamd(layers[-2], grid, r, normalised)[np.arange(len(ids)), most] for r in degrees], axis=1
+        )
     scores = rscin(raw, vectors, k_list)
     return {image_id: Scored(maps[i], raw[i], scores[i]) for i, image_id in enumerate(ids)}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from musc_ray.features.extraction import ExtractStats
-from musc_ray.features.extractor import Extractor, Features
+from musc_ray.features.extractor import Extractor, Take
 from musc_ray.scoring.band_reducer import BandReducer
 from musc_ray.scoring.block_multiplier import BlockMultiplier
 from musc_ray.scoring.scorer import Scorer
@@ -19,9 +19,9 @@ PAUSE = "MUSC_RAY_TEST_PAUSE"
 class SlowModel(Extractor):
     """An extractor whose model takes its time."""
 
-    def _forward(self, pictures: np.ndarray, stats: ExtractStats) -> Features:
+    def _forward(self, pictures: np.ndarray, stats: ExtractStats, take: Take) -> list[Any]:
         time.sleep(float(os.environ[PAUSE]) * len(pictures))
-        return super()._forward(pictures, stats)
+        return super()._forward(pictures, stats, take)
 
 
 class TimedMultiplier(BlockMultiplier):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musc_ray.features.sharding import GroupShards, assign_shards
+from musc_ray.features.sharding import PENDING, GroupShards, assign_shards
 from musc_ray.sources.images import CatalogImage, image_id
 from musc_ray.storage.shards import FeaturesMeta, ShardImage
 
@@ -90,3 +90,19 @@ def test_shards_of_another_image_size_stay_and_are_not_used():
     shards = assign_shards(images, there, 3, SIZE)
     assert shards.done == {0: images[:3]}
     assert shards.missing == {2: images[3:]}
+
+
+def test_shards_of_another_basis_stay_and_are_not_used_but_their_errors_are():
+    images = listed(6)
+    broken = frozenset(image.uri for image in images[4:])
+    existing = {
+        0: replace(written(images[:2]), basis_sha256="b" * 64),
+        1: written(images[2:4]),
+        2: written(images[4:], broken),
+    }
+    for basis, number in (("b" * 64, 0), (None, 1), (PENDING, None)):
+        found = assign_shards(images, existing, 10, SIZE, basis=basis)
+        assert set(found.done) == ({number} - {None})
+        assert set(found.missing) == {3}
+        assert {image.image_id for image in found.failed} == {image.image_id for image in images[4:]}
+        assert everything(found) == sorted(images[:4])
