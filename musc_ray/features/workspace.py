@@ -84,7 +84,8 @@ def open_out(settings: Settings, executor: Executor) -> Workspace:
         settings = settings.model_copy(update={"weights": absolute(settings.weights)})
     out_paths = OutPaths.at(out)
     hardware = executor.hardware()
-    arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
+    compressed = settings.compress != "none"
+    arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware, compressed)
     values = features_values(settings, info, weights_sha256, arithmetic)
     meta = features_meta(info, weights_sha256, features_id(values), settings.stored_dtype(compressed=False))
     return Workspace(settings, out_paths, meta, arithmetic)

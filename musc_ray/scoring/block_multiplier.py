@@ -38,13 +38,13 @@ class BlockMultiplier:
         distances, stats = self._multiply(task, None)
         return distances, replace(stats, shrunk=True, shards_read=2 * len(task.tiles))
 
-    def distance_dtype(self, images: int) -> torch.dtype:
+    def distance_dtype(self, group: str, images: int) -> torch.dtype:
         """Choose the dtype of distances in a group of some images."""
-        return distance_dtype(self.cache.product_dtype(images))
+        return distance_dtype(self.cache.product_dtype(group, images))
 
     def _multiply(self, task: BlockTask, shards: LoadedShards | None) -> tuple[dict[int, Tensor], BlockStats]:
         """Multiply a block with prepared shards; None loads them tile by tile."""
-        partners, dtype = task.partners, self.distance_dtype(task.window.images)
+        partners, dtype = task.partners, self.distance_dtype(task.group, task.window.images)
         distances = {
             shard.number: self._empty(task, shard, max(s.stop for s in partners[shard.number].values()), dtype)
             for shard in task.shards

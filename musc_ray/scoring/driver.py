@@ -87,18 +87,23 @@ class _Stages:
 
     def multiply_tiles(self, groups: Sequence[GroupImages], side: int) -> None:
         """Multiply all tiles, in blocks of up to side x side shards, and write the bands."""
-        meta = self.context.meta
-        driver = TileDriver(self.context.run_paths, groups, meta.layers, side)
-        arithmetic = self.context.arithmetic
-        products = products_per_tile(arithmetic.device == "cuda", arithmetic.precision, self.context.settings.vectors)
+        driver = TileDriver(self.context.run_paths, groups, self.context.meta.layers, side)
+        per_pair = {group.group: self._operations_per_pair(group) for group in groups}
         with self.progress.stage("mutual", total=driver.total, unit="tiles") as stage:
             for tiles, found in driver.run(self.pool):
                 stage.advance(tiles)
                 stage.already_done(found)
-                operations = 2.0 * driver.patch_pairs * meta.channels * products
+                operations = sum(pairs * per_pair[group] for group, pairs in driver.pairs.items())
                 stage.note(f"{operations / stage.seconds / 1e12:.2g} TFLOP/s")
         self.figures["mutual"] = {"seconds": stage.seconds, **asdict(driver.stats), "operations": operations}
         self.failed |= driver.failed
+
+    def _operations_per_pair(self, group: GroupImages) -> float:
+        """Count the operations of one layer of a pair of images."""
+        arithmetic, meta = self.context.arithmetic, self.context.meta_of(group.group)
+        precision = arithmetic.precision_for(group.images, meta.basis_sha256 is not None)
+        products = products_per_tile(arithmetic.device == "cuda", precision, self.context.settings.vectors)
+        return 2.0 * group.patches**2 * meta.channels * products
 
     def remove_defects(self, groups: Sequence[GroupImages]) -> None:
         """Find the repeated defects of all groups and score the affected images again."""

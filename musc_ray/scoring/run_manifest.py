@@ -89,7 +89,7 @@ def run_manifest(
         features_id=context.meta.features_id,
         scored_at=scored_at,
         settings=context.settings,
-        resolved=_resolved(context, max(images.values())),
+        resolved=_resolved(context, max(images, key=images.__getitem__), images),
         counts=_counts(context, scored, failed_images),
         failed_groups=scored.failed,
         metrics=dict(metrics),
@@ -133,8 +133,9 @@ def _listing_notes(context: RunContext) -> tuple[str, ...]:
     return (*context.catalog.notes, *shape_notes(sizes, meta.image_size, meta.grid, context.image_sizes))
 
 
-def _resolved(context: RunContext, images: int) -> Resolved:
-    """Describe what `auto` and defaults resolved to; the precision is that of the largest group, of some images."""
+def _resolved(context: RunContext, largest: str, images: Mapping[str, int]) -> Resolved:
+    """Describe what `auto` and defaults resolved to; the precision is that of the largest group."""
+    compressed = context.meta_of(largest).basis_sha256 is not None
     alike = len(set(context.image_sizes.values())) == 1
     meta = context.meta_of(next(iter(context.image_sizes))) if alike else context.meta
     return Resolved(
@@ -146,7 +147,7 @@ def _resolved(context: RunContext, images: int) -> Resolved:
         channels=meta.channels,
         class_channels=meta.class_channels,
         device=context.arithmetic.device,
-        precision=context.arithmetic.precision_for(images),
+        precision=context.arithmetic.precision_for(images[largest], compressed),
         model_precision=context.arithmetic.model_precision,
     )
 

@@ -103,7 +103,7 @@ class Scorer:
                 case "mark":
                     return worker.mark(step.shard)
                 case _:
-                    dtype = self.multiplier.distance_dtype(window.images)
+                    dtype = self.multiplier.distance_dtype(images.group, window.images)
                     return worker.score_again(step.shard, step.arguments[0], self.cache, dtype)
 
     def write_patch_maps(self, group: str, shard: RingShard) -> None:

@@ -76,9 +76,9 @@ class ShardCache:
         """Read and prepare a shard's layer, without caching it."""
         return self.prepare((task.group, task.layer, shard.number), shard.ids, task.grid, task.window.images)
 
-    def product_dtype(self, images: int) -> torch.dtype:
+    def product_dtype(self, group: str, images: int) -> torch.dtype:
         """Return the dtype of products in a group of this many images."""
-        return DTYPES[self.arithmetic.precision_for(images)]
+        return DTYPES[self.arithmetic.precision_for(images, self.reader.is_compressed(group))]
 
     def prepare(
         self, band: tuple[str, int, int], ids: Sequence[str], grid: tuple[int, int], images: int
@@ -98,7 +98,7 @@ class ShardCache:
             tokens.to(self.device),
             grid,
             self.settings.degrees,
-            self.product_dtype(images),
+            self.product_dtype(group, images),
             self.settings.aggregation,
             normalised=self.reader.is_compressed(group),
         )

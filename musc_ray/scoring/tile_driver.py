@@ -115,7 +115,7 @@ class TileDriver:
 
     Attributes:
         stats: figures of the stage.
-        patch_pairs: distances computed so far, each counted once: groups may have different numbers of patches.
+        pairs: image pairs of each group scored so far, each counted once for each layer.
     """
 
     def __init__(self, run_paths: RunPaths, groups: Sequence[GroupImages], layers: Sequence[int], side: int) -> None:
@@ -129,7 +129,7 @@ class TileDriver:
         self.held: dict[Member, deque[BandKey]] = {}
         self.failed: dict[str, Exception] = {}
         self.stats = MutualStats()
-        self.patch_pairs = 0
+        self.pairs: Counter[str] = Counter()
 
     @property
     def total(self) -> int:
@@ -224,7 +224,7 @@ class TileDriver:
         """Add up a block's figures and add its parts to their bands."""
         self.stats.tiles += task.counted
         self.stats.pairs += block.pairs
-        self.patch_pairs += block.pairs * self.groups[task.group].patches ** 2
+        self.pairs[task.group] += block.pairs
         self.stats.seconds_in_kernel += block.seconds_in_kernel
         self.stats.shards_read += block.shards_read
         self.stats.shrunk_blocks += block.shrunk
