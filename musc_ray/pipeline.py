@@ -15,6 +15,7 @@ from musc_ray.evaluate.run_metrics import image_aurocs
 from musc_ray.features.context import RunContext, open_context
 from musc_ray.features.errors_table import check_errors, group_errors, listing_errors, write_errors
 from musc_ray.features.missing import extract_missing
+from musc_ray.features.repair import check_bases
 from musc_ray.features.workspace import check_start, open_out, start_workers
 from musc_ray.lake.publish import check_lake, publish_complete
 from musc_ray.planning.pending import check_pending
@@ -130,6 +131,7 @@ def _compute(
         errors += extract_missing(context, executor, progress, stages)
         write_errors(context, errors)
         check_errors(context, errors)
+        check_bases(context)
         scored_at = time_after_all(context.out_paths, datetime.now(UTC))
         scored = score_all(context, executor, errors, scored_at, progress, stages)
         if scored.failed:

@@ -30,7 +30,8 @@ def plan(
 
     Keys of --json: images, groups, references, shards, tiles, pairs, executor, workers, threads (of a worker),
     rates_source, operations, bytes, seconds and bound (each by stage), worker_memory_bytes, fits (whether references
-    fit into max_pending_gb); listed, errors, skipped (by reason), error_examples, skipped_examples, notes.
+    fit into max_pending_gb), compressed (what differs with compress auto; null where that does not apply); listed,
+    errors, skipped (by reason), error_examples, skipped_examples, notes.
 
     Example: `musc-ray plan photos/ --references 256 --gpu h100 --workers 8`
     """

@@ -8,7 +8,7 @@ from musc_ray.features.context import RunContext
 from musc_ray.features.extraction import ExtractStats, extract
 from musc_ray.runtime.executor import Executor
 from musc_ray.runtime.progress import Progress
-from musc_ray.storage.filesystem import remove_tree
+from musc_ray.storage.filesystem import read_json, remove_tree, write_json
 
 MAX_REPAIRS = 2
 """Maximum repair rounds; storage that keeps corrupting data counts as failed."""
@@ -51,11 +51,31 @@ def repair_features(
             stage.count(broken=shard.shards)
             stage.advance(1)
     logger.warning("%d broken shards were extracted again.", stats.shards)
-    for name in {name for name, _ in stats.failed}:
+    _forget_bands(context, {name for name, _ in stats.failed})
+    return stats
+
+
+def check_bases(context: RunContext) -> None:
+    """Remove the bands that an interrupted run has computed with another basis of their group.
+
+    A basis that was deleted, or that `overwrite` found anew, need not have the same directions to the last bit. Called
+    when all bases are known, before any band is computed.
+    """
+    if context.settings.compress == "none":
+        return
+    fs, path = context.out_paths.fs, context.run_paths.bases_json
+    before = read_json(fs, path) or {}
+    bases = {name: context.meta_of(name).basis_sha256 for name in context.groups}
+    _forget_bands(context, {name for name, sha256 in bases.items() if before.get(name, sha256) != sha256})
+    write_json(fs, path, bases)
+
+
+def _forget_bands(context: RunContext, groups: Collection[str]) -> None:
+    """Remove what is known of the distances of some groups."""
+    for name in groups:
         remove_tree(context.out_paths.fs, context.run_paths.repeats(name))
         for layer in context.meta.layers:
             remove_tree(context.out_paths.fs, context.run_paths.bands(name, layer))
-    return stats
 
 
 def add_figures(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from musc_ray.core import products_per_tile
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.precision import DTYPES
 from musc_ray.core.tile_product import multiply_tile
-from musc_ray.planning.cost import Rates, forward_operations
+from musc_ray.planning.cost import forward_operations
+from musc_ray.planning.formats import GroupFormat
 from musc_ray.planning.gpu_types import gpu_rate
+from musc_ray.planning.job import Rates
 from musc_ray.sources.decoding import decode_image
 from musc_ray.sources.reading import read_image
 
@@ -32,7 +34,7 @@ class Workload:
 
     Attributes:
         degrees, aggregation: of the neighbourhoods.
-        precision: of the operands of the tile product: float32, bfloat16, float16 or int8.
+        group: the format of the features that are compared: channels, and precision of the tile product.
         batch_size: images per forward pass.
         workers: how many work at the same time.
         threads: of each worker.
@@ -40,7 +42,7 @@ class Workload:
 
     degrees: Sequence[int]
     aggregation: str
-    precision: str
+    group: GroupFormat
     batch_size: int
     workers: int
     threads: int
@@ -65,6 +67,15 @@ def measured_rates(backbone: Backbone, workload: Workload, sample: Sequence[str]
     cpu = f"{threads} CPU thread{'' if threads == 1 else 's'} of this machine"
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     return Rates(model, mutual, search, image_seconds, image_bytes, f"measured just now on {what}; {reading}")
+
+
+def measured_mutual(info: BackboneInfo, workload: Workload, device: str) -> float:
+    """Measure the operations per second of one worker in mutual scoring alone, while all of them are busy."""
+    target = torch.device(device)
+    with ThreadPoolExecutor(workload.workers, initializer=torch.set_num_threads, initargs=(workload.threads,)) as pool:
+        rate = _rate(pool, workload.workers, target, lambda: _tile(info, workload, target))
+    torch.set_num_threads(workload.threads)
+    return rate
 
 
 def assumed_rates(kind: str, info: BackboneInfo, sample: Sequence[str]) -> Rates:
@@ -100,19 +111,21 @@ def _tile(info: BackboneInfo, workload: Workload, device: torch.device) -> Work:
     """Multiply a tile of noise around a common image, since images of one product are alike."""
     length = info.grid[0] * info.grid[1]
     side = max(2, min(16, 4096 // length)) if device.type == "cpu" else max(8, min(64, 2**16 // length))
-    common = torch.randn(1, length, info.channels)
+    group = workload.group
+    common = torch.randn(1, length, group.channels)
     a, b = (
         prepare(
-            (common + torch.randn(side, length, info.channels)).to(device),
+            (common + torch.randn(side, length, group.channels)).to(device),
             info.grid,
             workload.degrees,
-            DTYPES[workload.precision],
+            DTYPES[group.precision],
             workload.aggregation,
+            normalised=group.compressed,
         )
         for _ in range(2)
     )
-    products = products_per_tile(device.type == "cuda", workload.precision, len(a.degrees))
-    return 2.0 * (side * length) ** 2 * info.channels * products, lambda: multiply_tile(a, b, torch.float16)
+    products = products_per_tile(device.type == "cuda", group.precision, len(a.degrees))
+    return 2.0 * (side * length) ** 2 * group.channels * products, lambda: multiply_tile(a, b, torch.float16)
 
 
 def _search(channels: int) -> Work:

@@ -1,14 +1,18 @@
 """Plan a job: list the archive as a run does, measure this machine, and pass both to the cost model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from musc_ray.backbones.describe import describe_backbone, describe_known
 from musc_ray.backbones.shape import BackboneInfo
+from musc_ray.core.compression_limits import MIN_IMAGES
 from musc_ray.errors import SettingsError
 from musc_ray.features.arithmetic import Arithmetic, resolve_arithmetic
-from musc_ray.features.workspace import requested_model
-from musc_ray.planning.cost import Job, Plan, plan_job
+from musc_ray.features.workspace import check_channels, requested_model
+from musc_ray.planning.cost import Plan, plan_job
+from musc_ray.planning.formats import group_formats, stored_compression
 from musc_ray.planning.gpu_types import gpu_rate
+from musc_ray.planning.job import Job
 from musc_ray.runtime.executor import choose
 from musc_ray.runtime.hardware import LocalHardware, usable_cpus
 from musc_ray.runtime.options import ExecutorOptions
@@ -17,6 +21,9 @@ from musc_ray.settings.model import Settings
 from musc_ray.settings.types import ExecutorName
 from musc_ray.sources.catalog import Catalog, list_images
 from musc_ray.sources.images import CatalogImage
+
+if TYPE_CHECKING:
+    from musc_ray.planning.calibration import Workload  # it imports torch
 
 SAMPLE_IMAGES = 8
 
@@ -63,27 +70,34 @@ def plan_archive(settings: Settings, catalog: Catalog, gpu: str | None = None) -
     from musc_ray.planning import calibration  # here: it imports what it measures, torch among it
 
     info = describe_backbone(*requested_model(settings))
-    sizes = [len(images) for images in catalog.groups.values()]
+    check_channels(settings, info.channels)
     sample = _sample(list(catalog.groups.values()))
+    job, arithmetic = _job(settings, info, catalog, gpu)
     if gpu is not None:
-        on_gpu = resolve_arithmetic("cuda", settings.precision, settings.model_precision, LocalHardware())
-        machine = Machine("ray", settings.workers or 1, settings.threads or 1)
-        job = _job(settings, info, sizes, on_gpu, machine)
-        return plan_job(job, calibration.assumed_rates(gpu.lower(), info, sample))
-    hardware = LocalHardware()
-    arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
-    machine = this_machine(settings, arithmetic.device)
-    job = _job(settings, info, sizes, arithmetic, machine)
-    from musc_ray.backbones.load import untrained_backbone
+        plan = plan_job(job, calibration.assumed_rates(gpu.lower(), info, sample))
+    else:
+        from musc_ray.backbones.load import untrained_backbone
 
-    precision = arithmetic.precision_for(max(sizes))
-    backbone = untrained_backbone(info, device=arithmetic.device, precision=arithmetic.model_precision)
-    here = max(1, usable_cpus() // machine.threads)
-    concurrent = min(machine.workers, here) if arithmetic.device == "cpu" else 1
-    workload = calibration.Workload(
-        settings.degrees, settings.aggregation, precision, settings.batch_size, concurrent, machine.threads
-    )
-    return plan_job(job, calibration.measured_rates(backbone, workload, sample))
+        backbone = untrained_backbone(info, device=arithmetic.device, precision=arithmetic.model_precision)
+        plan = plan_job(job, calibration.measured_rates(backbone, _workload(settings, job, arithmetic), sample))
+    if settings.compress != "none" or job.largest.images < MIN_IMAGES:
+        return plan
+    compressing = settings.model_copy(update={"compress": "auto"})
+    job, arithmetic = _job(compressing, info, catalog, gpu)
+    rates = plan.rates
+    if gpu is None:
+        mutual = calibration.measured_mutual(info, _workload(settings, job, arithmetic), arithmetic.device)
+        rates = replace(rates, mutual_operations=mutual)
+    return replace(plan, compressed=plan_job(job, rates))
+
+
+def _workload(settings: Settings, job: Job, arithmetic: Arithmetic) -> "Workload":
+    """Return what each worker of this machine does while it is measured."""
+    from musc_ray.planning.calibration import Workload
+
+    here = max(1, usable_cpus() // job.threads)
+    concurrent = min(job.workers, here) if arithmetic.device == "cpu" else 1
+    return Workload(settings.degrees, settings.aggregation, job.largest, settings.batch_size, concurrent, job.threads)
 
 
 def this_machine(settings: Settings, device: str) -> Machine:
@@ -107,18 +121,27 @@ def _sample(groups: list[list[CatalogImage]]) -> list[str]:
     return [image.uri for image in max(groups, key=len)[:SAMPLE_IMAGES]]
 
 
-def _job(settings: Settings, info: BackboneInfo, sizes: list[int], arithmetic: Arithmetic, machine: Machine) -> Job:
-    shards = [-(-size // settings.shard_size) for size in sizes if size >= 2]
+def _job(settings: Settings, info: BackboneInfo, catalog: Catalog, gpu: str | None) -> tuple[Job, Arithmetic]:
+    """Return the shapes of a job, on GPUs of some kind or on machines like this one, and its arithmetic."""
+    compressed, hardware = settings.compress != "none", LocalHardware()
+    device = settings.device if gpu is None else "cuda"
+    arithmetic = resolve_arithmetic(device, settings.precision, settings.model_precision, hardware, compressed)
+    if gpu is None:
+        machine = this_machine(settings, arithmetic.device)
+    else:
+        machine = Machine("ray", settings.workers or 1, settings.threads or 1)
+    stored = stored_compression(settings, info, arithmetic, catalog.groups)
+    sizes = {name: len(images) for name, images in catalog.groups.items()}
+    shards = [-(-size // settings.shard_size) for size in sizes.values() if size >= 2]
     patches = info.grid[0] * info.grid[1]  # of the square: where shapes are kept, each group has about as many
-    return Job(
-        group_sizes=sizes,
+    job = Job(
+        groups=group_formats(settings, info, arithmetic, sizes, stored),
         info=info,
         vectors=settings.vectors,
         references=settings.reference_count,
         seed=settings.seed,
         shard_size=settings.shard_size,
         batch_size=settings.batch_size,
-        precision=arithmetic.precision_for(max(sizes)),
         on_gpu=arithmetic.device == "cuda",
         side=block_side(settings, shards, len(info.layers), patches, machine.workers),
         cache_bytes=settings.cache_mb * 2**20,
@@ -127,3 +150,4 @@ def _job(settings: Settings, info: BackboneInfo, sizes: list[int], arithmetic: A
         threads=machine.threads,
         salient_vectors=settings.vectors if settings.rescoring == "rscon" else 0,
     )
+    return job, arithmetic

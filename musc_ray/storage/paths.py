@@ -232,6 +232,11 @@ class RunPaths:
         """Folder of intermediate results; removed when the run is complete."""
         return f"{self.folder}/work"
 
+    @property
+    def bases_json(self) -> str:
+        """Hashes of the bases that the run's bands were computed with, by group."""
+        return f"{self.work}/bases.json"
+
     def bands(self, group: str, layer: int) -> str:
         """Folder of a group's bands of one layer."""
         return f"{self.work}/bands/group={escape_group(group)}/layer-{layer:02d}"

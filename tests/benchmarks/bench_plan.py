@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_plan.py [IMAGES]
 
-ELPV solar cells, DINOv2 ViT-S/14 at 224 px, 2 workers: all pairs and M = 64, in both precisions.
+ELPV solar cells, DINOv2 ViT-S/14 at 224 px, 2 workers: all pairs and M = 64, in both precisions, and compressed.
 """
 
 import sys
@@ -21,7 +21,13 @@ from musc_ray.planning.plan import list_archive, plan_archive
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.loading import load_settings
 
-CASES = ({"references": "all"}, {"references": 64}, {"references": "all", "precision": "float32"})
+CASES = (
+    {"references": "all"},
+    {"references": 64},
+    {"references": "all", "precision": "float32"},
+    {"references": "all", "compress": "auto"},
+)
+SHARD = "shard-*.parquet"
 
 
 def main() -> None:
@@ -39,10 +45,14 @@ def main() -> None:
             settings = load_settings(None, {**common, **case, "out": str(folder / f"out-{number}")})
             plan = plan_archive(settings, list_archive(settings))
             with PeakMemory() as memory:
-                stages = run_archive(settings, Progress(quiet=True)).run.stages
+                run = run_archive(settings, Progress(quiet=True)).run
+            stages = run.stages
             print(", ".join(f"{key} {value}" for key, value in case.items()))
             scoring = stages["mutual"]["seconds"] + stages["reduce"]["seconds"]
-            read = stages["mutual"]["shards_read"] * settings.shard_size * 256 * 384 * 2
+            found = run.compression.get("all")
+            layer = found.bytes / count / len(run.resolved.layers) if found else 256 * 384 * 2
+            read = stages["mutual"]["shards_read"] * settings.shard_size * layer
+            stored = sum(path.stat().st_size for path in (folder / f"out-{number}/features").rglob(SHARD))
             for what, planned, measured in (
                 ("extract", plan.extract_seconds, stages["extract"]["seconds"]),
                 ("mutual and reduce", plan.mutual_seconds, scoring),
@@ -51,6 +61,7 @@ def main() -> None:
                     max(plan.extract_memory, plan.mutual_memory) / 1e6,
                     memory.peaks["ray::WorkerProcess"] / 1e6,
                 ),
+                ("features stored", plan.feature_bytes / 1e6, stored / 1e6),
                 ("features read", plan.mutual_bytes_read / 1e6, read / 1e6),
             ):
                 print(f"  {what:18} {planned:8.1f} {measured:8.1f} {planned / measured:6.2f}", flush=True)

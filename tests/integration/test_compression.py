@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from musc_ray.core import compression, quantised
 from musc_ray.features import group_bases
+from musc_ray.scoring.scorer import Scorer
 from musc_ray.storage.layer_columns import LayerTokens
 from musc_ray.storage.shards import read_class_tokens, read_layer, read_meta, read_norms, write_shard
 from tests.helpers import brute_force
@@ -199,6 +201,34 @@ def test_a_second_run_reads_what_the_first_has_written_and_a_lost_basis_is_found
     assert found["stages"]["extract"]["already_done"] == 0  # all are extracted again, into shards of their own
     assert len(list(folder_of(out).glob("shard-*"))) == 2 * len(before)
     assert found["compression"]["all"]["energy"] == record["compression"]["all"]["energy"]
+
+
+def test_bands_of_another_basis_are_not_taken_over(tmp_path, images, run, monkeypatch, invoke, tiny_weights):
+    """A run is interrupted when its bands are written; then its basis is deleted, and found with other directions."""
+    out, name = tmp_path / "out", ["--run-id", "interrupted"]
+
+    def interrupted(*_: object) -> None:
+        raise RuntimeError("interrupted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Scorer, "write_patch_maps", interrupted)
+        assert invoke("run", images, out, "--weights", tiny_weights, *OPTIONS, "--compress", K, *name).exit_code == 1
+    assert list(out.glob("runs/interrupted/work/bands/*/*/*.npy"))
+    (folder_of(out) / "_compression.json").unlink()
+    turn = quantised.rotation(K).flip(0)
+    monkeypatch.setattr(compression, "rotation", lambda channels: turn)
+    _, record = run(images, out, "--compress", K, *name)
+    assert record["stages"]["mutual"]["already_done"] == 0
+    for shard in folder_of(out).glob("shard-*"):  # of the first basis
+        if (
+            read_meta(fsspec.filesystem("file"), str(shard)).basis_sha256
+            != record["compression"]["all"]["basis_sha256"]
+        ):
+            shard.unlink()
+    for path in folder_of(out).glob("_basis-*"):
+        if record["compression"]["all"]["basis_sha256"][:16] not in path.name:
+            path.unlink()
+    check(out, record)
 
 
 def test_the_images_of_a_shard_of_another_basis_are_extracted_again(tmp_path, images, run):

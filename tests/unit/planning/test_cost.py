@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from musc_ray.backbones import BackboneInfo
+from musc_ray.cli.output_plan import compress_proposal
 from musc_ray.core.distance_summary import DistanceSummary
 from musc_ray.core.pending_distances import (
     MAX_EXACT_REFERENCES,
@@ -21,21 +23,23 @@ from musc_ray.core.pending_distances import (
 )
 from musc_ray.core.references import reference_window, section_pairs
 from musc_ray.errors import SettingsError
+from musc_ray.features.arithmetic import Arithmetic
 from musc_ray.planning import plan as planning
 from musc_ray.planning.calibration import assumed_rates
 from musc_ray.planning.cost import (
     KERNEL_SECONDS,
     START_SECONDS,
-    Job,
-    Rates,
     forward_operations,
     pending_bytes,
     plan_job,
 )
+from musc_ray.planning.formats import GroupFormat, group_formats
+from musc_ray.planning.job import Job, Rates
 from musc_ray.planning.plan import Machine, list_archive, plan_archive
 from musc_ray.runtime import executor
 from musc_ray.scoring.ring import GroupImages, tiles_of
 from musc_ray.settings.loading import load_settings
+from musc_ray.storage.bases import Compression
 from tests.helpers.pictures import write_pictures
 
 INFO = BackboneInfo("timm:test", (64, 96), 16, (4, 6), 12, (2, 5, 8, 11), 192, 192)
@@ -43,15 +47,16 @@ RATES = Rates(1e12, 2e12, 1e11, 0.01, 1e5, "made up")
 
 
 def job(sizes: list[int], references: int | None = None, **given: object) -> Job:
+    dtype, compressed, channels = given.pop("stored", ("float16", False, 192))
+    precision = given.pop("precision", "bfloat16")
     made = Job(
-        group_sizes=sizes,
+        groups=[GroupFormat(size, channels, dtype, compressed, precision) for size in sizes],
         info=INFO,
         vectors=3,
         references=references,
         seed=0,
         shard_size=16,
         batch_size=8,
-        precision="bfloat16",
         on_gpu=False,
         side=2,
         cache_bytes=2**30,
@@ -207,3 +212,58 @@ def test_in_int8_each_vector_has_its_own_product_on_a_cpu_too():
     low, eight = (plan_job(job([2000], precision=precision), RATES) for precision in ("bfloat16", "int8"))
     assert eight.mutual_operations == 3 * low.mutual_operations
     assert eight.exchanged_bytes == low.exchanged_bytes  # distances are float16 either way
+
+
+def test_compressed_features_are_stored_read_and_multiplied_at_their_own_size():
+    full, few = (plan_job(job([2000, 500], **stored), RATES) for stored in ({}, {"stored": ("int8", True, 48)}))
+    patches, layers, images = 24, 4, 2500
+    assert full.feature_bytes == images * (layers * patches * 192 * 2 + 192 * 4)
+    assert few.feature_bytes == images * (layers * (patches * (48 + 4) + 8) + 192 * 4)
+    assert few.mutual_operations == full.mutual_operations / 4
+    assert few.mutual_bytes_read / full.mutual_bytes_read == pytest.approx((patches * 52 + 8) / (patches * 384))
+    assert few.extract_operations == full.extract_operations
+    assert few.mutual_memory < full.mutual_memory
+    assert few.extract_memory < full.extract_memory
+    salient = plan_job(job([2000, 500], stored=("int8", True, 48), salient_vectors=2), RATES)
+    assert salient.mutual_bytes_read - few.mutual_bytes_read == images * (patches * 52 + 8)
+
+
+def test_formats_are_those_of_stored_decisions_else_what_auto_may_take():
+    cpu = Arithmetic("cpu", "bfloat16", "bfloat16", 64, "int8")
+    groups = {"stored": 300, "left": 300, "new": 300, "small": 255}
+    stored = {"stored": Compression(300, 32, 128, (0.99,), "a" * 64), "left": Compression(10)}
+
+    def formats(**given):
+        decided = stored if "compress" in given else {}
+        made = zip(groups, group_formats(load_settings(None, given), INFO, cpu, groups, decided), strict=True)
+        return {name: (f.channels, f.dtype, f.compressed, f.precision, f.sample) for name, f in made}
+
+    plain = (192, "float16", False, "bfloat16", 0)
+    assert formats() == dict.fromkeys(groups, plain)
+    assert formats(compress="auto") == {
+        "stored": (32, "int8", True, "int8", 0), "left": plain, "new": (48, "int8", True, "int8", 128), "small": plain,
+    }  # fmt: skip
+    of_64 = formats(compress=64, feature_dtype="float16")
+    assert of_64["new"] == (64, "float16", True, "int8", 128)
+    assert of_64["left"] == plain
+
+
+def test_a_million_images_of_the_largest_model_fit_into_a_terabyte_and_a_half():
+    info = BackboneInfo("open_clip:ViT-L-14-336/openai", (518, 518), 14, (37, 37), 24, (5, 11, 17, 23), 1024, 768)
+    arithmetic = Arithmetic("cuda", "float16", "float16", 64, "int8")
+    plans = {}
+    for compress in ("none", "auto"):
+        formats = group_formats(load_settings(None, {"compress": compress}), info, arithmetic, {"g": 1_000_000}, {})
+        made = job([1_000_000], 256, on_gpu=True, workers=64, shard_size=64)
+        plans[compress] = plan_job(dataclasses.replace(made, info=info, groups=formats), RATES)
+    assert plans["none"].feature_bytes > 11e12
+    assert plans["auto"].feature_bytes < 1.5e12
+    assert plans["auto"].mutual_operations == plans["none"].mutual_operations / 4
+    both = dataclasses.replace(plans["none"], compressed=plans["auto"])
+    said = compress_proposal(both)
+    assert re.search(
+        r"--compress auto would store 1\.4 TB of features instead of 11\.2 TB and take [\d,.]+ GPU hours", said
+    )
+    assert compress_proposal(plans["none"]) is None
+    tiny = dataclasses.replace(plan_job(job([300]), RATES), compressed=plan_job(job([300]), RATES))
+    assert compress_proposal(tiny) is None
