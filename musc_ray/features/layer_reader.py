@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.compression import raw_tokens
+from musc_ray.core.quantised import rotation
 from musc_ray.settings.model import Settings
 from musc_ray.storage.bases import Compression, Directions, read_compression, read_directions
 from musc_ray.storage.paths import OutPaths
@@ -70,7 +71,9 @@ class LayerReader:
     def read_in_full(self, group: str, path: str, layer: int, image_ids: Sequence[str]) -> Tensor:
         """Read tokens as `read` does, turned back into the backbone's channels (A, h*w, C): groups can be compared."""
         tokens, basis = self.read(group, path, layer, image_ids), self.basis(group)
-        return tokens if basis is None else tokens.float() @ self._vectors(group, basis, layer).T
+        if basis is None:
+            return tokens
+        return tokens.float() @ rotation(tokens.shape[2]).T @ self._vectors(group, basis, layer).T
 
     def _vectors(self, group: str, basis: str, layer: int) -> Tensor:
         return torch.from_numpy(self._directions(group, basis)[layer])

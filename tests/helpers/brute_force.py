@@ -193,7 +193,7 @@ def read_features(folder: Path, raw: bool = False) -> Stored:
 
     Args:
         folder: that holds them.
-        raw: turn compressed tokens y back into projections of the raw ones, deviation * y + mean * (1' V).
+        raw: turn compressed tokens y back into projections of the raw ones, deviation * y + mean * (1' V R).
     """
     stored = Stored([], np.empty(0), {}, {})
     class_tokens: list[np.ndarray] = []
@@ -208,13 +208,20 @@ def read_features(folder: Path, raw: bool = False) -> Stored:
                 layers.setdefault(layer, []).append(_tokens(table, meta, layer, row))
             if raw and "basis_sha256" in meta:
                 (basis,) = folder.glob("_basis-*.npz")
-                sums = np.load(basis)[f"layer_{layer:02d}"].astype(np.float64).sum(axis=0)
+                sums = np.load(basis)[f"layer_{layer:02d}"].astype(np.float64).sum(axis=0) @ rotation(meta["channels"])
                 norms = [np.frombuffer(value, "<f4") for value in table[f"layer_{layer:02d}_norm"].to_pylist()]
                 own = layers[layer][-len(table) :]
                 layers[layer][-len(table) :] = [n[1] * y + n[0] * sums for y, n in zip(own, norms, strict=True)]
     stored.class_tokens = np.stack(class_tokens)
     stored.layers = {layer: np.stack(images) for layer, images in layers.items()}
     return stored
+
+
+def rotation(channels: int) -> np.ndarray:
+    """The rotation R that compressed tokens are turned by: of a QR decomposition, with a positive diagonal of R."""
+    normal = np.random.Generator(np.random.PCG64(20_240_816)).standard_normal((channels, channels))
+    q, r = np.linalg.qr(normal)
+    return q * np.sign(np.diag(r))
 
 
 def _tokens(table: pa.Table, meta: dict[str, Any], layer: int, row: int) -> np.ndarray:
