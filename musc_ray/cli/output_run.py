@@ -1,12 +1,13 @@
 """Output of the verbs that score: the worst images, thresholds, counts, and where scores and report lie."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from musc_ray.cli.output import bytes_text, escape, print_total_time, stdout_console
+from musc_ray.cli.output import bytes_text, escape, plural, print_total_time, stdout_console
 from musc_ray.cli.output_ledger import print_ledger
 from musc_ray.errors import MuscRayError
 
@@ -92,6 +93,8 @@ def _print_result(result: "RunResult", console: Console) -> None:
     for name, value in run.metrics.items():
         console.print(f"{escape(name)}: [bold]{value:.4f}[/bold]")
     console.print(method_line(run), soft_wrap=True, highlight=False)
+    if run.settings.matching != "anywhere":
+        console.print(matching_line(run), soft_wrap=True, highlight=False)
     _print_thresholds(result.thresholds, console)
     console.print(image_size_line(run), soft_wrap=True)
     if run.compression:
@@ -114,6 +117,16 @@ def method_line(run: "RunManifest") -> str:
         f"Method: {settings.method}, layers {layers}, degrees {degrees}, interval {low:g},{high:g}, "
         f"rescoring {rescoring}"
     )
+
+
+def matching_line(run: "RunManifest") -> str:
+    """Say in one line where patches looked for their nearest; the notes say why."""
+    if run.settings.matching == "near":
+        return f"Matching: near, radius {run.settings.radius}"
+    counts = Counter(chosen.radius for chosen in run.matching.values())
+    said = [f"anywhere in {plural(counts.pop(None), 'group')}"] if None in counts else []
+    said += [f"near, radius {radius}, in {plural(count, 'group')}" for radius, count in sorted(counts.items())]
+    return f"Matching: {'; '.join(said)} (auto)"
 
 
 def image_size_line(run: "RunManifest") -> str:

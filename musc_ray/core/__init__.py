@@ -9,6 +9,12 @@ group in memory.
 AGGREGATIONS = ("lnamd", "snamd")
 """How the neighbourhoods of a patch become vectors; see the modules of the same names."""
 
+MATCHINGS = ("anywhere", "near", "auto")
+"""Where in other images a patch looks for its nearest: see `matching`."""
+
+DEFAULT_RADIUS = 2
+"""Radius of `near` in patches; see the table of `tests/benchmarks/bench_matching.py`."""
+
 MAX_DEGREE = 33
 """Largest neighbourhood size: the CPU kernel reaches one vector of 16 patches to each side (see `kernels/simd.py`)."""
 
@@ -25,9 +31,25 @@ def vectors_per_patch(aggregation: str, degrees: int) -> int:
     return 1 if aggregation == "snamd" else degrees
 
 
-def products_per_tile(on_gpu: bool, precision: str, vectors: int) -> int:
-    """Count the matrix products of a layer's tile: one per vector of a patch on a GPU and in int8, else one for all."""
-    return vectors if on_gpu or precision == "int8" else 1
+def products_per_tile(on_gpu: bool, precision: str, vectors: int, radius: int | None = None) -> int:
+    """Count the matrix products of a layer's tile: one per vector of a patch on a GPU and in int8, else one for all.
+
+    Near the same place (a radius) it is one per vector anywhere.
+    """
+    return vectors if on_gpu or precision == "int8" or radius is not None else 1
+
+
+def candidates(grid: tuple[int, int], radius: int | None) -> float:
+    """Count the patches of an image that a patch is compared with, on average over a grid.
+
+    Args:
+        grid: (h, w).
+        radius: of `matching: near`, in patches; None means all.
+    """
+    if radius is None:
+        return grid[0] * grid[1]
+    along = [sum(side - abs(o) for o in range(-radius, radius + 1) if abs(o) < side) / side for side in grid]
+    return along[0] * along[1]
 
 
 def auto_precision(device: str, has_bfloat16: bool, int8_pays: bool = False) -> str:

@@ -1,13 +1,17 @@
 """Score one group that fits in memory, from features to patch maps: the Python API and the reference for the stages."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from musc_ray.core import AGGREGATIONS, MAX_DEGREE
+from musc_ray.core import AGGREGATIONS, DEFAULT_RADIUS, MATCHINGS, MAX_DEGREE
+from musc_ray.core.matching import choose_matching, radii_to_try
+from musc_ray.core.matching_limits import MIN_IMAGES, SAMPLE_IMAGES
+from musc_ray.core.operands.base import PreparedShard
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.patch_scores import exact_scores
 from musc_ray.core.precision import default_device, distance_dtype, resolve_precision
@@ -23,6 +27,8 @@ def score_features(
     precision: str = "auto",
     device: str | torch.device | None = None,
     aggregation: str = "lnamd",
+    matching: str = "anywhere",
+    radius: int | None = None,
 ) -> Tensor:
     """Compute patch anomaly scores of N images of one product against each other (MuSc: LNAMD, MSM, interval average).
 
@@ -39,6 +45,8 @@ def score_features(
             `auto` (the fastest of the first three that the device has; float32 for few images).
         device: where to compute; None means the GPU if there is one, else the CPU.
         aggregation: `lnamd` (plain means, one vector per degree) or `snamd` (similarity-weighted, one vector; MuSc-V2).
+        matching: patches look for their nearest `anywhere`, `near` their place, or as a sample says (`auto`).
+        radius: how far, in patches; with `near` 2 if not given, with `auto` the only one that is tried.
 
     Returns:
         (N, h*w) float32 on the CPU: the patch map of each image, mean over layers and degrees.
@@ -51,11 +59,46 @@ def score_features(
     target = torch.device(device) if device is not None else default_device()
     dtype = resolve_precision(precision, target, images)
     total = torch.zeros(images, grid[0] * grid[1], dtype=torch.float64)
+    radius = _given_radius(matching, radius)
+    if matching == "auto":
+        prepared = partial(prepare, grid=grid, degrees=degrees, aggregation=aggregation)
+        radius = _auto_radius(layers[max(0, len(layers) - 2)], prepared, radii_to_try(grid, radius), interval, target)
     for tokens in layers:
-        shard = prepare(tokens.to(target), grid, degrees, dtype, aggregation)
+        shard = prepare(tokens.to(target), grid, degrees, dtype, aggregation, radius)
         distances, _ = multiply_tile(shard, shard, distance_dtype(dtype))
         total += exact_scores([distances], images - 1, interval, target)
     return (total / len(layers)).float()
+
+
+def _auto_radius(
+    tokens: Tensor,
+    prepared: Callable[..., PreparedShard],
+    radii: Sequence[int],
+    interval: tuple[float, float],
+    device: torch.device,
+) -> int | None:
+    """Choose one of some radii by a sample of a layer's tokens (N, L, C); None means anywhere."""
+    chosen = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:SAMPLE_IMAGES]
+    sample = tokens[chosen].to(device)
+
+    def distances(radius: int | None) -> Tensor:
+        shard = prepared(sample, radius=radius)
+        return multiply_tile(shard, shard)[0]
+
+    return None if len(tokens) < MIN_IMAGES else choose_matching(distances, interval, radii).radius
+
+
+def _given_radius(matching: str, radius: int | None) -> int | None:
+    """Return the radius that is given, or the default of `near`.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    if matching not in MATCHINGS:
+        raise ValueError(f"matching must be one of {', '.join(MATCHINGS)}, not {matching!r}.")
+    if radius is not None and (matching == "anywhere" or radius < 1):
+        raise ValueError(f"radius must be at least 1, with matching near or auto, got {radius} with {matching}.")
+    return DEFAULT_RADIUS if matching == "near" and radius is None else radius
 
 
 def _as_tensor(layer: Any) -> Tensor:

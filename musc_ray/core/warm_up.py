@@ -13,7 +13,12 @@ IMAGES, CHANNELS = 2, 16
 
 
 def load_kernels(
-    grid: tuple[int, int], degrees: Sequence[int], dtype: torch.dtype, aggregation: str, device: torch.device
+    grid: tuple[int, int],
+    degrees: Sequence[int],
+    dtype: torch.dtype,
+    aggregation: str,
+    device: torch.device,
+    radius: int | None = None,
 ) -> None:
     """Multiply a tile of noise and average its distances, as scoring will: kernels are compiled for these types.
 
@@ -23,8 +28,9 @@ def load_kernels(
         dtype: of the operands of products.
         aggregation: lnamd or snamd.
         device: that multiplies.
+        radius: of matching near its own place; None means anywhere.
     """
     noise = torch.randn(IMAGES, grid[0] * grid[1], CHANNELS, generator=torch.Generator().manual_seed(0))
-    shard = prepare(noise.to(device), grid, degrees, dtype, aggregation)
+    shard = prepare(noise.to(device), grid, degrees, dtype, aggregation, radius)
     distances, _ = multiply_tile(shard, shard, distance_dtype(dtype))
     interval_average(distances.to(device), references=1)

@@ -53,6 +53,8 @@ def night_settings(given: Settings) -> Settings:
     if last.resolved.model_precision is not None:
         kept["model_precision"] = last.resolved.model_precision
     changed = {name: getattr(given, name) for name in given.model_fields_set}
+    if changed.get("matching", kept["matching"]) != kept["matching"]:
+        kept["radius"] = None  # it was that of the other matching
     backbones = {resolve_backbone(str(values["backbone"])).canonical for values in (kept, kept | changed)}
     if len(backbones) > 1 or changed.get("method", kept["method"]) != kept["method"]:
         kept = {name: value for name, value in kept.items() if name not in (*CHOSEN, "layers")}

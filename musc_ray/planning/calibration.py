@@ -11,7 +11,7 @@ import torch
 
 from musc_ray.backbones import Backbone
 from musc_ray.backbones.shape import BackboneInfo
-from musc_ray.core import products_per_tile
+from musc_ray.core import candidates, products_per_tile
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.precision import DTYPES
 from musc_ray.core.tile_product import multiply_tile
@@ -23,6 +23,9 @@ from musc_ray.sources.decoding import decode_image
 from musc_ray.sources.reading import read_image
 
 CALIBRATION_SECONDS = 2.0
+
+NEAR_SIDE = 32
+"""Images along the side of a measured tile of matching near: few products a pair, so that more pairs are needed."""
 
 MODEL_SHARE, MUTUAL_SHARE = 0.4, 0.35
 """Assumed shares of the data sheet's rate: of a ViT's forward pass, and of products followed by two maxima."""
@@ -38,6 +41,7 @@ class Workload:
         batch_size: images per forward pass.
         workers: how many work at the same time.
         threads: of each worker.
+        radius: of matching near, in patches; None means anywhere.
     """
 
     degrees: Sequence[int]
@@ -46,6 +50,7 @@ class Workload:
     batch_size: int
     workers: int
     threads: int
+    radius: int | None = None
 
 
 def measured_rates(backbone: Backbone, workload: Workload, sample: Sequence[str]) -> Rates:
@@ -112,6 +117,8 @@ def _tile(info: BackboneInfo, workload: Workload, device: torch.device) -> Work:
     length = info.grid[0] * info.grid[1]
     side = max(2, min(16, 4096 // length)) if device.type == "cpu" else max(8, min(64, 2**16 // length))
     group = workload.group
+    if workload.radius is not None:
+        side = NEAR_SIDE
     common = torch.randn(1, length, group.channels)
     a, b = (
         prepare(
@@ -120,12 +127,14 @@ def _tile(info: BackboneInfo, workload: Workload, device: torch.device) -> Work:
             workload.degrees,
             DTYPES[group.precision],
             workload.aggregation,
+            workload.radius,
             normalised=group.compressed,
         )
         for _ in range(2)
     )
-    products = products_per_tile(device.type == "cuda", group.precision, len(a.degrees))
-    return 2.0 * (side * length) ** 2 * group.channels * products, lambda: multiply_tile(a, b, torch.float16)
+    products = products_per_tile(device.type == "cuda", group.precision, len(a.degrees), workload.radius)
+    compared = length * candidates(info.grid, workload.radius)
+    return 2.0 * side**2 * compared * group.channels * products, lambda: multiply_tile(a, b, torch.float16)
 
 
 def _search(channels: int) -> Work:

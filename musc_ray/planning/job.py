@@ -52,6 +52,7 @@ class Job:
         workers: workers of a stage.
         threads: CPU threads of a worker.
         salient_vectors: vectors of a patch that RsCon compares, for which a layer is read again; 0 without it.
+        radius: of matching near, in patches; None means anywhere, which bounds what auto chooses.
     """
 
     groups: Sequence[GroupFormat]
@@ -68,6 +69,7 @@ class Job:
     workers: int
     threads: int
     salient_vectors: int = 0
+    radius: int | None = None
 
     @property
     def group_sizes(self) -> list[int]:

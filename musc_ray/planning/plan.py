@@ -97,7 +97,8 @@ def _workload(settings: Settings, job: Job, arithmetic: Arithmetic) -> "Workload
 
     here = max(1, usable_cpus() // job.threads)
     concurrent = min(job.workers, here) if arithmetic.device == "cpu" else 1
-    return Workload(settings.degrees, settings.aggregation, job.largest, settings.batch_size, concurrent, job.threads)
+    neighbourhoods = settings.degrees, settings.aggregation
+    return Workload(*neighbourhoods, job.largest, settings.batch_size, concurrent, job.threads, job.radius)
 
 
 def this_machine(settings: Settings, device: str) -> Machine:
@@ -149,5 +150,6 @@ def _job(settings: Settings, info: BackboneInfo, catalog: Catalog, gpu: str | No
         workers=machine.workers,
         threads=machine.threads,
         salient_vectors=settings.vectors if settings.rescoring == "rscon" else 0,
+        radius=settings.radius if settings.matching == "near" else None,
     )
     return job, arithmetic

@@ -2,17 +2,18 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from musc_ray.core import products_per_tile
+from musc_ray.core import candidates, products_per_tile
 from musc_ray.features.context import RunContext
 from musc_ray.runtime.executor import Executor, ResultLostError, WorkerLostError
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
 from musc_ray.runtime.worker import Role
 from musc_ray.scoring.defects.driver import find_defects
+from musc_ray.scoring.matching import settle_matching
 from musc_ray.scoring.ranking_driver import RankingDriver
 from musc_ray.scoring.ranking_worker import GroupFigures
 from musc_ray.scoring.ring import GroupImages
@@ -54,6 +55,7 @@ def score_groups(
     arguments = (settings, context.arithmetic, context.out_paths.uri(context.out_paths.root), context.run_id, meta)
     with Pool(executor, SCORER, workers, *arguments) as pool:
         scoring = _Stages(pool, context, progress, stages)
+        groups = scoring.settle_matching(groups)
         scoring.multiply_tiles(groups, side)
         if settings.repeated_defects:
             scoring.remove_defects(scoring.remaining(groups))
@@ -85,6 +87,13 @@ class _Stages:
         """List the groups that have not failed."""
         return [group for group in groups if group.group not in self.failed]
 
+    def settle_matching(self, groups: Sequence[GroupImages]) -> list[GroupImages]:
+        """Settle where the patches of each group look for their nearest; returns the groups with it."""
+        chosen, seconds = settle_matching(self.pool, self.context, groups, self.progress)
+        if self.context.settings.matching == "auto":
+            self.figures["matching"] = {"seconds": seconds}
+        return [replace(group, radius=chosen[group.group].radius) for group in groups]
+
     def multiply_tiles(self, groups: Sequence[GroupImages], side: int) -> None:
         """Multiply all tiles, in blocks of up to side x side shards, and write the bands."""
         driver = TileDriver(self.context.run_paths, groups, self.context.meta.layers, side)
@@ -102,8 +111,10 @@ class _Stages:
         """Count the operations of one layer of a pair of images."""
         arithmetic, meta = self.context.arithmetic, self.context.meta_of(group.group)
         precision = arithmetic.precision_for(group.images, meta.basis_sha256 is not None)
-        products = products_per_tile(arithmetic.device == "cuda", precision, self.context.settings.vectors)
-        return 2.0 * group.patches**2 * meta.channels * products
+        products = products_per_tile(
+            arithmetic.device == "cuda", precision, self.context.settings.vectors, group.radius
+        )
+        return 2.0 * group.patches * candidates(group.grid, group.radius) * meta.channels * products
 
     def remove_defects(self, groups: Sequence[GroupImages]) -> None:
         """Find the repeated defects of all groups and score the affected images again."""

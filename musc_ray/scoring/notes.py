@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from musc_ray.features.intensity import FoundRange
+from musc_ray.storage.group_matching import GroupMatching
 from musc_ray.storage.manifest_records import GroupCompression, GroupNight
 
 MAX_NAMED = 3
@@ -20,6 +21,7 @@ def run_notes(
     night: Mapping[str, GroupNight],
     intensity: Mapping[str, FoundRange],
     images: Mapping[str, int],
+    matching: Mapping[str, GroupMatching],
 ) -> tuple[str, ...]:
     """List the notes of a run.
 
@@ -29,6 +31,7 @@ def run_notes(
         night: by group, empty in a run on a whole archive.
         intensity: ranges of deep pixels, by group.
         images: numbers of images of the scored groups, by group.
+        matching: what `matching: auto` chose, by group.
     """
     extract, mutual = stages["extract"], stages["mutual"]
     error, shrunk, halved = mutual["largest_summary_error"], mutual["shrunk_blocks"], extract["halved_batches"]
@@ -45,7 +48,7 @@ def run_notes(
         notes.append(f"{lost} worker{'' if lost == 1 else 's'} died; their tasks were repeated.")
     if repaired:
         notes.append(f"{repaired} shard{'' if repaired == 1 else 's'} of features were broken and extracted again.")
-    return (*notes, *_drift_notes(night), *few_images_notes(images))
+    return (*notes, *_drift_notes(night), *few_images_notes(images), *matching_notes(matching))
 
 
 def few_images_notes(images: Mapping[str, int]) -> list[str]:
@@ -64,6 +67,19 @@ def few_images_notes(images: Mapping[str, int]) -> list[str]:
         f"{_named(list(few))} {has} {counts} images: below {MIN_IMAGES} a score rests on the one or two nearest "
         "images, so take the order as a hint, or add good images of the same product."
     ]
+
+
+def matching_notes(matching: Mapping[str, GroupMatching]) -> list[str]:
+    """Say where patches look for their nearest, and why; groups of one sentence share it."""
+    groups: dict[str, list[str]] = {}
+    for name, chosen in matching.items():
+        groups.setdefault(f"{matching_text(chosen.radius)}, since {chosen.reason} (matching auto).", []).append(name)
+    return [f"{_named(names)}: patches are matched {sentence}" for sentence, names in groups.items()]
+
+
+def matching_text(radius: int | None) -> str:
+    """Name a matching: `anywhere`, or `near, radius 2`."""
+    return "anywhere" if radius is None else f"near, radius {radius}"
 
 
 def intensity_notes(intensity: Mapping[str, FoundRange], remarks: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -48,6 +48,7 @@ class GroupImages:
         grid: (h, w) patches of each image.
         earlier: images that are only references of the others: a night's window.
         publish_earlier: whether these get scores, too.
+        radius: how far from its place a patch looks for its nearest, in patches; None means anywhere.
     """
 
     group: str
@@ -56,6 +57,7 @@ class GroupImages:
     grid: tuple[int, int]
     earlier: frozenset[str] = frozenset()
     publish_earlier: bool = False
+    radius: int | None = None
 
     @classmethod
     def of(
@@ -159,11 +161,12 @@ class BlockTask:
 
     Attributes:
         grid: (h, w) patches of each image of the group.
+        radius: see `GroupImages`.
+        worth_keeping: number of shards that a worker should cache.
         rows: shards; columns: shards, the same object on the diagonal.
         unfinished: shards whose bands are not written yet: their distances are needed.
         whole: those of them without tiles in other blocks: their bands are reduced and written on the spot.
         counted: tiles that this block adds to the progress.
-        worth_keeping: number of shards that a worker should cache.
         attempt: number of restarts of its bands.
     """
 
@@ -171,12 +174,13 @@ class BlockTask:
     layer: int
     window: ReferenceWindow
     grid: tuple[int, int]
+    radius: int | None
+    worth_keeping: int
     rows: Sequence[RingShard]
     columns: Sequence[RingShard]
     unfinished: frozenset[int]
     whole: frozenset[int]
     counted: int
-    worth_keeping: int
     attempt: int = 0
 
     @property

@@ -13,6 +13,7 @@ from musc_ray.features.context import RunContext
 from musc_ray.features.intensity import stated
 from musc_ray.features.outside import is_outside
 from musc_ray.features.shapes import shape_notes
+from musc_ray.scoring.matching import chosen_matching
 from musc_ray.scoring.notes import outside_notes, run_notes
 from musc_ray.scoring.scored_groups import ScoredGroups
 from musc_ray.storage.layer_columns import layer_bytes
@@ -83,6 +84,8 @@ def run_manifest(
     night = None if context.earlier is None else _night(context, scored)
     compression = _compression(context, scored)
     images = {group.group: group.images for group in scored.groups}
+    matching = chosen_matching(context)
+    notes = run_notes(scored.failed, stages, night or {}, context.intensity, images, matching)
     return RunManifest(
         schema_version=SCHEMA_VERSION,
         run_id=context.run_id,
@@ -93,11 +96,7 @@ def run_manifest(
         counts=_counts(context, scored, failed_images),
         failed_groups=scored.failed,
         metrics=dict(metrics),
-        notes=(
-            *_listing_notes(context),
-            *run_notes(scored.failed, stages, night or {}, context.intensity, images),
-            *outside_notes(night or {}, compression),
-        ),
+        notes=(*_listing_notes(context), *notes, *outside_notes(night or {}, compression)),
         stages=_figures(stages),
         versions=_versions(),
         skipped=context.catalog.skipped_by_reason,
@@ -109,6 +108,7 @@ def run_manifest(
         intensity=stated(context.intensity),
         image_sizes=dict(context.image_sizes),
         compression=compression,
+        matching=matching,
     )
 
 

@@ -18,12 +18,14 @@ from musc_ray.scoring.band_reducer import BandReducer, StoredPart
 from musc_ray.scoring.block_multiplier import BlockMultiplier
 from musc_ray.scoring.defects.driver import DefectStep
 from musc_ray.scoring.defects.worker import ArrayCache, DefectWorker
+from musc_ray.scoring.matching_worker import sample_matching
 from musc_ray.scoring.patch_maps import patch_maps_of, write_patch_maps
 from musc_ray.scoring.ranking_worker import Columns, GroupFigures, PartNeighbours, Ranker
 from musc_ray.scoring.ring import BlockStats, BlockTask, GroupImages, RingShard
 from musc_ray.scoring.shard_cache import ShardCache
 from musc_ray.settings.model import Settings
 from musc_ray.storage.arrays import write_array
+from musc_ray.storage.group_matching import GroupMatching
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import FeaturesMeta, read_meta
 
@@ -53,7 +55,13 @@ class Scorer:
         self.kernel_turn = threading.Lock()
         for precision in arithmetic.precisions:
             dtype = DTYPES[precision]
-            load_kernels(meta.grid, settings.degrees, dtype, settings.aggregation, self.cache.device)
+            load_kernels(meta.grid, settings.degrees, dtype, settings.aggregation, self.cache.device, settings.radius)
+
+    def choose_matching(self, images: GroupImages) -> GroupMatching:
+        """Choose by a sample where the patches of a group look for their nearest."""
+        with self.kernel_turn:
+            use_threads(self.plan.threads)
+            return sample_matching(images, self.cache, self.meta.layers)
 
     def multiply_block(self, task: BlockTask) -> BlockStats | list[BlockStats | StoredPart]:
         """Multiply the tiles of a block; write its whole bands.

@@ -74,14 +74,20 @@ class ShardCache:
 
     def load(self, task: BlockTask, shard: RingShard) -> PreparedShard:
         """Read and prepare a shard's layer, without caching it."""
-        return self.prepare((task.group, task.layer, shard.number), shard.ids, task.grid, task.window.images)
+        band = task.group, task.layer, shard.number
+        return self.prepare(band, shard.ids, task.grid, self.product_dtype(task.group, task.window.images), task.radius)
 
     def product_dtype(self, group: str, images: int) -> torch.dtype:
         """Return the dtype of products in a group of this many images."""
         return DTYPES[self.arithmetic.precision_for(images, self.reader.is_compressed(group))]
 
     def prepare(
-        self, band: tuple[str, int, int], ids: Sequence[str], grid: tuple[int, int], images: int
+        self,
+        band: tuple[str, int, int],
+        ids: Sequence[str],
+        grid: tuple[int, int],
+        dtype: torch.dtype,
+        radius: int | None,
     ) -> PreparedShard:
         """Read and prepare some images of a shard.
 
@@ -89,7 +95,8 @@ class ShardCache:
             band: group, layer and number of the shard.
             ids: of the images.
             grid: (h, w) patches of each.
-            images: of the group: the precision depends on their number.
+            dtype: of products, see `product_dtype`.
+            radius: how far from its place a patch looks for its nearest; None means anywhere.
         """
         group, layer, number = band
         path = self.paths.shard(self.meta.features_id, group, number)
@@ -98,8 +105,9 @@ class ShardCache:
             tokens.to(self.device),
             grid,
             self.settings.degrees,
-            self.product_dtype(group, images),
+            dtype,
             self.settings.aggregation,
+            radius,
             normalised=self.reader.is_compressed(group),
         )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from musc_ray.core.pending_distances import MAX_EXACT_REFERENCES, SUMMARY_CHUNK
+from musc_ray.core.references import ReferenceWindow
 from musc_ray.errors import MuscRayError
 from musc_ray.runtime.executor import Executor, ResultLostError, Worker
 from musc_ray.runtime.pool import Member, Pool, References, Task
@@ -33,6 +34,7 @@ MAX_REPAIRS = 3
 
 
 BandKey = tuple[str, int, int]
+Grid = tuple[int, int]
 
 
 @dataclass
@@ -165,17 +167,15 @@ class TileDriver:
         columns = rows if block.columns == block.rows else group.ring[block.columns.start : block.columns.stop]
         unfinished = block.shards - done
         whole = frozenset(shard for shard in unfinished if awaited[shard] == 1)
-        keep = self._worth_keeping(group)
-        task = BlockTask(
-            group.group, layer, group.window, group.grid, rows, columns, unfinished, whole, block.tiles, keep
-        )
+        task = BlockTask(*self._of_group(group, layer), rows, columns, unfinished, whole, block.tiles)
         for shard in task.returned:
             self.bands.setdefault((group.group, layer, shard), Band(group, layer, shard, awaited[shard]))
         return task
 
-    def _worth_keeping(self, group: GroupImages) -> int:
-        """Keep all shards if every pair is scored; otherwise two block sides."""
-        return len(group.ring) if group.window.is_all else 2 * self.side
+    def _of_group(self, group: GroupImages, layer: int) -> tuple[str, int, ReferenceWindow, Grid, int | None, int]:
+        """Return the first fields of a task; workers keep all shards if every pair is scored, else two block sides."""
+        keep = len(group.ring) if group.window.is_all else 2 * self.side
+        return group.group, layer, group.window, group.grid, group.radius, keep
 
     def _next_task(self, member: Member, workers: int) -> Task | None:
         """Choose a task: complete bands first, else of the next blocks the one with most shards that the worker has."""
@@ -262,23 +262,8 @@ class TileDriver:
         pieces = [others[start : start + self.side] for start in range(0, len(others), self.side)]
         anew = Band(group, band.layer, band.shard, len(pieces), attempt=band.attempt + 1)
         self.bands[anew.key] = anew
-        only, keep = frozenset([band.shard]), self._worth_keeping(group)
-        self.urgent.extend(
-            BlockTask(
-                group.group,
-                band.layer,
-                group.window,
-                group.grid,
-                [own],
-                piece,
-                only,
-                frozenset(),
-                0,
-                keep,
-                anew.attempt,
-            )
-            for piece in pieces
-        )
+        only, of_group = frozenset([band.shard]), self._of_group(group, band.layer)
+        self.urgent.extend(BlockTask(*of_group, [own], piece, only, frozenset(), 0, anew.attempt) for piece in pieces)
 
     def _fail(self, group: str, error: Exception) -> None:
         """Drop a failed group; the others continue."""

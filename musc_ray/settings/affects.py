@@ -41,6 +41,10 @@ EFFECTS: Mapping[Effect, str] = {
 """Meaning of each effect, in the order in which help and documentation show them."""
 
 
+NO_OLDER: object = object()
+"""What no setting has as a value: those that were there from the start."""
+
+
 @dataclass(frozen=True)
 class Affects:
     """Marker in the annotation of a field of `Settings`.
@@ -53,11 +57,11 @@ class Affects:
     """
 
     effects: tuple[Effect, ...]
-    older: object = None
+    older: object = NO_OLDER
     in_ids: bool = True
 
 
-def affects(*effects: Effect, older: object = None, in_ids: bool = True) -> Affects:
+def affects(*effects: Effect, older: object = NO_OLDER, in_ids: bool = True) -> Affects:
     """Declare what a setting affects; see `Affects`."""
     return Affects(effects, older, in_ids)
 

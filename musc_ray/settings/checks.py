@@ -121,6 +121,11 @@ def check_together(settings: "Settings") -> None:
             "Settings 'precision' float16 and 'device' cpu do not go together, since CPUs have no fast float16 "
             "products: use bfloat16 or float32."
         )
+    if settings.matching == "anywhere" and settings.radius is not None:
+        raise ValueError(
+            f"Setting 'radius' {settings.radius} is for 'matching' near or auto, not anywhere: give one of them, or "
+            "leave it out."
+        )
     if settings.threshold is not None and settings.contamination is not None:
         raise ValueError(
             f"Settings 'threshold' {settings.threshold:g} and 'contamination' {settings.contamination:g} exclude each "

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from musc_ray.core import vectors_per_patch
+from musc_ray.core import DEFAULT_RADIUS, vectors_per_patch
 from musc_ray.settings.affects import affects
 from musc_ray.settings.checks import (
     check_column,
@@ -32,6 +32,7 @@ from musc_ray.settings.types import (
     Flag,
     Fraction,
     Interval,
+    Matching,
     ModelPrecision,
     Natural,
     OptionalCount,
@@ -69,6 +70,16 @@ class Settings(FeatureSettings):
         default=BY_METHOD,
         description="Share of the sorted distances whose mean is a patch score: low,high in 0..1; default: by method "
         "and backbone, 0,0.3 in all of them.",
+    )
+    matching: Annotated[Matching, affects("scores", older="anywhere")] = Field(
+        default="anywhere",
+        description="Where in other images a patch looks for its nearest: anywhere, near its own place (aligned "
+        "products: a small part of the cost), or as a sample of each group's images says (auto).",
+    )
+    radius: Annotated[OptionalCount, affects("scores", older=None)] = Field(
+        default=None,
+        description="Farthest that a patch is compared with matching near, in patches, rows and columns; default: 2 "
+        "with near, with auto what the sample says.",
     )
     references: Annotated[References, affects("scores")] = Field(
         default="all", description="Other images that each image is scored against: all of its group, or this many."
@@ -238,10 +249,12 @@ class Settings(FeatureSettings):
 
     @model_validator(mode="after")
     def _chosen_by_method(self) -> Self:
-        """Fill what is not given; it stays out of `model_fields_set`."""
+        """Fill what is not given, and the radius; it stays out of `model_fields_set`."""
         for name in CHOSEN:
             if getattr(self, name) is None:
                 self.__dict__[name] = getattr(self.constants, name)
+        if self.matching == "near" and self.radius is None:
+            self.__dict__["radius"] = DEFAULT_RADIUS
         return self
 
     @model_validator(mode="after")

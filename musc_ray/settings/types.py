@@ -106,6 +106,7 @@ Compress = Annotated[Literal["none", "auto"] | _Positive, expects("none, auto or
 FeatureDtype = Literal["auto", "float16", "int8"]
 References = Annotated[Literal["all"] | _Positive, expects("'all' or a whole number of at least 1")]
 Aggregation = Literal["lnamd", "snamd"]
+Matching = Literal["anywhere", "near", "auto"]
 Rescoring = Literal["rscin", "rscon", "none"]
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 ModelPrecision = Literal["auto", "float32", "bfloat16", "float16"]

@@ -1,6 +1,6 @@
 """Settings by what they affect, as values of ids, and as JSON."""
 
-from musc_ray.settings.affects import Effect, affects_of
+from musc_ray.settings.affects import NO_OLDER, Effect, affects_of
 from musc_ray.settings.model import Settings
 
 
@@ -16,7 +16,7 @@ def identity_values(settings: Settings, effect: Effect) -> dict[str, object]:
     return {
         name: value
         for name, value in values.items()
-        if marks[name].in_ids and (marks[name].older is None or value != marks[name].older)
+        if marks[name].in_ids and (marks[name].older is NO_OLDER or value != marks[name].older)
     }
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator
 from musc_ray.errors import MuscRayError
 from musc_ray.settings.model import Settings
 from musc_ray.storage.filesystem import read_json, write_json
+from musc_ray.storage.group_matching import GroupMatching
 from musc_ray.storage.manifest_records import Counts, DefectCount, GroupCompression, GroupNight, Record, Resolved
 from musc_ray.storage.paths import RunPaths
 
@@ -27,6 +28,7 @@ OPTIONAL = (
     "intensity",
     "image_sizes",
     "compression",
+    "matching",
 )
 """Fields of run.json that only some runs have."""
 
@@ -92,6 +94,7 @@ class RunManifest(_Manifest):
         intensity: the values that are shown black and white, of each group with images of more than 8 bits.
         image_sizes: (H, W) of the model's input by group, where it follows the shape of the group's images.
         compression: of each group whose features are compressed.
+        matching: where patches look for their nearest, by group, where it was chosen by samples (`matching: auto`).
     """
 
     scored_at: datetime
@@ -111,6 +114,7 @@ class RunManifest(_Manifest):
     intensity: dict[str, tuple[float, float]] = Field(default_factory=dict)
     image_sizes: dict[str, tuple[int, int]] = Field(default_factory=dict)
     compression: dict[str, GroupCompression] = Field(default_factory=dict)
+    matching: dict[str, GroupMatching] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, run_paths: RunPaths) -> Self | None:

@@ -97,6 +97,10 @@ class OutPaths:
         """The directions that a group's features are compressed with."""
         return f"{self.features(features_id, group)}/{basis_name(sha256)}"
 
+    def matching(self, features_id: str, group: str, settings: str) -> str:
+        """Where patches of a group look for their nearest, found once for the settings of a digest."""
+        return f"{self.features(features_id, group)}/_matching-{settings}.json"
+
     @property
     def night_lease(self) -> str:
         """Held by a nightly run, so that there is one at a time."""
@@ -196,6 +200,11 @@ class RunPaths:
     def skipped(self) -> str:
         """Folder of the table of what lay under SOURCE and was not taken for an image."""
         return f"{self.folder}/skipped"
+
+    @property
+    def matching(self) -> str:
+        """Where patches look for their nearest, by group, as the run settled it from samples."""
+        return f"{self.folder}/matching.json"
 
     @property
     def failed_json(self) -> str:

@@ -43,6 +43,7 @@ DEFAULTS = {
     "oom": False,
     "summaries": False,
     "planted": 0,
+    "shuffled": [],
     "settings": {},
 }
 
@@ -60,6 +61,8 @@ def group_features(spec: Mapping, group: int, images: range) -> tuple[list[str],
         ids.append(f"{n:08x}{generator.integers(2**63):024x}")  # in order, but random when read backwards
         class_tokens.append(generator.standard_normal(8) + 1)
         tokens = common + 0.5 * generator.standard_normal(common.shape)
+        if group in spec["shuffled"]:  # every image has its places in an order of its own
+            tokens = tokens[:, generator.permutation(length)]
         if n % 4 == 1 and n < 4 * spec["planted"]:  # the same defect, a square of patches, hardly different
             place = (np.arange(PLANTED_SIDE)[:, None] * spec["grid"][1] + np.arange(PLANTED_SIDE)).ravel()
             defect = np.random.default_rng(99).standard_normal((spec["layers"], len(place), channels))

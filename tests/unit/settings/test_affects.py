@@ -44,11 +44,19 @@ def test_what_enters_an_id_never_concerns_machines():
     assert not machines & {*settings_affecting("features", "scores")}
 
 
-@pytest.mark.parametrize("name", ["aggregation", "repeated_defects", "rescoring"])
+@pytest.mark.parametrize("name", ["aggregation", "repeated_defects", "rescoring", "matching"])
 def test_settings_added_later_enter_ids_only_when_changed(name):
-    changed = {"aggregation": "snamd", "repeated_defects": True, "rescoring": "none"}[name]
+    changed = {"aggregation": "snamd", "repeated_defects": True, "rescoring": "none", "matching": "auto"}[name]
     assert name not in identity_values(Settings(), "scores")
     assert identity_values(load_settings(None, {name: changed}), "scores")[name] == changed
+
+
+def test_a_radius_enters_ids_where_there_is_one():
+    assert "radius" not in identity_values(Settings(), "scores")
+    assert "radius" not in identity_values(load_settings(None, {"matching": "auto"}), "scores")
+    near = identity_values(load_settings(None, {"matching": "near"}), "scores")
+    assert near["radius"] == 2
+    assert near == identity_values(load_settings(None, {"matching": "near", "radius": 2}), "scores")
 
 
 def test_the_intensity_changes_features_and_is_left_out_while_it_is_found():

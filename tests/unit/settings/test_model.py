@@ -426,6 +426,16 @@ def test_float16_does_not_go_with_the_cpu() -> None:
         assert load_settings(overrides={"precision": precision, "device": device}).precision == precision
 
 
+def test_a_radius_needs_a_matching_that_has_one() -> None:
+    assert refusal({"radius": 3}) == (
+        "Setting 'radius' 3 is for 'matching' near or auto, not anywhere: give one of them, or leave it out."
+    )
+    radii = [load_settings(overrides={"matching": matching}).radius for matching in ("anywhere", "near", "auto")]
+    assert radii == [None, 2, None]
+    assert load_settings(overrides={"matching": "auto", "radius": 3}).radius == 3
+    assert load_settings(overrides={"matching": "anywhere", "radius": None}).radius is None
+
+
 def test_threshold_and_contamination_exclude_each_other() -> None:
     assert refusal({"threshold": 0.5}, ["contamination=0.05"]) == (
         "Settings 'threshold' 0.5 and 'contamination' 0.05 exclude each other: give one of them, and set the other to "

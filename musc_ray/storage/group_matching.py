@@ -1,0 +1,46 @@
+"""What `matching: auto` chose for a group, as it is stored beside its features and in run.json."""
+
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from musc_ray.core.matching import MatchingChoice
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class MatchedRadius(_Record):
+    """What a sample says of a radius in patches: see `core/matching.py`."""
+
+    radius: int
+    found: float
+    agrees: float
+
+
+class GroupMatching(_Record):
+    """Where patches of a group look for their nearest.
+
+    Attributes:
+        radius: at most this many patches from their own place; None means anywhere.
+        reason: why.
+        images: images of the sample, 0 where none was looked at.
+        figures: what the sample says of the radii that were tried.
+    """
+
+    radius: int | None = None
+    reason: str
+    images: int = 0
+    figures: tuple[MatchedRadius, ...] = ()
+
+    @classmethod
+    def of(cls, choice: "MatchingChoice", images: int) -> Self:
+        """Return a choice that was made by a sample of some images."""
+        figures = tuple(MatchedRadius(**vars(figure)) for figure in choice.figures)
+        return cls(radius=choice.radius, reason=choice.reason, images=images, figures=figures)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return self.model_dump(mode="json")
