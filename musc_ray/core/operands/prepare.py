@@ -46,7 +46,8 @@ def prepare(
     if aggregation == "snamd":
         plain_patches, degrees = partial(snamd.aggregate, grid=grid, degrees=degrees), (1,)
     if radius is not None:
-        return NearShard(tokens, grid, tuple(degrees), dtype, radius, plain_patches)
+        form = near_form(tokens.device, dtype)
+        return form(tokens, grid, tuple(degrees), dtype, radius, plain_patches)
     if dtype == torch.int8:
         return int8_form(tokens.device)(tokens, grid, tuple(degrees), plain_patches, turned=normalised)
     if tokens.device.type == "cpu":
@@ -54,6 +55,15 @@ def prepare(
 
         return GramShard(tokens, grid, tuple(degrees), dtype, plain_patches)
     return UnitVectorShard(tokens, grid, tuple(degrees), dtype, plain_patches)
+
+
+def near_form(device: torch.device, dtype: torch.dtype) -> type[NearShard]:
+    """Choose the form of a shard that is matched near the same place: with a kernel of ours where there is one."""
+    if device.type == "cpu" and dtype == torch.int8 and torch.cpu.get_capabilities().get("avx512_vnni"):
+        from musc_ray.core.operands.near_int8 import PackedNearShard  # here: imports numba
+
+        return PackedNearShard
+    return NearShard
 
 
 def int8_form(device: torch.device) -> type[Int8Shard]:

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from musc_ray.core.kernels import int8_dot
 from musc_ray.core.operands import near
 from musc_ray.core.operands.near import FARTHEST, NearShard
+from musc_ray.core.operands.near_int8 import PackedNearShard
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.tile_product import multiply_tile
 from tests.helpers import brute_force
@@ -113,8 +115,26 @@ def test_int8_is_exact_in_its_integers():
     """Distances are those of the rounded vectors, to the last bit of float32."""
     grid, radius = (3, 4), 1
     tokens = images_of(grid, 5)
-    shard = prepare(tokens, grid, (3,), torch.int8, radius=radius)
+    shard = NearShard(tokens, grid, (3,), torch.int8, radius)
     q = shard.operands[0].transpose(0, 1).double().numpy()
     truth = brute_force.near_minima(q, grid, radius) / shard.scale
     found, _ = multiply_tile(shard, shard)
     torch.testing.assert_close(found[0], torch.from_numpy(np.nan_to_num(truth, nan=np.inf)).float(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.skipif(not int8_dot.AVAILABLE, reason="this CPU has no AVX-512 VNNI")
+def test_the_kernel_in_int8_gives_the_numbers_of_plain_products(monkeypatch):
+    """For chunks that end anywhere, and with excluded patches."""
+    monkeypatch.setitem(near.CHUNK_SIDE, "cpu", 16)
+    grid, radius = (5, 3), 1
+    tokens = torch.cat([images_of(grid, 20, seed) for seed in (0, 1)])
+    excluded = torch.rand(17, 15, generator=torch.Generator().manual_seed(3)) < 0.6
+    found = []
+    for form in (NearShard, PackedNearShard):
+        a, b = (form(part, grid, DEGREES, torch.int8, radius) for part in tokens.split([23, 17]))
+        results = [*multiply_tile(a, b), multiply_tile(a, a)[0], a.unit_vectors(1, 5)]
+        b.exclude(excluded)
+        found.append([*results, multiply_tile(a, b)[0]])
+    for plain, packed in zip(*found, strict=True):
+        torch.testing.assert_close(plain, packed, atol=5e-7, rtol=0)
+    assert (found[1][-1] == FARTHEST).any()
