@@ -19,7 +19,7 @@ MULTIPROCESSOR_SHARED = {80: 164 * 1024, 90: 228 * 1024}
 REGISTERS = 2**16
 """Of a multiprocessor, of 32 bits."""
 
-ALIGNED = ("channels", "stride_a", "stride_b")
+ALIGNED = ("channels", "stride_a", "stride_b", "place_a", "place_b")
 """Numbers that Triton finds to be multiples of 16 where operands are padded."""
 
 TENSOR_CORES = {80: "mma.sync", 90: "wgmma.mma_async"}
@@ -45,7 +45,7 @@ class Compiled:
 
 
 def compile_kernel(
-    kernel: Any, types: dict[str, str], constants: dict[str, object], capability: int, warps: int, stages: int
+    kernel: Any, types: dict[str, str], constants: dict[str, object], capability: int, options: dict[str, int]
 ) -> Compiled:
     """Compile a kernel to machine code.
 
@@ -54,7 +54,7 @@ def compile_kernel(
         types: of its arguments, in order; pointers and those in ALIGNED are taken as multiples of 16.
         constants: its constexpr arguments.
         capability: 80 or 90.
-        warps, stages: as at the launch.
+        options: as at the launch: `num_warps`, `num_stages` and others.
     """
     import triton
     import triton.backends.nvidia
@@ -64,7 +64,6 @@ def compile_kernel(
     aligned = [place for place, (name, kind) in enumerate(types.items()) if kind[0] == "*" or name in ALIGNED]
     attributes = {(place,): [["tt.divisibility", 16]] for place in aligned}
     source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constants, attributes)
-    options = {"num_warps": warps, "num_stages": stages}
     compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options)
     tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
     cubin = Path(os.environ["TRITON_CACHE_DIR"]) / "kernel.cubin"
@@ -74,7 +73,7 @@ def compile_kernel(
     assert found, usage
     registers, shared = int(found[1]), int(compiled.metadata.shared)
     of_shared = MULTIPROCESSOR_SHARED[capability] // (shared + 1024)
-    of_registers = REGISTERS // (-(-registers // 8) * 8 * warps * 32)
+    of_registers = REGISTERS // (-(-registers // 8) * 8 * options["num_warps"] * 32)
     return Compiled(
         registers, int(found[2]), shared, min(of_shared, of_registers), TENSOR_CORES[capability] in compiled.asm["ptx"]
     )

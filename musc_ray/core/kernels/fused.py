@@ -125,10 +125,14 @@ def nearest(a: Tensor, half_a: Tensor, b: Tensor, half_b: Tensor, patches: int, 
         a.stride(0),
         b.stride(0),
         **constants(a.dtype, blocks),
-        num_warps=blocks.warps,
-        num_stages=blocks.stages,
+        **options(blocks),
     )
     return in_b.amax(dim=2).permute(0, 2, 1), in_a.permute(1, 2, 0)
+
+
+def options(blocks: Blocks) -> dict[str, int]:
+    """List options of the launch."""
+    return {"num_warps": blocks.warps, "num_stages": blocks.stages}
 
 
 def constants(dtype: torch.dtype, blocks: Blocks) -> dict[str, object]:

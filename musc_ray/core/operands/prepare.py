@@ -13,6 +13,7 @@ from musc_ray.core.operands.gpu import HAS_TRITON, UnitVectorShard
 from musc_ray.core.operands.int8 import Int8Shard
 from musc_ray.core.operands.int8_gpu import FusedInt8Shard
 from musc_ray.core.operands.near import NearShard
+from musc_ray.core.operands.near_gpu import FusedNearShard
 
 
 def prepare(
@@ -63,7 +64,7 @@ def near_form(device: torch.device, dtype: torch.dtype) -> type[NearShard]:
         from musc_ray.core.operands.near_int8 import PackedNearShard  # here: imports numba
 
         return PackedNearShard
-    return NearShard
+    return FusedNearShard if device.type == "cuda" and HAS_TRITON else NearShard
 
 
 def int8_form(device: torch.device) -> type[Int8Shard]:

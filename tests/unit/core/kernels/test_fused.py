@@ -78,7 +78,7 @@ def check_machine_code() -> None:
             types |= dict.fromkeys(["images_b", "patches", "channels", "stride_a", "stride_b"], "i32")
             for capability, limit in MAX_SHARED.items():
                 constants = fused.constants(dtype, blocks)
-                used = compile_kernel(fused._nearest, types, constants, capability, blocks.warps, blocks.stages)
+                used = compile_kernel(fused._nearest, types, constants, capability, fused.options(blocks))
                 print(kind, channels, capability, used)
                 assert used.shared <= limit
                 assert used.stack == 0
