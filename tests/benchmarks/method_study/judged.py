@@ -71,7 +71,7 @@ def _outcome(study: Study, images: ImageSet, method: str) -> Outcome:
     given |= {"method": method, "executor": "process", "report_images": 0, "report_thumbnails": 0}
     folder = study.cache / "runs" / images.name
     folder.mkdir(parents=True, exist_ok=True)
-    given |= _source(images, folder) | {"out": str(folder / "out")}
+    given |= source_of(images, folder) | {"out": str(folder / "out")}
     settings = load_settings(None, given)
     result = run_archive(settings, Progress(quiet=True))
     figures = {}
@@ -86,7 +86,7 @@ def _outcome(study: Study, images: ImageSet, method: str) -> Outcome:
     return Outcome(figures, (stages["extract"]["seconds"], stages["mutual"]["seconds"]))
 
 
-def _source(images: ImageSet, folder: Path) -> dict[str, str]:
+def source_of(images: ImageSet, folder: Path) -> dict[str, str]:
     """Return the settings that name a set's images and labels."""
     if images.has_masks:
         return {"source": str(DATA / images.name / "test"), "labels": "mvtec"}
