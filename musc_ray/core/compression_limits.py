@@ -4,11 +4,12 @@ AUTO_ENERGY = 0.995
 """Share of the energy of a group's tokens that `auto` keeps in every layer, where that takes no more than a quarter of
 the channels."""
 
-MIN_IMAGES = 256
-"""`auto` leaves smaller groups as they are: there is little to gain, and fewer images to find the directions in."""
-
 SAMPLE_IMAGES = 128
-"""Images that a basis is found from."""
+"""Images that a basis is found from. Patch maps of 110 magnetic tiles correlate with those of all channels at 0.9995 with
+a basis from 8 or 16 images, 0.9997 from 32, 0.9998 from 64 and from all."""
+
+MIN_IMAGES = 64
+"""`auto` leaves smaller groups as they are: there is little to gain, and the sample passes the model twice."""
 
 CHANNELS_STEP = 16
 """`auto` chooses a multiple of this: rows of products then fill whole vector registers."""
