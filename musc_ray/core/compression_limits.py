@@ -5,8 +5,8 @@ AUTO_ENERGY = 0.995
 the channels."""
 
 SAMPLE_IMAGES = 128
-"""Images that a basis is found from. Patch maps of 110 magnetic tiles correlate with those of all channels at 0.9995 with
-a basis from 8 or 16 images, 0.9997 from 32, 0.9998 from 64 and from all."""
+"""Images that a basis is found from. Patch maps of 110 magnetic tiles correlate with those of all channels at 0.9995
+with a basis from 8 or 16 images, 0.9997 from 32, 0.9998 from 64 and from all."""
 
 MIN_IMAGES = 64
 """`auto` leaves smaller groups as they are: there is little to gain, and the sample passes the model twice."""
