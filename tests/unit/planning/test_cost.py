@@ -229,7 +229,7 @@ def test_compressed_features_are_stored_read_and_multiplied_at_their_own_size():
 
 
 def test_formats_are_those_of_stored_decisions_else_what_auto_may_take():
-    cpu = Arithmetic("cpu", "bfloat16", "bfloat16", 64, "int8")
+    cpu = Arithmetic("cpu", "bfloat16", "bfloat16", 10, "int8")
     groups = {"stored": 300, "left": 300, "new": 300, "small": 63}
     stored = {"stored": Compression(300, 32, 128, (0.99,), "a" * 64), "left": Compression(10)}
 
