@@ -6,7 +6,8 @@ The baseline is what a user would otherwise run: for every image, layer and degr
 other image in float32, minimum, and interval average. It is run on some images and scaled to all N. Errors are against
 float64. Shares are of two limits: products of a block's shape with operands in the cache, and the needed products alone
 with their own operands. Everything runs on the GPU where there is one, where each degree needs a product; needs torch
-alone.
+alone. There float16 is compared with compressed features in int8, matched anywhere and near the same place, too: rates
+are of the pairs of patches of all places.
 """
 
 import resource
@@ -20,8 +21,10 @@ import torch
 from machine import describe_machine
 
 import musc_ray
+from musc_ray.core.compression import Energies, find_bases, project
 from musc_ray.core.kernels.onednn import linear
 from musc_ray.core.lnamd import aggregate, layer_norm
+from musc_ray.core.operands.base import PreparedShard
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.precision import default_device, resolve_precision
 from musc_ray.core.tile_product import TileChunk, tile_chunks
@@ -125,11 +128,40 @@ def measure(name: str, images: int, side: int, channels: int) -> None:
         )
 
 
+def compare_forms(images: int, side: int, channels: int) -> None:
+    """Print the rates of the forms of a shard that a GPU chooses from, minima and all, distances left on it."""
+    features = features_of(images, side, channels).to(DEVICE)
+    energies = Energies(channels, DEVICE)
+    energies.add(features[:16])
+    basis = find_bases([energies], channels // 4)[0].vectors
+    compressed = project(features, basis.to(DEVICE)).tokens
+    print("  {:36} {:>7} {:>20}".format("form", "s", "pairs of patches/s"))
+    for name, tokens, dtype, radius in (
+        (f"float16, {channels} channels", features, torch.float16, None),
+        (f"int8, {channels // 4} channels", compressed, torch.int8, None),
+        (f"int8, {channels // 4} channels, near (radius 2)", compressed, torch.int8, 2),
+    ):
+        normalised = tokens is compressed
+        shard = prepare(tokens, (side, side), DEGREES, dtype, radius=radius, normalised=normalised)
+        chunks = list(tile_chunks(shard, shard))
+
+        def multiply(shard: PreparedShard = shard, chunks: list[TileChunk] = chunks) -> None:
+            for chunk in chunks:
+                shard.nearest_distances(shard, chunk.rows, chunk.columns)
+
+        multiply()  # compiles
+        seconds = seconds_of(multiply, 3)
+        pairs = len(DEGREES) * images * (images - 1) / 2 * side**4
+        print(f"  {name:36} {seconds:7.3f} {pairs / seconds:20.2e}")
+
+
 def main() -> None:
     print(describe_machine())
     for name, shape in SHAPES.items():
         if ON_GPU or "--large" in sys.argv or shape[1] < 20:
             measure(name, *shape)
+            if ON_GPU:
+                compare_forms(*shape)
 
 
 if __name__ == "__main__":
