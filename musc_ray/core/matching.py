@@ -60,7 +60,7 @@ def radii_to_try(grid: tuple[int, int], given: int | None) -> list[int]:
 def choose_matching(
     distances: Callable[[int | None], Tensor], interval: tuple[float, float], radii: Sequence[int]
 ) -> MatchingChoice:
-    """Choose the smallest radius that suffices, or anywhere.
+    """Choose the smallest radius that suffices, or anywhere if the largest does not.
 
     Args:
         distances: returns the distances (D, S, L, S) of the sample's patches to their nearest within a radius, or
@@ -72,11 +72,14 @@ def choose_matching(
         return MatchingChoice(None, "no radius saves much on so few patches")
     anywhere = distances(None)
     figures: list[RadiusFigures] = []
-    for radius in radii:
+    for radius in (radii[-1], *radii[:-1]):  # the largest first: nearly always it alone decides for anywhere
         figures.append(radius_figures(anywhere, distances(radius), interval, radius))
-        if figures[-1].suffices:
-            return MatchingChoice(radius, _said(figures[-1]), tuple(figures))
-    return MatchingChoice(None, _said(figures[-1]), tuple(figures))
+        if not figures[0].suffices:
+            return MatchingChoice(None, _said(figures[0]), tuple(figures))
+        if figures[-1].suffices and len(figures) > 1:
+            break
+    chosen = figures[-1] if figures[-1].suffices else figures[0]
+    return MatchingChoice(chosen.radius, _said(chosen), tuple(sorted(figures, key=lambda found: found.radius)))
 
 
 def radius_figures(anywhere: Tensor, near: Tensor, interval: tuple[float, float], radius: int) -> RadiusFigures:
