@@ -144,7 +144,7 @@ def _resolved(context: RunContext, largest: str, images: Mapping[str, int]) -> R
         image_size=meta.image_size,
         grid=meta.grid,
         layers=meta.layers,
-        channels=meta.channels,
+        channels=context.meta.channels,
         class_channels=meta.class_channels,
         device=context.arithmetic.device,
         precision=context.arithmetic.precision_for(images[largest], compressed),

@@ -117,6 +117,13 @@ def test_what_is_stored_are_the_tokens_on_the_basis(tmp_path, images, run):
         assert np.abs(vectors.T @ vectors - np.eye(K)).max() < 1e-5
 
 
+def test_groups_that_keep_their_shape_have_the_backbones_channels_in_the_summary(tmp_path, images, run):
+    output, record = run(images, tmp_path / "out", "--compress", K, "--method", "tuned")
+    assert record["image_sizes"]
+    assert record["resolved"]["channels"] == CHANNELS
+    assert f"Features: {K} of {CHANNELS} channels, int8, " in output
+
+
 def test_int8_without_compression(tmp_path, images, run):
     out = tmp_path / "out"
     output, record = run(images, out, "--feature-dtype", "int8")
