@@ -4,10 +4,11 @@ A program takes a place of the grid, ROWS images of a and COLUMNS of b. It multi
 of b at every offset within the radius, keeps the maxima over offsets in registers, and writes distances once. Up to
 MAX_RESIDENT_BYTES a patch, those of a stay on the chip over all offsets, without a loop over channels.
 
-Both directions are the same kernel, with a and b swapped: every product is computed twice. The other way, one product
-for both, needs an atomic maximum in memory for each of them. At 32 bytes a clock and L2 slice (80 and 96 of them) that
-is 0.9 (A100) and 1.3 (H100) 10^12 a second at best, less than the doubled products below reach in most cases; and its
-results would be read and written again to become distances.
+Both directions are the same kernel, with a and b swapped: every product is computed twice. One product for both would
+need an atomic maximum in memory for each: at 32 bytes a clock and L2 slice (80 and 96 of them) at most 0.9 (A100) and
+1.3 (H100) 10^12 a second, and results cleared before, read and written again after, to become distances. Doubled
+products reach half of what the table says: 1.6 and 3.4 at C = 96, and 0.6 and 1.2 at C = 256 in int8, where atomics
+could be as fast or faster on paper. Compressed features have few channels, so this doubles products.
 
 Costs of a product of two patches, counted on paper and in the machine code, not measured. R is the padded length of a
 patch in bytes, C in channels, K the number of offsets (25 at radius 2):
@@ -30,8 +31,9 @@ TB/s:
 | float16, C = 256, A100 | 0.61 | 1.0 | 6.5 | 10 | tensor cores |
 | float16, C = 256, H100, H200 | 1.9 | 1.3 | 10 | 21 | L2 |
 
-A pair of images takes 2 K L products less those beyond the border, 65,000 at L = 1369: at C = 256 in int8 18 (A100) and
-38 (H100) million pairs of images a second and degree, against 0.6 and 1.3 million with matches anywhere.
+A pair of images takes 2 K L products less those beyond the border, 64,000 at L = 1369: at C = 256 in int8 19 (A100) and
+40 (H100) million pairs of images a second and degree, against 0.6 and 1.3 million with matches anywhere, if both shards
+have a multiple of 128 images.
 """
 
 import torch
