@@ -5,8 +5,13 @@ from dataclasses import dataclass
 
 from musc_ray.storage.shards import FeaturesMeta, ShardImage
 
-MAX_RATIO = 2.0
-"""A night warns when its new images leave more than this many times what the sample of the basis left outside it."""
+MAX_RATIO = 3.0
+"""A night warns when its new images leave more than this many times what the sample of the basis left outside it.
+
+Measured with DINOv2 on four sets, 48 and 96 of 384 directions from half of the images: the other half's good images
+leave 0.3 to 1.2 times as much, defective ones alone 1.2 to 2.6 times; of commutators 60 % as bright 2.6 to 3 times,
+turned by 4 degrees 9 to 12 times, and images of another product 17 to 23 times as much.
+"""
 
 MIN_SHARE = 0.01
 """And at least this share of their energy."""

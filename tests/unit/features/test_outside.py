@@ -22,8 +22,8 @@ def test_means_are_over_images_that_say_it():
     assert Outside().by_layer == ()
 
 
-def test_much_is_more_than_twice_what_the_sample_left_and_more_than_a_hundredth():
-    assert is_outside(0.03, fitted=0.01)
-    assert not is_outside(0.03, fitted=0.02)
+def test_much_is_more_than_three_times_what_the_sample_left_and_more_than_a_hundredth():
+    assert is_outside(0.031, fitted=0.01)
+    assert not is_outside(0.031, fitted=0.011)
     assert not is_outside(MIN_SHARE, fitted=0.0)
     assert not is_outside(None, fitted=0.0)
