@@ -42,6 +42,20 @@ def test_constants_are_inherited_unless_method_or_backbone_change(tmp_path, give
     assert night(tmp_path, record, given).degrees == degrees
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("near", 3)),
+        ({"radius": 4}, ("near", 4)),
+        ({"matching": "anywhere"}, ("anywhere", None)),
+        ({"matching": "auto"}, ("auto", None)),
+    ],
+)
+def test_a_radius_is_inherited_with_its_matching(tmp_path, given, expected):
+    settings = night(tmp_path, run_record("run-1", settings={"matching": "near", "radius": 3}), given)
+    assert (settings.matching, settings.radius) == expected
+
+
 def night(tmp_path, record, given):
     """Return the settings of a night after a run."""
     (tmp_path / "runs" / "run-1").mkdir(parents=True)

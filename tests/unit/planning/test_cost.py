@@ -267,3 +267,14 @@ def test_a_million_images_of_the_largest_model_fit_into_a_terabyte_and_a_half():
     assert compress_proposal(plans["none"]) is None
     tiny = dataclasses.replace(plan_job(job([300]), RATES), compressed=plan_job(job([300]), RATES))
     assert compress_proposal(tiny) is None
+
+
+@pytest.mark.parametrize("radius", [1, 2, 9])
+def test_near_the_same_place_only_the_patches_within_the_radius_are_multiplied(radius):
+    h, w = INFO.grid
+    places = [(y, x) for y in range(h) for x in range(w)]
+    compared = sum(max(abs(y - t), abs(x - s)) <= radius for y, x in places for t, s in places)
+    anywhere, near = (plan_job(job([2000], vectors=2, radius=value), RATES) for value in (None, radius))
+    assert near.mutual_operations == pytest.approx(2 * anywhere.mutual_operations * compared / (h * w) ** 2)
+    assert near.pairs == anywhere.pairs
+    assert near.exchanged_bytes == anywhere.exchanged_bytes
