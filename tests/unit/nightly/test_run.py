@@ -46,7 +46,7 @@ def test_constants_are_inherited_unless_method_or_backbone_change(tmp_path, give
     ("given", "expected"),
     [
         ({}, ("near", 3)),
-        ({"radius": 4}, ("near", 4)),
+        ({"matching": "near", "radius": 4}, ("near", 4)),
         ({"matching": "anywhere"}, ("anywhere", None)),
         ({"matching": "auto"}, ("auto", None)),
     ],
