@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from musc_ray.evaluate.pooled import pooled_scores
 from musc_ray.features import extractor, group_bases
 from musc_ray.scoring.scorer import Scorer
 from musc_ray.storage.layer_columns import LayerTokens
+from musc_ray.storage.manifest import RunManifest
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import read_class_tokens, read_layer, read_meta, read_norms, write_shard
 from tests.helpers import brute_force
 from tests.helpers.pictures import write_pictures
@@ -198,6 +201,31 @@ def test_auto_leaves_small_groups_for_good_and_keeps_most_of_the_energy_of_other
         shutil.copy(path, own / "few")
     _, grown = run(own, out, "--compress", "auto", "--group-by", "{group}/**")
     assert set(grown["compression"]) == {"many"}
+
+
+def test_groups_with_bases_of_their_own_are_compared_in_the_backbones_channels(tmp_path, images, run):
+    """RsCon over several groups, as an evaluation computes it: vectors of the patches that score most, turned back."""
+    own, out = tmp_path / "images", tmp_path / "out"
+    for number, path in enumerate(sorted(images.rglob("*.*"))):
+        folder = own / ("even" if number % 2 == 0 else "odd")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    _, record = run(own, out, "--compress", K, "--group-by", "{group}/**", "--rescoring", "rscon")
+    ids, vectors, rows = [], [], rows_of(out, record)
+    for group in ("even", "odd"):
+        stored = brute_force.read_features(folder_of(out, group))
+        (basis,) = folder_of(out, group).glob("_basis-*.npz")
+        directions = np.load(basis)["layer_05"].astype(np.float64)  # the last layer but one
+        tokens = stored.layers[5] @ brute_force.rotation(K).T @ directions.T
+        most = [int(np.argmax(rows[image_id]["patch_map"])) for image_id in stored.ids]
+        units = [brute_force.lnamd(tokens, (4, 4), degree, normalised=True) for degree in (1, 3)]
+        vectors.append(np.concatenate([unit[np.arange(len(most)), most] for unit in units], axis=1))
+        ids += stored.ids
+    raw = np.array([rows[image_id]["score_raw"] for image_id in ids], np.float32)
+    out_paths = OutPaths.at(str(out))
+    manifest = RunManifest.read(out_paths.run(record["run_id"]))
+    got = pooled_scores(out_paths, manifest, ["even", "odd"], ids, raw)
+    np.testing.assert_allclose(got, brute_force.rscin(raw, np.concatenate(vectors)), atol=1e-5)
 
 
 def test_a_second_run_reads_what_the_first_has_written_and_a_lost_basis_is_found_again(tmp_path, images, run):
