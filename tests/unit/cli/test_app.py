@@ -83,7 +83,7 @@ def test_the_version_stands_in_one_place():
     ("arguments", "sentence"),
     [
         (["nope"], "No such command 'nope': see `musc-ray --help`."),
-        (["run", "--nope"], "No such option: --nope: see `musc-ray run --help`."),
+        (["run", "--zzz"], "No such option: --zzz: see `musc-ray run --help`."),  # like no option
         (["status"], "Missing argument 'OUT': see `musc-ray status --help`."),
         (["run", "a", "b", "--shard-size", "x"], "Setting 'shard_size' must be a whole number of at least 1, not 'x'."),
         (["run", "--set", "no_such=1"], "Unknown setting 'no_such'"),
