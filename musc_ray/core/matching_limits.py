@@ -15,5 +15,8 @@ MAX_CANDIDATES = 1 / 8
 MIN_FOUND = 0.99
 """Least share of good patches that find their nearest within the radius."""
 
-MIN_AGREEMENT = 0.97
-"""Least share of images whose most anomalous patch stays the same."""
+MIN_AGREEMENT = 0.98
+"""Least share of images whose most anomalous patch stays the same: all but one of a sample.
+
+In draws of 64 images of the study it was 0.73 to 0.97 at radius 2, and image AUROC moved by up to 0.8 points.
+"""

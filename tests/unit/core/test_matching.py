@@ -79,7 +79,7 @@ def test_a_most_anomalous_patch_that_moves_forbids_a_radius():
         distances[radius] = multiply_tile(shard, shard)[0]
     figures = radius_figures(distances[None], distances[1], INTERVAL, 1)
     assert figures.found > 0.99
-    assert figures.agrees < 0.97
+    assert figures.agrees < 0.98
     assert not figures.suffices
 
 
