@@ -1,9 +1,9 @@
 """Pure compute: torch and numpy in, torch and numpy out. Imports nothing else of musc_ray: no Ray, files or settings.
 
 In order of use: `lnamd`, `snamd` (patch vectors), `operands/` (a shard prepared for multiplication), `tile_product`
-(multiply a tile), `interval_average` and `patch_scores` (distances -> patch scores), `pixel_map` (-> raw image scores),
-`rescoring` by `rscin` or `rscon` (-> final scores), `ranks`, `threshold`. `score_features` computes patch scores of one
-group in memory.
+and `near_duplicates` (multiply a tile), `interval_average` and `patch_scores` (distances -> patch scores), `pixel_map`
+(-> raw image scores), `rescoring` by `rscin` or `rscon` (-> final scores), `ranks`, `threshold`. `score_features`
+computes patch scores of one group in memory.
 """
 
 AGGREGATIONS = ("lnamd", "snamd")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from musc_ray.core.near_duplicates import NearDuplicates
 from musc_ray.core.operands.base import PreparedShard
 
 
@@ -55,6 +56,8 @@ def multiply_tile(
         for image in range(a.images):
             rows[:, image, :, image] = torch.inf
 
+    near = NearDuplicates(a, b)
+
     def fill(chunk: TileChunk) -> None:
         i, j = chunk.rows, chunk.columns
         unwanted = ~pairs[i, j]
@@ -65,7 +68,7 @@ def multiply_tile(
         if a is b and i == j:
             unwanted = unwanted | torch.eye(len(unwanted), dtype=torch.bool)
         mask = unwanted.to(a.device) if unwanted.any() else None
-        rows[:, i, :, j], columns[:, j, :, i] = _multiply_chunk(chunk, mask)
+        rows[:, i, :, j], columns[:, j, :, i] = _multiply_chunk(chunk, mask, near)
 
     _for_each(tile_chunks(a, b), fill, torch.get_num_threads() if a.device.type == "cpu" else 1)
     return rows, columns
@@ -98,7 +101,7 @@ def _for_each(chunks: Iterable[TileChunk], fill: Callable[[TileChunk], None], th
     torch.set_num_threads(threads)  # the number that threads created later start with
 
 
-def _multiply_chunk(chunk: TileChunk, unwanted: Tensor | None) -> tuple[Tensor, Tensor]:
+def _multiply_chunk(chunk: TileChunk, unwanted: Tensor | None, near: NearDuplicates) -> tuple[Tensor, Tensor]:
     """Compute the distances (D, a, L, b) and (D, b, L, a) of a chunk; +inf where unwanted (a, b)."""
     a, b = chunk.a, chunk.b
     nearest_in_b, nearest_in_a = a.nearest_distances(b, chunk.rows, chunk.columns)
@@ -111,35 +114,5 @@ def _multiply_chunk(chunk: TileChunk, unwanted: Tensor | None) -> tuple[Tensor, 
     closest = torch.minimum(nearest_in_b.amin(dim=(1, 2, 3)), nearest_in_a.amin(dim=(1, 2, 3)))
     suspicious = (closest < limits) | a.with_zeros | b.with_zeros
     for d in suspicious.nonzero().flatten().tolist():  # nearly always empty
-        _recompute_near_duplicates(chunk, d, nearest_in_b[d], nearest_in_a[d])
+        near.replace(d, (chunk.rows, chunk.columns), nearest_in_b[d], nearest_in_a[d])
     return nearest_in_b, nearest_in_a
-
-
-def _recompute_near_duplicates(chunk: TileChunk, d: int, nearest_in_b: Tensor, nearest_in_a: Tensor) -> None:
-    """Replace, in place, the distances of near-duplicate patches, and all of images with zero vectors, by differences.
-
-    |x - y| from a product loses sqrt(1e-7) at x = y; duplicates are common in archives and must come out as 0.
-
-    Args:
-        chunk: what was multiplied.
-        d: index of the degree.
-        nearest_in_b: (a, L, b) distances of the images of a.
-        nearest_in_a: (b, L, a) distances of the images of b.
-    """
-    a, b, i, j = chunk.a, chunk.b, chunk.rows, chunk.columns
-    limit = torch.maximum(a.near_duplicate_limits[d], b.near_duplicate_limits[d])
-    special = a.zero_vectors[d, i][:, None, None] | b.zero_vectors[d, j][None, None, :]
-    near_b = ((nearest_in_b < limit) | special) & nearest_in_b.isfinite()
-    near_a = ((nearest_in_a < limit) | special.permute(2, 1, 0)) & nearest_in_a.isfinite()
-    for p, q in (near_b.any(dim=1) | near_a.any(dim=1).T).nonzero().tolist():
-        x, y = a.unit_vectors(d, i.start + p), b.unit_vectors(d, j.start + q)
-        of_x, of_y = near_b[p, :, q], near_a[q, :, p]
-        nearest_in_b[p, of_x, q] = _differences(x[of_x], y)
-        nearest_in_a[q, of_y, p] = _differences(y[of_y], x)
-
-
-def _differences(x: Tensor, y: Tensor) -> Tensor:
-    """Compute the distance of each x to its nearest y, without the cancellation of a product."""
-    if len(x) == 0:
-        return x.new_empty(0)
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1)
