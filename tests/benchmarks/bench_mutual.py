@@ -1,6 +1,6 @@
 """TileDriver scoring on this machine: the published way against `score_features`, and against the machine's GEMM rate.
 
-    python tests/benchmarks/bench_mutual.py [--large]
+    python tests/benchmarks/bench_mutual.py [--large | --compressed]
 
 The baseline is what a user would otherwise run: for every image, layer and degree one full `torch.cdist` against every
 other image in float32, minimum, and interval average. It is run on some images and scaled to all N. Errors are against
@@ -8,6 +8,9 @@ float64. Shares are of two limits: products of a block's shape with operands in 
 with their own operands. Everything runs on the GPU where there is one, where each degree needs a product; needs torch
 alone. There float16 is compared with compressed features in int8, matched anywhere and near the same place, too: rates
 are of the pairs of patches of all places.
+
+`--compressed` compares, on a CPU, tiles of whole features in the precision that `auto` means for them with tiles of
+compressed ones in int8, by turns in the same run on the same threads.
 """
 
 import resource
@@ -27,7 +30,8 @@ from musc_ray.core.lnamd import aggregate, layer_norm
 from musc_ray.core.operands.base import PreparedShard
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.precision import default_device, resolve_precision
-from musc_ray.core.tile_product import TileChunk, tile_chunks
+from musc_ray.core.quantised import rotation
+from musc_ray.core.tile_product import TileChunk, multiply_tile, tile_chunks
 
 DEVICE = default_device()
 ON_GPU = DEVICE.type == "cuda"
@@ -155,8 +159,69 @@ def compare_forms(images: int, side: int, channels: int) -> None:
         print(f"  {name:36} {seconds:7.3f} {pairs / seconds:20.2e}")
 
 
+def features_with_spectrum(images: int, side: int, channels: int) -> torch.Tensor:
+    """Images of one product whose tokens lie in few directions, energies falling as 1 / k^2; (N, L, C) float16."""
+    spectrum = 1 / torch.arange(1, channels + 1)
+    return features_of(images, side, channels).float().mul(spectrum).matmul(rotation(channels)).half()
+
+
+def measure_compressed(name: str, images: int, side: int, channels: int) -> None:
+    """Compare pairs of images a second of a diagonal tile: whole features as `auto` scores them, compressed in int8."""
+    from int8_rate import int8_rate  # here: imports numba
+
+    grid, pairs, threads = (side, side), images * (images - 1) / 2, torch.get_num_threads()
+    features = features_with_spectrum(images, side, channels)
+    energies = Energies(channels, torch.device("cpu"))
+    energies.add(features[:: max(1, images // 12)])
+    whole_dtype = resolve_precision("auto", torch.device("cpu"), 1000)
+    print(f"{name}: N = {images}, L = {side * side}, C = {channels}, {threads} threads; whole in {whole_dtype}")
+    titles = (
+        "degrees",
+        "K",
+        "energy",
+        "whole: pairs/s",
+        "int8: pairs/s",
+        "ratio",
+        "of CPU time",
+        "of limit",
+        "of CPU time",
+    )
+    print("  {:10} {:>5} {:>8} {:>15} {:>14} {:>6} {:>12} {:>9} {:>12}".format(*titles))
+    for degrees in ((1, 3), (1, 3, 5)):
+        whole = prepare(features, grid, degrees, whole_dtype)
+        for kept in (None, channels // 4):
+            (basis,) = find_bases([energies], kept)
+            tokens = project(features, basis.vectors).tokens
+            shard = prepare(tokens, grid, degrees, torch.int8, normalised=True)
+            wall, cpu = fastest_by_turns([partial(multiply_tile, s, s, torch.float16) for s in (whole, shard)])
+            rate, what = int8_rate(side, tokens.shape[2])
+            limit = pairs * len(degrees) * float(side) ** 4 * tokens.shape[2] / rate  # seconds of one core
+            print(
+                f"  {degrees!s:10} {tokens.shape[2]:5} {basis.energy:8.4f} {pairs / wall[0]:15,.0f} "
+                f"{pairs / wall[1]:14,.0f} {wall[0] / wall[1]:6.2f} {cpu[0] / cpu[1]:12.2f} "
+                f"{limit / threads / wall[1]:9.2f} {limit / cpu[1]:12.2f}"
+            )
+    print(f"  limit: {what}, {2 * rate / 1e12:.2f} TOP/s a core")
+
+
+def fastest_by_turns(works: list[Callable[[], object]], rounds: int = 5) -> tuple[list[float], list[float]]:
+    """Fastest wall time and least CPU time of each work, run by turns so that all see the machine alike."""
+    wall, cpu = ([float("inf")] * len(works) for _ in range(2))
+    for _ in range(rounds):
+        for number, work in enumerate(works):
+            started = time.perf_counter(), time.process_time()
+            work()
+            wall[number] = min(wall[number], time.perf_counter() - started[0])
+            cpu[number] = min(cpu[number], time.process_time() - started[1])
+    return wall, cpu
+
+
 def main() -> None:
     print(describe_machine())
+    if "--compressed" in sys.argv:
+        measure_compressed("ViT-S/14 at 224 px", 120, 16, 384)
+        measure_compressed("ViT-L/14 at 518 px", 12, 37, 1024)
+        return
     for name, shape in SHAPES.items():
         if ON_GPU or "--large" in sys.argv or shape[1] < 20:
             measure(name, *shape)

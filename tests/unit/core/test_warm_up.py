@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 3), (5, 4), (16, 16)])
 @pytest.mark.parametrize("aggregation", ["lnamd", "snamd"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
 def test_kernels_are_loaded_for_every_grid_and_arithmetic(grid, aggregation, dtype):
     load_kernels(grid, (1, 3, 5), dtype, aggregation, CPU)
 
