@@ -59,7 +59,7 @@ def _run(count):
 
 def int8_rate(side: int, channels: int) -> tuple[float, str]:
     """Measure the products of int8 a second of one core, and say of what: what bounds the form that is used here."""
-    if int8_form(torch.device("cpu")) is PackedInt8Shard:
+    if int8_form(torch.device("cpu"), channels) is PackedInt8Shard:
         _run(np.uintp(10))
         count = 200_000
         return count * ACCUMULATORS * PRODUCTS / _fastest(lambda: _run(np.uintp(count))), "VNNI on registers alone"

@@ -128,11 +128,11 @@ def nearest_of_product(product: Tensor, left: Tensor, right: Tensor, scale: floa
     """
     images_a, patches, images_b = out[0].shape
     int8_tiles.nearest_of_product(
-        product.numpy(),
+        product.view(-1).numpy(),
         left.numpy(),
         right.numpy(),
         (U(patches), U(images_a), U(images_b)),
-        (np.empty((2, patches), np.int32), np.empty(patches, np.float32)),
+        (*(_aligned(size) for size in (patches, patches, LANES)), np.empty(patches, np.float32)),
         _flat(out),
         np.float32(scale),
     )

@@ -7,7 +7,7 @@ import numba
 import numpy as np
 
 from musc_ray.core.kernels.simd import LANES, OPTIONS, pointer
-from musc_ray.core.kernels.simd_int8 import ahead, fold_products, largest_of_each
+from musc_ray.core.kernels.simd_int8 import ahead, fold_products, fold_values, largest_of_each
 
 U, I32, F32 = np.uintp, np.int32, np.float32
 FOUR = U(4)
@@ -99,26 +99,31 @@ def nearest_of_product(product, left, right, sizes, room, out, scale):
     """Compute the distances of all pairs of images from a product of their int8 vectors, on any CPU.
 
     Args:
-        product: (a * L, b * L) int32.
+        product: (a * L, b * L) int32, flat.
         left, right: constants of its rows and columns, int32.
         sizes: patches, number of images a and b.
-        room: int32 maxima and float32 distances of an image's patches: (2, L) and (L,).
+        room: int32 maxima of rows and of columns (L,), lanes (16,), and float32 distances (L,).
         out: (a, L, b) and (b, L, a) float32, flat.
         scale: of the int8 vectors.
     """
     patches, images_a, images_b = sizes
-    (tops, columns), distances = room
+    tops, columns, lanes, distances = room
+    whole = patches // VECTOR * VECTOR
     for i in range(images_a):
         for j in range(images_b):
-            of_right = right[j * patches : (j + U(1)) * patches]
+            of_right = ahead(pointer(right), j * patches)
             columns[:] = I32(-(2**31))
             for m in range(patches):
-                row = product[i * patches + m, j * patches : (j + U(1)) * patches]
-                own, top = left[i * patches + m], I32(-(2**31))
-                for n in range(patches):
-                    value = row[n] + own + of_right[n]
-                    top = max(top, value)
-                    columns[n] = max(columns[n], value)
+                at, own = (i * patches + m) * images_b * patches + j * patches, left[i * patches + m]
+                lanes[:] = I32(-(2**31))
+                row = ahead(pointer(product), at)
+                for n in range(U(0), whole, VECTOR):
+                    best = ahead(pointer(columns), n)
+                    fold_values(ahead(row, n), own, ahead(of_right, n), best, pointer(lanes))
+                top = lanes.max()
+                for n in range(whole, patches):
+                    value = I32(row[n] + own + of_right[n])
+                    top, columns[n] = max(top, value), max(columns[n], value)
                 tops[m] = top
             _write_distances(tops, distances, patches, scale, out[0], i * patches * images_b + j, images_b)
             _write_distances(columns, distances, patches, scale, out[1], j * patches * images_a + i, images_a)

@@ -166,6 +166,24 @@ def fold_pairs(
 
 
 @intrinsic
+def fold_values(_context: Any, values: Any, constant: Any, constants: Any, best: Any, best_of_each: Any) -> Any:
+    """Add a constant and 16 others to 16 int32 and fold the sums into two vectors of maxima; all are pointers but one.
+
+    On any CPU: numba's own int32 sums are int64, which LLVM does not vectorise.
+    """
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        zero = ir.Constant(ir.IntType(64), 0)
+        value = builder.add(_load(builder, arguments[0], zero), _load(builder, arguments[2], zero))
+        value = builder.add(value, _splat(builder, arguments[1]))
+        for target in arguments[3:]:
+            _fold(builder, target, zero, [value])
+        return context.get_dummy_value()
+
+    return types.void(values, types.int32, constants, best, best_of_each), generate
+
+
+@intrinsic
 def largest_of_each(_context: Any, source: Any, target: Any) -> Any:
     """Store the largest lane of each of 16 vectors at a pointer as 16 int32 at another."""
 

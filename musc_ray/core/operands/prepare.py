@@ -50,7 +50,7 @@ def prepare(
         form = near_form(tokens.device, dtype)
         return form(tokens, grid, tuple(degrees), dtype, radius, plain_patches)
     if dtype == torch.int8:
-        return int8_form(tokens.device)(tokens, grid, tuple(degrees), plain_patches, turned=normalised)
+        return int8_form(tokens.device, tokens.shape[2])(tokens, grid, tuple(degrees), plain_patches, turned=normalised)
     if tokens.device.type == "cpu":
         from musc_ray.core.operands.cpu import GramShard  # here: imports numba, which a GPU does without
 
@@ -67,13 +67,19 @@ def near_form(device: torch.device, dtype: torch.dtype) -> type[NearShard]:
     return FusedNearShard if device.type == "cuda" and HAS_TRITON else NearShard
 
 
-def int8_form(device: torch.device) -> type[Int8Shard]:
-    """Choose the form of a shard in int8: with a kernel of ours where the device has one.
+MIN_AMX_CHANNELS = 256
+"""With fewer channels AVX-512 VNNI is chosen even where a CPU has AMX.
 
-    A CPU with AMX multiplies int8 four times as fast as with AVX-512 VNNI: there oneDNN's product is better.
-    """
+AMX multiplies several times as fast, but its product is written and read again for the maxima, which took 75 us a pair
+of images at L = 256 and degrees 1, 3, 5 on a Zen 5, where the kernel that writes none takes 43 us at 96 channels in
+all. Estimated from this; no CPU with AMX was at hand.
+"""
+
+
+def int8_form(device: torch.device, channels: int) -> type[Int8Shard]:
+    """Choose the form of a shard in int8: with a kernel of ours where the device has one and it is the fastest."""
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    if capabilities.get("avx512_vnni") and not capabilities.get("amx_int8"):
+    if capabilities.get("avx512_vnni") and not (capabilities.get("amx_int8") and channels >= MIN_AMX_CHANNELS):
         from musc_ray.core.operands.int8_cpu import PackedInt8Shard
 
         return PackedInt8Shard

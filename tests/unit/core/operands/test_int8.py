@@ -126,17 +126,18 @@ def test_both_forms_give_the_same_numbers():
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "form"),
+    ("capabilities", "channels", "form"),
     [
-        ({}, Int8Shard),
-        ({"avx512_vnni": True}, PackedInt8Shard),
-        ({"avx512_vnni": True, "amx_int8": True}, Int8Shard),
-        ({"avx_vnni": True, "bf16": True}, Int8Shard),
+        ({}, 96, Int8Shard),
+        ({"avx512_vnni": True}, 1024, PackedInt8Shard),
+        ({"avx512_vnni": True, "amx_int8": True}, 1024, Int8Shard),
+        ({"avx512_vnni": True, "amx_int8": True}, 96, PackedInt8Shard),
+        ({"avx_vnni": True, "bf16": True}, 96, Int8Shard),
     ],
 )
-def test_the_form_follows_from_what_the_processor_has(monkeypatch, capabilities, form):
+def test_the_form_follows_from_what_the_processor_has(monkeypatch, capabilities, channels, form):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert choice.int8_form(torch.device("cpu")) is form
+    assert choice.int8_form(torch.device("cpu"), channels) is form
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])

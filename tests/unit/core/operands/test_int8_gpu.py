@@ -47,4 +47,4 @@ def test_the_kernel_gives_the_numbers_of_the_product():
 @pytest.mark.parametrize(("has_triton", "form"), [(True, FusedInt8Shard), (False, Int8Shard)])
 def test_a_gpu_takes_the_kernel_where_triton_is(monkeypatch, has_triton, form):
     monkeypatch.setattr(choice, "HAS_TRITON", has_triton)
-    assert choice.int8_form(torch.device("cuda")) is form
+    assert choice.int8_form(torch.device("cuda"), 96) is form
