@@ -1,10 +1,10 @@
 """The mutual stage alone, on generated features: does its cost grow with N * M, and how much does the stage add?
 
-    python tests/benchmarks/bench_scale.py [--quick]
+    python tests/benchmarks/bench_scale.py [--quick] [--compressed]
 
-Features have the shape of ViT-S/14 at 224 px (L = 256, C = 384), one layer, degrees 1, 3, 5. Times are between
-the first block of each worker and the last of all, so that the start of workers does not flatter the larger archives.
-The bare kernel is `multiply_tile` on the same shards in as many processes at the same time.
+Features have the shape of ViT-S/14 at 224 px (L = 256, C = 384), one layer, degrees 1, 3, 5; with `--compressed` they
+are stored as int8 projections on 96 directions, and scored in int8. Times are between the first block of each worker
+and the last of all, so that the start of workers does not flatter the larger archives. The bare kernel is `multiply_tile` on the same shards in as many processes at the same time.
 """
 
 import json
@@ -19,6 +19,7 @@ import torch
 from machine import describe_machine
 from memory import PeakMemory
 
+from musc_ray.core.compression import Energies, find_bases, project
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.precision import resolve_precision
 from musc_ray.core.tile_product import multiply_tile
@@ -28,9 +29,11 @@ from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.driver import SCORER
 from musc_ray.scoring.tile_driver import TileDriver, block_side
-from tests.helpers.generated import generated_archive, group_features
+from tests.helpers.generated import DEFAULTS, generated_archive, group_features
 
 SHAPE = {"grid": [16, 16], "channels": 384, "layers": 1, "shard_size": 64}
+COMPRESSED = "--compressed" in sys.argv
+DIRECTIONS = 96
 REFERENCES = 64
 KERNEL_SECONDS = 8.0
 
@@ -48,7 +51,8 @@ class Figures:
 
 def mutual_stage(images: int, references: int | str, workers: int, groups: int = 1) -> Figures:
     """Score a generated archive's patches."""
-    settings = {"references": references, "workers": workers}
+    settings = {"references": references, "workers": workers, "degrees": [1, 3, 5]}
+    settings |= {"compress": DIRECTIONS} if COMPRESSED else {}
     with tempfile.TemporaryDirectory() as out:
         archive, rings = generated_archive(out, {**SHAPE, "images": images, "groups": groups, "settings": settings})
         side = block_side(archive.settings, [len(ring.ring) for ring in rings], 1, 256, workers)
@@ -77,10 +81,14 @@ def mutual_stage(images: int, references: int | str, workers: int, groups: int =
 def kernel() -> None:
     """Pairs a second of the bare kernel in this process, printed."""
     torch.set_num_threads(1)
-    spec = {**SHAPE, "images": 128}
+    spec = {**DEFAULTS, **SHAPE, "images": 128}
     _, _, (tokens,) = group_features(spec, 0, range(128))
-    dtype = resolve_precision("auto", torch.device("cpu"), 1000)
-    a, b = (prepare(torch.from_numpy(part), (16, 16), (1, 3, 5), dtype) for part in (tokens[:64], tokens[64:]))
+    dtype, whole = resolve_precision("auto", torch.device("cpu"), 1000), torch.from_numpy(tokens)
+    if COMPRESSED:
+        energies = Energies(SHAPE["channels"], torch.device("cpu"))
+        energies.add(whole)
+        dtype, whole = torch.int8, project(whole, find_bases([energies], DIRECTIONS)[0].vectors).tokens
+    a, b = (prepare(part, (16, 16), (1, 3, 5), dtype, normalised=COMPRESSED) for part in whole.split(64))
     multiply_tile(a, b, torch.float16)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -93,7 +101,7 @@ def kernel() -> None:
 
 def bare_kernel(workers: int) -> float:
     """Pairs a second of so many processes at the same time."""
-    command = [sys.executable, str(Path(__file__)), "--kernel"]
+    command = [sys.executable, str(Path(__file__)), "--kernel", *["--compressed"] * COMPRESSED]
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(workers)
     ]

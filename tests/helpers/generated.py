@@ -11,14 +11,19 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
+import torch
 
+from musc_ray.backbones import Tokens
 from musc_ray.core import patch_scores
+from musc_ray.core.compression import Energies, find_bases
 from musc_ray.features.arithmetic import resolve_arithmetic
 from musc_ray.features.context import RunContext
 from musc_ray.features.sharding import GroupShards
+from musc_ray.features.stored_tokens import TokenStore
 from musc_ray.runtime.executor import open_executor
 from musc_ray.runtime.hardware import LocalHardware
 from musc_ray.runtime.options import ExecutorOptions
@@ -30,6 +35,7 @@ from musc_ray.scoring.ring import GroupImages
 from musc_ray.scoring.scorer import Scorer
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import CatalogImage
+from musc_ray.storage.bases import Compression, decide, write_directions
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import FeaturesMeta, ShardImage, write_shard
 
@@ -80,9 +86,12 @@ def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupI
     out_paths, layers = OutPaths.at(out), tuple(range(spec["layers"]))
     size = (14 * spec["grid"][0], 14 * spec["grid"][1])
     meta = FeaturesMeta(tuple(spec["grid"]), layers, spec["channels"], 8, size, "generated", "0" * 64, "generated")
-    groups = {}
+    groups, compression = {}, {}
     for group in range(spec["groups"]):
         name, shards = f"group-{group}", {}
+        if settings.compress != "none":
+            compression[name] = fitted(out_paths, meta, spec, group, int(settings.compress))
+        store = TokenStore(out_paths, meta, settings.stored_dtype(compressed=True), torch.device("cpu"))
         for number, start in enumerate(range(0, spec["images"], spec["shard_size"])):
             ids, class_tokens, tokens = group_features(
                 spec, group, range(start, min(start + spec["shard_size"], spec["images"]))
@@ -90,12 +99,17 @@ def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupI
             path = out_paths.shard(meta.features_id, name, number)
             if not out_paths.fs.exists(path):
                 images = [ShardImage(image_id, f"made://{image_id}", "") for image_id in ids]
-                write_shard(out_paths.fs, path, FeaturesMeta(**{**vars(meta), "images": images}), class_tokens, tokens)
+                found = Tokens([torch.from_numpy(layer) for layer in tokens], torch.from_numpy(class_tokens))
+                features = store.features(found, name, compression.get(name))
+                of_group = replace(store.meta_of(compression.get(name)), images=images)
+                write_shard(out_paths.fs, path, of_group, features.class_tokens, features.layers)
             shards[number] = [CatalogImage(image_id, f"made://{image_id}", name, "") for image_id in ids]
         groups[name] = GroupShards(done=shards)
     hardware = LocalHardware()
     arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
-    context = RunContext(settings, out_paths, meta, arithmetic, "generated", "generated", groups)
+    context = RunContext(
+        settings, out_paths, meta, arithmetic, "generated", "generated", groups, compression=compression
+    )
     images = {
         name: {number: [image.image_id for image in images] for number, images in group.done.items()}
         for name, group in groups.items()
@@ -103,6 +117,22 @@ def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupI
     return context, [
         GroupImages.of(name, ids, meta.grid, settings.reference_count, settings.seed) for name, ids in images.items()
     ]
+
+
+def fitted(out_paths: OutPaths, meta: FeaturesMeta, spec: Mapping, group: int, channels: int) -> Compression:
+    """Find and store the basis of a group from its first images, as extraction does."""
+    _, _, layers = group_features(spec, group, range(min(spec["images"], 32)))
+    sums = [Energies(meta.channels, torch.device("cpu")) for _ in layers]
+    for total, tokens in zip(sums, layers, strict=True):
+        total.add(torch.from_numpy(tokens))
+    bases = find_bases(sums, channels)
+    directions = {layer: basis.vectors.numpy() for layer, basis in zip(meta.layers, bases, strict=True)}
+    name = f"group-{group}"
+    sha256 = write_directions(out_paths, meta.features_id, name, directions)
+    energy = tuple(basis.energy for basis in bases)
+    return decide(
+        out_paths, meta.features_id, name, Compression(spec["images"], channels, len(layers[0]), energy, sha256)
+    )
 
 
 def keep_summaries() -> None:
