@@ -4,7 +4,8 @@
 
 Features have the shape of ViT-S/14 at 224 px (L = 256, C = 384), one layer, degrees 1, 3, 5; with `--compressed` they
 are stored as int8 projections on 96 directions, and scored in int8. Times are between the first block of each worker
-and the last of all, so that the start of workers does not flatter the larger archives. The bare kernel is `multiply_tile` on the same shards in as many processes at the same time.
+and the last of all, so that the start of workers does not flatter the larger archives. The bare kernel is
+`multiply_tile` on the same shards in as many processes at the same time.
 """
 
 import json
