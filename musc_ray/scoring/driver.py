@@ -88,11 +88,12 @@ class _Stages:
         return [group for group in groups if group.group not in self.failed]
 
     def settle_matching(self, groups: Sequence[GroupImages]) -> list[GroupImages]:
-        """Settle where the patches of each group look for their nearest; returns the groups with it."""
-        chosen, seconds = settle_matching(self.pool, self.context, groups, self.progress)
+        """Settle where the patches of each group look for their nearest; returns the groups that have not failed."""
+        chosen, failed, seconds = settle_matching(self.pool, self.context, groups, self.progress)
+        self.failed |= failed
         if self.context.settings.matching == "auto":
             self.figures["matching"] = {"seconds": seconds}
-        return [replace(group, radius=chosen[group.group].radius) for group in groups]
+        return [replace(group, radius=chosen[group.group].radius) for group in self.remaining(groups)]
 
     def multiply_tiles(self, groups: Sequence[GroupImages], side: int) -> None:
         """Multiply all tiles, in blocks of up to side x side shards, and write the bands."""

@@ -6,6 +6,7 @@ and in the run's folder, so that a resumed run continues as it began whatever el
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Sequence
 
 from musc_ray.core.matching_limits import MIN_IMAGES
@@ -28,21 +29,21 @@ TOO_FEW = f"it has fewer than {MIN_IMAGES} images"
 
 def settle_matching(
     pool: Pool, context: RunContext, groups: Sequence[GroupImages], progress: Progress
-) -> tuple[dict[str, GroupMatching], float]:
+) -> tuple[dict[str, GroupMatching], dict[str, Exception], float]:
     """Settle the matching of each group, in a stage of its own where samples are looked at.
 
     Returns:
-        It by group, and the seconds of the stage.
+        It by group; the error of each group whose sample cannot be looked at; the seconds of the stage.
     """
     settings, run_paths = context.settings, context.run_paths
     if settings.matching != "auto":
         given = GroupMatching(radius=settings.radius, reason="as given")
-        return {group.group: given for group in groups}, 0.0
-    chosen = chosen_matching(context)
+        return {group.group: given for group in groups}, {}, 0.0
+    chosen, failed = chosen_matching(context), dict[str, Exception]()
     open_groups = [group for group in groups if group.group not in chosen]
     with progress.stage("matching", total=len(groups), unit="groups") as stage:
         stage.already_done(len(groups) - len(open_groups))
-        sampled = []
+        sampled: deque[GroupImages] = deque()
         for group in open_groups:
             stored = _stored(context, group.group)
             if stored is None and group.images >= MIN_IMAGES:
@@ -50,13 +51,19 @@ def settle_matching(
                 continue
             chosen[group.group] = stored or GroupMatching(radius=None, reason=TOO_FEW)
             stage.advance(1)
-        calls = pool.map(iter(sampled), lambda worker, group: worker.call("choose_matching", group))
-        for group, found in calls:
-            chosen[group.group] = _store(context, group.group, found)
+        calls = pool.run(
+            lambda _: sampled.popleft() if sampled else None,
+            lambda worker, group: worker.call("choose_matching", group),
+        )
+        for group, references, error in calls:
+            if error is None:
+                chosen[group.group] = _store(context, group.group, pool.executor.get(references[0]))
+            else:
+                failed[group.group] = error
             stage.advance(1)
     if open_groups:
         write_json(run_paths.fs, run_paths.matching, {name: found.as_json() for name, found in chosen.items()})
-    return chosen, stage.seconds
+    return chosen, failed, stage.seconds
 
 
 def chosen_matching(context: RunContext) -> dict[str, GroupMatching]:

@@ -16,6 +16,7 @@ from musc_ray.scoring import matching as matching_driver
 from musc_ray.scoring import matching_worker
 from musc_ray.scoring.driver import score_groups
 from musc_ray.scoring.matching import chosen_matching
+from musc_ray.storage.shards import BrokenShardError
 from tests.helpers import brute_force
 from tests.helpers.generated import generated_archive, group_features
 from tests.helpers.pictures import solar_cells
@@ -64,6 +65,19 @@ def test_near_is_that_of_the_formulas_on_both_executors(tmp_path, shared_ray, ex
     pairs = 2 * 2 * 30 * 29 / 2  # groups, layers
     compared = 4 * 5 * (10 / 4) * (13 / 5)
     assert stages["mutual"]["operations"] == pytest.approx(2 * pairs * compared * 48 * len(DEGREES))
+
+
+def test_a_broken_shard_in_a_sample_fails_its_group_alone(tmp_path):
+    given = {"degrees": "1", "rescoring": "none", "executor": "process", "matching": "auto", "radius": 1}
+    context, groups = generated_archive(str(tmp_path), SPEC | {"settings": given})
+    for shard in tmp_path.glob("features/generated/group=group-0/shard-*"):
+        shard.write_bytes(shard.read_bytes()[:-100])
+    stages = {}
+    with open_executor(ExecutorOptions.of(context.settings), Progress(quiet=True)) as opened:
+        figures, failed = score_groups(context, opened, groups, NOW, Progress(quiet=True), stages)
+    assert list(figures) == ["group-1"]
+    assert isinstance(failed["group-0"], BrokenShardError)  # so that it is extracted again
+    assert list(chosen_matching(context)) == ["group-1"]
 
 
 @pytest.mark.parametrize("executor", ["process", "ray"])
