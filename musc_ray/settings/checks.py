@@ -126,6 +126,11 @@ def check_together(settings: "Settings") -> None:
             f"Setting 'radius' {settings.radius} is for 'matching' near or auto, not anywhere: give one of them, or "
             "leave it out."
         )
+    if settings.refit and settings.compress == "none":
+        raise ValueError(
+            f"Setting 'refit' {settings.refit} finds the directions of compressed features anew, but 'compress' is "
+            "none: give compress auto or a number, or refit 0."
+        )
     if settings.threshold is not None and settings.contamination is not None:
         raise ValueError(
             f"Settings 'threshold' {settings.threshold:g} and 'contamination' {settings.contamination:g} exclude each "

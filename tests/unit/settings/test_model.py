@@ -426,6 +426,15 @@ def test_float16_does_not_go_with_the_cpu() -> None:
         assert load_settings(overrides={"precision": precision, "device": device}).precision == precision
 
 
+def test_refit_without_compression_is_refused() -> None:
+    assert refusal({"refit": 2}) == (
+        "Setting 'refit' 2 finds the directions of compressed features anew, but 'compress' is none: give compress "
+        "auto or a number, or refit 0."
+    )
+    assert load_settings(overrides={"refit": 2, "compress": 96}).refit == 2
+    assert load_settings(overrides={"refit": 0}).refit == 0
+
+
 def test_a_radius_needs_a_matching_that_has_one() -> None:
     assert refusal({"radius": 3}) == (
         "Setting 'radius' 3 is for 'matching' near or auto, not anywhere: give one of them, or leave it out."
