@@ -7,6 +7,7 @@ own, named by their hash and written before: who only decides need not read them
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +30,7 @@ from musc_ray.storage.shards import FeaturesMeta
 Directions = Mapping[int, npt.NDArray[np.float32]]
 """Directions (C, K) by layer."""
 
-SHA256_DIGITS = 64
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,10 @@ def read_directions(
     """
     path = out_paths.basis(features_id, group, sha256)
     try:
-        with np.load(io.BytesIO(out_paths.fs.cat_file(path)), allow_pickle=False) as stored:
+        content = io.BytesIO(out_paths.fs.cat_file(path))
+        if not zipfile.is_zipfile(content):
+            raise ValueError("it is not an npz file")
+        with np.load(content, allow_pickle=False) as stored:
             found = {layer: stored[layer_column(layer)] for layer in layers}
         if _digest(found) != sha256:
             raise ValueError("its checksum is wrong")
@@ -166,8 +170,8 @@ def _digest(directions: Directions) -> str:
 def _parsed(content: Mapping[str, Any], path: str) -> Compression:
     try:
         found = Compression(**{**content, "energy": tuple(map(float, content["energy"]))})
-        if found.channels is not None and (
-            type(found.channels) is not int or found.channels < 1 or len(str(found.sha256)) != SHA256_DIGITS
+        if (found.channels, found.sha256) != (None, None) and (
+            type(found.channels) is not int or found.channels < 1 or not SHA256.fullmatch(str(found.sha256))
         ):
             raise ValueError(f"channels {found.channels}, sha256 {found.sha256}")
     except (LookupError, TypeError, ValueError) as error:

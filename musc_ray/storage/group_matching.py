@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
 if TYPE_CHECKING:
     from musc_ray.core.matching import MatchingChoice
@@ -30,7 +30,7 @@ class GroupMatching(_Record):
         figures: what the sample says of the radii that were tried.
     """
 
-    radius: int | None = None
+    radius: PositiveInt | None = None
     reason: str
     images: int = 0
     figures: tuple[MatchedRadius, ...] = ()

@@ -64,7 +64,9 @@ def test_a_group_can_be_left_as_it_is(out):
 
 
 @pytest.mark.parametrize("content", [{}, {"images": 3, "energy": 7}, {"images": 3, "energy": [], "channels": "many"},
-                                     {"images": 3, "energy": [1], "channels": 4}, {"energy": [], "of": 1}])  # fmt: skip
+                                     {"images": 3, "energy": [1], "channels": 4}, {"energy": [], "of": 1},
+                                     {"images": 3, "energy": [1], "sha256": "a" * 64},
+                                     {"images": 3, "energy": [1], "channels": 4, "sha256": "/" * 64}])  # fmt: skip
 def test_a_broken_decision_is_named(out, tmp_path, content):
     decide(out, ID, GROUP, Compression(20))
     (path,) = tmp_path.rglob("_compression.json")
@@ -80,8 +82,9 @@ def test_broken_and_missing_directions_are_one_sentence_with_a_way_out(out, tmp_
     sentence = r"is not the basis of group 'a/b' \(.*\): delete .*_compression\.json and run again"
     for content in (whole[:-30], whole[:100], b"", b"no archive", whole.replace(directions()[5].tobytes(), bytes(48))):
         path.write_bytes(content)
-        with pytest.raises(MuscRayError, match=sentence):
+        with pytest.raises(MuscRayError, match=sentence) as error:
             read_directions(out, ID, GROUP, sha256, LAYERS)
+        assert "pickle" not in str(error.value)  # NumPy's advice on what is not an archive
     path.unlink()
     with pytest.raises(MuscRayError, match=sentence):
         read_directions(out, ID, GROUP, sha256, LAYERS)
