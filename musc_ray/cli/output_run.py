@@ -146,7 +146,7 @@ def features_line(run: "RunManifest") -> str:
     groups = list(run.compression.values())
     channels = sorted({group.channels for group in groups})
     kept = f"{channels[0]}" if len(channels) == 1 else f"{channels[0]} to {channels[-1]}"
-    outside = [sum(group.outside) / len(group.outside) for group in groups if group.outside]
+    outside = [group.left_outside for group in groups if group.left_outside is not None]
     energy = f", at least {100 * (1 - max(outside)):.1f} % of the energy" if len(outside) > 1 else ""
     energy = f", {100 * (1 - outside[0]):.1f} % of the energy" if len(outside) == 1 else energy
     scored = run.counts.groups - run.counts.failed_groups

@@ -44,7 +44,7 @@ def group_compression(
         if anew:
             forget_decision(out_paths, features_id, group)
         found = read_compression(out_paths, features_id, group)
-        if found is None and settings.compress == "auto" and images < MIN_IMAGES:
+        if found is None and settings.compress == "auto" and FEWEST_IMAGES <= images < MIN_IMAGES:
             return decide(out_paths, features_id, group, Compression(images))
         return found
 

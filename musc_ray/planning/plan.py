@@ -51,7 +51,9 @@ def list_archive(settings: Settings, gpu: str | None = None) -> Catalog:
         raise SettingsError("A plan needs a source: give one, as in `musc-ray plan SOURCE`.")
     if gpu is not None:
         gpu_rate(gpu.lower())
-    describe_known(*requested_model(settings))
+    known = describe_known(*requested_model(settings))
+    if known is not None:
+        check_channels(settings, known.channels)
     choose(ExecutorOptions.of(settings))
     return list_images(settings.source, settings.group_by, column=settings.column)
 

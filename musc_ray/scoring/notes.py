@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from musc_ray.core.compression_limits import MIN_IMAGES as MIN_IMAGES_COMPRESSED
 from musc_ray.features.intensity import FoundRange
+from musc_ray.features.outside import is_outside
 from musc_ray.storage.group_matching import GroupMatching
 from musc_ray.storage.manifest_records import GroupCompression, GroupNight
 
@@ -117,13 +119,40 @@ def _drift_notes(night: Mapping[str, GroupNight]) -> list[str]:
     ]
 
 
-def outside_notes(night: Mapping[str, GroupNight], compression: Mapping[str, GroupCompression]) -> list[str]:
-    """List the groups whose new images show much that the basis of their compressed features does not hold."""
+def outside_notes(night: Mapping[str, GroupNight] | None, compression: Mapping[str, GroupCompression]) -> list[str]:
+    """List the groups whose images show much that the basis of their compressed features does not hold.
+
+    Args:
+        night: by group; None in a run on a whole archive, whose basis may be from the few images that there were once.
+        compression: by group.
+    """
+    if night is None:
+        found = {
+            name: (group.left_outside or 0.0, "images")
+            for name, group in compression.items()
+            if is_outside(group.left_outside, group.left_out)
+        }
+    else:
+        found = {
+            name: (group.outside or 0.0, f"{group.new:,} new images")
+            for name, group in night.items()
+            if group.outside_warning and name in compression
+        }
     return [
-        f"Group '{name}': {100 * (found.outside or 0):.1f} % of the energy of its {found.new:,} new images lies "
-        f"outside the basis of its compressed features, which left out {100 * compression[name].left_out:.1f} % of the "
-        f"images it was found from, so that scores may miss what is new: a run with a higher --refit finds another "
-        f"basis, and extracts all images again."
-        for name, found in night.items()
-        if found.outside_warning and name in compression
+        f"Group '{name}': {100 * share:.1f} % of the energy of its {images} lies outside the basis of its compressed "
+        f"features, which left out {100 * compression[name].left_out:.1f} % of the {compression[name].sample:,} images "
+        f"it was found from, so that scores may miss what is new: a run with a higher --refit finds another basis, and "
+        f"extracts all images again."
+        for name, (share, images) in found.items()
+    ]
+
+
+def grown_notes(grown: Sequence[str]) -> list[str]:
+    """Say which groups `compress: auto` has left as they are and would compress by now."""
+    if not grown:
+        return []
+    its = "its features are" if len(grown) == 1 else "their features are"
+    return [
+        f"{_named(grown)}: {its} not compressed, as compress auto decided when there were fewer than "
+        f"{MIN_IMAGES_COMPRESSED} images: a run with a higher --refit compresses them, and extracts all images again."
     ]

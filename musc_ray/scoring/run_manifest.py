@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from musc_ray import __version__
+from musc_ray.core.compression_limits import MIN_IMAGES
 from musc_ray.core.drift import is_drift
 from musc_ray.errors import MuscRayError
 from musc_ray.features.context import RunContext
@@ -14,7 +15,7 @@ from musc_ray.features.intensity import stated
 from musc_ray.features.outside import is_outside
 from musc_ray.features.shapes import shape_notes
 from musc_ray.scoring.matching import chosen_matching
-from musc_ray.scoring.notes import outside_notes, run_notes
+from musc_ray.scoring.notes import grown_notes, outside_notes, run_notes
 from musc_ray.scoring.scored_groups import ScoredGroups
 from musc_ray.storage.layer_columns import layer_bytes
 from musc_ray.storage.manifest import (
@@ -96,7 +97,7 @@ def run_manifest(
         counts=_counts(context, scored, failed_images),
         failed_groups=scored.failed,
         metrics=dict(metrics),
-        notes=(*_listing_notes(context), *notes, *outside_notes(night or {}, compression)),
+        notes=(*_listing_notes(context), *notes, *outside_notes(night, compression), *_grown_notes(context, scored)),
         stages=_figures(stages),
         versions=_versions(),
         skipped=context.catalog.skipped_by_reason,
@@ -191,6 +192,12 @@ def _night(context: RunContext, scored: ScoredGroups) -> dict[str, GroupNight]:
             outside_warning=decided is not None and is_outside(outside, decided.outside),
         )
     return content
+
+
+def _grown_notes(context: RunContext, scored: ScoredGroups) -> list[str]:
+    """Name the groups that were too small for `compress: auto` when that was decided, and are not any more."""
+    left = {name for name, decided in context.compression.items() if decided.sha256 is None}
+    return grown_notes([group.group for group in scored.groups if group.group in left and group.images >= MIN_IMAGES])
 
 
 def _compression(context: RunContext, scored: ScoredGroups) -> dict[str, GroupCompression]:

@@ -114,6 +114,11 @@ class GroupCompression(Record):
         """Share of the sample's energy that the directions do not keep, mean over layers."""
         return 1 - sum(self.energy) / len(self.energy)
 
+    @property
+    def left_outside(self) -> float | None:
+        """Share of the energy of the run's images that the directions do not keep, or None."""
+        return sum(self.outside) / len(self.outside) if self.outside else None
+
 
 class DefectCount(Record):
     """A repeated defect: its number in the group, how many images have it, and how many of their patches."""

@@ -12,9 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from musc_ray.errors import SettingsError
 from musc_ray.evaluate.pooled import pooled_scores
 from musc_ray.features import extractor, group_bases
+from musc_ray.planning.plan import list_archive
+from musc_ray.scoring import run_manifest
 from musc_ray.scoring.scorer import Scorer
+from musc_ray.settings.loading import load_settings
 from musc_ray.storage.layer_columns import LayerTokens
 from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.paths import OutPaths
@@ -189,6 +193,7 @@ def test_auto_leaves_small_groups_for_good_and_keeps_most_of_the_energy_of_other
         for path in sorted(images.rglob("*.*"))[:count]:
             shutil.copy(path, own / group)
     monkeypatch.setattr(group_bases, "MIN_IMAGES", 5)
+    monkeypatch.setattr(run_manifest, "MIN_IMAGES", 5)
     output, record = run(own, out, "--compress", "auto", "--group-by", "{group}/**")
     assert set(record["compression"]) == {"many"}
     assert record["compression"]["many"]["channels"] == CHANNELS // 4
@@ -199,8 +204,10 @@ def test_auto_leaves_small_groups_for_good_and_keeps_most_of_the_energy_of_other
     monkeypatch.setattr(group_bases, "MIN_IMAGES", 2)
     for path in sorted(images.rglob("*.*"))[3:]:
         shutil.copy(path, own / "few")
+    assert "not compressed" not in " ".join(record["notes"])
     _, grown = run(own, out, "--compress", "auto", "--group-by", "{group}/**")
     assert set(grown["compression"]) == {"many"}
+    assert "Group 'few': its features are not compressed, as compress auto decided" in " ".join(grown["notes"])
 
 
 def test_groups_with_bases_of_their_own_are_compared_in_the_backbones_channels(tmp_path, images, run):
@@ -307,3 +314,16 @@ def test_more_directions_than_channels_are_refused_at_the_start(tmp_path, images
     result = invoke("run", images, tmp_path / "out", "--backbone", "dinov2-vit-s-14", "--compress", 385)
     assert result.exit_code == 2
     assert "'compress' is 385, but tokens of dinov2-vit-s-14 have 384 channels" in result.output
+    settings = load_settings(overrides={"source": str(images), "backbone": "dinov2-vit-s-14", "compress": 385})
+    with pytest.raises(SettingsError, match="'compress' is 385, but tokens of dinov2-vit-s-14 have 384 channels"):
+        list_archive(settings)  # of a plan, before anything is measured
+
+
+def test_a_command_on_one_image_decides_nothing_for_the_group(tmp_path, images, tiny_weights, invoke):
+    one, out = tmp_path / "one", tmp_path / "out"
+    one.mkdir()
+    shutil.copy(min(images.rglob("*.png")), one)
+    result = invoke("run", one, out, "--weights", tiny_weights, *OPTIONS, "--compress", "auto")
+    assert result.exit_code == 1
+    assert "at least 2 are needed" in result.output
+    assert not list(out.rglob("_compression.json"))

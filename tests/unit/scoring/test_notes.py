@@ -1,6 +1,7 @@
 import pytest
 
-from musc_ray.scoring.notes import MIN_IMAGES, few_images_notes
+from musc_ray.scoring.notes import MIN_IMAGES, few_images_notes, grown_notes, outside_notes
+from musc_ray.storage.manifest_records import GroupCompression
 
 
 @pytest.mark.parametrize(
@@ -19,3 +20,30 @@ def test_groups_of_few_images_are_named_in_one_note(images, begins):
 
 def test_enough_images_are_not_mentioned():
     assert few_images_notes({"a": MIN_IMAGES, "b": 500}) == []
+
+
+@pytest.mark.parametrize(("outside", "warns"), [((0.02, 0.06), True), ((0.01, 0.02), False), ((), False)])
+def test_a_whole_run_says_that_its_images_lie_outside_a_basis_of_few(outside, warns):
+    group = GroupCompression(
+        channels=32,
+        dtype="int8",
+        basis_sha256="a" * 64,
+        sample=2,
+        energy=(0.99, 0.99),
+        outside=outside,
+        bytes=1,
+        full_bytes=2,
+    )
+    notes = outside_notes(None, {"a": group})
+    assert len(notes) == warns
+    if warns:
+        assert notes[0].startswith("Group 'a': 4.0 % of the energy of its images lies outside the basis")
+        assert "left out 1.0 % of the 2 images it was found from" in notes[0]
+    assert outside_notes({}, {"a": group}) == []  # a night says it of its new images alone
+
+
+def test_groups_that_have_grown_are_named():
+    assert grown_notes([]) == []
+    (note,) = grown_notes(["a", "b"])
+    assert note.startswith("Groups 'a', 'b': their features are not compressed")
+    assert "--refit" in note
