@@ -177,7 +177,7 @@ def _nearest(
         best = tl.maximum(best, value - half[None, :])
     half_m = tl.load(half_a + place * place_half_a + m, mask=m < images_a, other=0)
     square = tl.minimum(tl.maximum((best - half_m[:, None]).to(tl.float32) * factor, 0.0), farthest)
-    square = tl.where(square < equal, 0.0, square)
+    square = tl.where(square <= equal, 0.0, square)  # -0.0, too
     out += ((tile // tiles_b) * ROWS).to(tl.int64) * (height * width) * images_b + place * images_b
     to = tl.arange(0, ROWS)[:, None] * (height * width * images_b) + n[None, :]
     tl.store(out + to, tl.sqrt_rn(square), mask=(m < images_a)[:, None] & (n < images_b)[None, :])

@@ -121,9 +121,9 @@ def _write_line(halves, y, sizes, out, distances, scale, farthest):
 
 @numba.njit(**EXACT)
 def _to_distances(halves, distances, scale, farthest):
-    """Turn maxima of -|q - p|^2 / 2 into distances."""
+    """Turn maxima of -|q - p|^2 / 2 into distances; never -0.0, which sorts last by its bits."""
     for t in range(len(halves)):
-        distances[t] = min(np.sqrt(F32(-2) * F32(halves[t])) / scale, farthest)
+        distances[t] = min(np.sqrt(F32(2) * abs(F32(halves[t]))) / scale, farthest)
 
 
 @numba.njit(**OPTIONS)

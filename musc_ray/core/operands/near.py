@@ -152,9 +152,9 @@ class NearShard(PreparedShard):
         product[at] = torch.where(exact > -(EQUAL**2) / 2, 0, exact).to(product.dtype)
 
     def _distances(self, half_squares: Tensor) -> Tensor:
-        """Compute distances from -d^2 / 2 of operands, in place."""
+        """Compute distances from -d^2 / 2 of operands, in place; never -0.0, which sorts last by its bits."""
         scale = self.scale
-        return half_squares.mul_(-2.0 / scale**2).clamp_(min=0.0, max=FARTHEST**2).sqrt_()
+        return half_squares.mul_(-2.0 / scale**2).clamp_(min=0.0, max=FARTHEST**2).abs_().sqrt_()
 
     def exclude(self, patches: Tensor) -> None:
         """See PreparedShard; a patch all of whose neighbours are excluded gets the distance FARTHEST."""

@@ -250,3 +250,15 @@ def test_score_features_refuses_what_it_cannot_score(features, grid, options, wh
 def test_rescore_refuses_what_it_cannot_rescore(scores, tokens, k_list, what):
     with pytest.raises(ValueError, match=what):
         musc_ray.rescore(scores, tokens, k_list)
+
+
+@pytest.mark.parametrize("matching", ["anywhere", "near"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_an_image_and_its_copy_are_at_distance_zero(precision, matching):
+    tokens = np.random.default_rng(0).normal(size=(5, 12, 16))
+    found = musc_ray.score_features([np.concatenate([tokens, tokens])], (3, 4), precision=precision, matching=matching)
+    nearest = musc_ray.score_features(
+        [np.concatenate([tokens, tokens])], (3, 4), interval=(0.0, 0.1), precision=precision, matching=matching
+    )
+    assert (nearest == 0).all()
+    assert (found > 0).all()  # the second nearest counts, too

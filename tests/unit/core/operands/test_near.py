@@ -50,6 +50,7 @@ def test_distances_against_loops(grid, dtype, aggregation):
         torch.testing.assert_close(found, torch.from_numpy(truth).float(), atol=TOLERANCES[dtype], rtol=0)
         assert (found[:, 0, :, -1] == 0).all()
         assert (found[:, -1, :, 0] == 0).all()
+        assert not found.signbit().any()  # -0.0 would sort last
 
 
 def test_both_directions_of_a_tile_and_chunks_of_any_size(monkeypatch):
