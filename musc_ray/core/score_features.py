@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -96,8 +97,10 @@ def _given_radius(matching: str, radius: int | None) -> int | None:
     """
     if matching not in MATCHINGS:
         raise ValueError(f"matching must be one of {', '.join(MATCHINGS)}, not {matching!r}.")
-    if radius is not None and (matching == "anywhere" or radius < 1):
-        raise ValueError(f"radius must be at least 1, with matching near or auto, got {radius} with {matching}.")
+    if radius is not None and (matching == "anywhere" or not isinstance(radius, Integral) or radius < 1):
+        raise ValueError(
+            f"radius must be a whole number of at least 1, with matching near or auto, got {radius!r} with {matching}."
+        )
     return DEFAULT_RADIUS if matching == "near" and radius is None else radius
 
 

@@ -128,7 +128,9 @@ def test_auto_of_the_python_api_is_what_it_chooses():
     [
         ({"matching": "close"}, "matching must be one of anywhere, near, auto, not 'close'"),
         ({"radius": 2}, "with matching near or auto, got 2 with anywhere"),
-        ({"matching": "near", "radius": 0}, "radius must be at least 1"),
+        ({"matching": "near", "radius": 0}, "radius must be a whole number of at least 1"),
+        ({"matching": "near", "radius": 2.5}, "radius must be a whole number of at least 1"),
+        ({"matching": "near", "radius": "2"}, "radius must be a whole number of at least 1"),
     ],
 )
 def test_what_does_not_go_together_is_refused(given, message):
