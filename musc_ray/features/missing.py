@@ -55,6 +55,9 @@ def extract_missing(
     figures = {name: value for name, value in vars(stats).items() if name not in OF_GROUPS}
     if stats.remarks:
         figures["remarks"] = _by_group(stats.remarks)
+    without_basis = sorted(name for name, found in stats.fitted.items() if found is None)
+    if without_basis:
+        figures["without_basis"] = without_basis
     stages["extract"] = {"seconds": stage.seconds, **figures, "already_done": context.images - missing}
     return error_rows(stats.failed)
 

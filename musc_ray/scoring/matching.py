@@ -21,7 +21,7 @@ from musc_ray.storage.filesystem import read_json, write_json
 from musc_ray.storage.group_matching import GroupMatching
 from musc_ray.storage.retry import with_retries
 
-OF_SAMPLE = ("degrees", "aggregation", "interval", "radius")
+OF_SAMPLE = ("degrees", "aggregation", "interval", "radius", "seed")
 """Settings that what a sample says depends on, beside those of the features."""
 
 TOO_FEW = f"it has fewer than {MIN_IMAGES} images"

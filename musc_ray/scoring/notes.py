@@ -42,6 +42,11 @@ def run_notes(
     notes = [*failed_groups.values(), *intensity_notes(intensity, extract.get("remarks", {}))]
     if halved:
         notes.append(f"{halved} batches ran out of memory and were halved: lower batch_size.")
+    if "without_basis" in extract:
+        notes.append(
+            f"{_named(extract['without_basis'])}: features are not compressed, since no image of the sample "
+            f"that a basis is found from could be read."
+        )
     if shrunk:
         notes.append(f"{shrunk} blocks of tiles ran out of memory and were repeated with fewer shards: lower cache_mb.")
     if error:

@@ -122,8 +122,11 @@ def write_directions(out_paths: OutPaths, features_id: str, group: str, directio
     """Write the directions of a group's layers; return their sha256."""
     arrays = {layer: np.ascontiguousarray(vectors, "<f4") for layer, vectors in directions.items()}
     sha256 = _digest(arrays)
-    with atomic_file(out_paths.fs, out_paths.basis(features_id, group, sha256)) as target, target.open("wb") as file:
-        np.savez(file, **{layer_column(layer): vectors for layer, vectors in arrays.items()})  # type: ignore[arg-type]
+    path = out_paths.basis(features_id, group, sha256)
+    with atomic_file(out_paths.fs, path) as target, target.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+        for layer, vectors in arrays.items():  # what `np.savez` writes, which can refuse to pickle since NumPy 2 alone
+            with archive.open(f"{layer_column(layer)}.npy", "w") as member:
+                np.save(member, vectors, allow_pickle=False)
     return sha256
 
 

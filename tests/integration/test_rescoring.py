@@ -174,7 +174,11 @@ def test_the_features_are_of_the_maps_without_repeated_defects(tmp_path):
 def made_run(settings) -> SimpleNamespace:
     """What pooling reads of a run.json."""
     return SimpleNamespace(
-        run_id="generated", features_id="generated", settings=settings, image_size_of=lambda group: (56, 56)
+        run_id="generated",
+        features_id="generated",
+        settings=settings,
+        resolved=SimpleNamespace(layers=(0, 1, 2)),
+        image_size_of=lambda group: (56, 56),
     )
 
 

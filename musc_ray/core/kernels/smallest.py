@@ -7,6 +7,9 @@ from musc_ray.core.kernels.simd import OPTIONS
 
 U, F32 = np.uintp, np.float32
 
+HALF_MAGNITUDE, MAGNITUDE = np.uint32(0x7FFF), np.uint32(0x7FFFFFFF)
+"""All bits but the sign."""
+
 INFINITY = np.uint32(0x7F800000)
 """Bits of +inf. Bits of floats that are not negative order as the floats do."""
 
@@ -21,7 +24,8 @@ SCALED_INFINITY = np.uint32(0x47800000)
 def means_of_smallest(values, length, start, stop, means):
     """Average the values of rank start to stop of each row (R, length), given flat: float32, or float16 as bits.
 
-    At least `stop` values of a row must be finite.
+    Values are not negative; -0.0 counts as 0, although its bits are the largest of all. At least `stop` values of a row
+    must be finite.
     """
     row = np.empty(length, F32)
     bits = row.view(np.uint32)
@@ -36,7 +40,7 @@ def _copy(values, first, row, bits, length):
     """Copy a row as float32."""
     if values.itemsize == 2:
         for t in range(length):
-            bits[t] = np.uint32(values[first + t]) << HALF_SHIFT
+            bits[t] = (np.uint32(values[first + t]) & HALF_MAGNITUDE) << HALF_SHIFT
         for t in range(length):
             row[t] *= HALF_SCALE
         for t in range(length):
@@ -44,6 +48,8 @@ def _copy(values, first, row, bits, length):
     else:
         for t in range(length):
             row[t] = values[first + t]
+        for t in range(length):
+            bits[t] &= MAGNITUDE
 
 
 @numba.njit(**OPTIONS)

@@ -116,6 +116,12 @@ def test_interval_average_is_a_mean_of_sorted_distances(rows, length, seed, leve
     np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_negative_zero_is_the_smallest_distance(dtype):
+    values = torch.tensor([[0.5, -0.0, torch.inf, 1.0], [-0.0, -0.0, torch.inf, 0.25]], dtype=dtype)
+    assert interval_average(values, 3, (0.0, 0.67)).tolist() == [0.25, 0.0]
+
+
 def test_duplicates_and_constant_images_come_out_exact():
     features = tokens_of(8, (3, 4), 16)
     features[5] = features[2]  # an exact copy

@@ -1,6 +1,6 @@
 import pytest
 
-from musc_ray.scoring.notes import MIN_IMAGES, few_images_notes, grown_notes, outside_notes
+from musc_ray.scoring.notes import MIN_IMAGES, few_images_notes, grown_notes, outside_notes, run_notes
 from musc_ray.storage.manifest_records import GroupCompression
 
 
@@ -47,3 +47,12 @@ def test_groups_that_have_grown_are_named():
     (note,) = grown_notes(["a", "b"])
     assert note.startswith("Groups 'a', 'b': their features are not compressed")
     assert "--refit" in note
+
+
+def test_groups_without_a_readable_sample_are_named():
+    stages = {
+        "extract": {"halved_batches": 0, "lost_workers": 0, "without_basis": ["a", "b"]},
+        "mutual": {"largest_summary_error": 0, "shrunk_blocks": 0, "lost_workers": 0},
+    }
+    (note,) = run_notes({}, stages, {}, {}, {}, {})
+    assert note.startswith("Groups 'a', 'b': features are not compressed, since no image of the sample")
