@@ -100,6 +100,7 @@ def test_scores_are_those_of_the_formulas_over_the_stored_features(tmp_path, ima
     assert found["bytes"] == IMAGES * 2 * (16 * (K * 2 if dtype == "float16" else K + 4) + 8)
 
 
+@pytest.mark.slow
 def test_what_is_stored_are_the_tokens_on_the_basis(tmp_path, images, run):
     """Against raw features of the same model, in float64: z V with z of the raw tokens, lengthened to |z|, turned."""
     run(images, tmp_path / "full")
@@ -141,6 +142,7 @@ def test_int8_without_compression(tmp_path, images, run):
     assert (meta["dtype"], meta["channels"]) == ("int8", CHANNELS)
 
 
+@pytest.mark.slow
 def test_repeated_defects_and_a_ring_on_compressed_features(tmp_path, images, run):
     full, few = tmp_path / "full", tmp_path / "few"
     options = ["--references", "4", "--repeated-defects"]
@@ -210,6 +212,7 @@ def test_auto_leaves_small_groups_for_good_and_keeps_most_of_the_energy_of_other
     assert "Group 'few': its features are not compressed, as compress auto decided" in " ".join(grown["notes"])
 
 
+@pytest.mark.slow
 def test_groups_with_bases_of_their_own_are_compared_in_the_backbones_channels(tmp_path, images, run):
     """RsCon over several groups, as an evaluation computes it: vectors of the patches that score most, turned back."""
     own, out = tmp_path / "images", tmp_path / "out"
@@ -249,6 +252,7 @@ def test_a_second_run_reads_what_the_first_has_written_and_a_lost_basis_is_found
     assert found["compression"]["all"]["energy"] == record["compression"]["all"]["energy"]
 
 
+@pytest.mark.slow
 def test_bands_of_another_basis_are_not_taken_over(tmp_path, images, run, monkeypatch, invoke, tiny_weights):
     """A run is interrupted when its bands are written; then its basis is deleted, and found with other directions."""
     out, name = tmp_path / "out", ["--run-id", "interrupted"]
@@ -281,6 +285,7 @@ def test_bands_of_another_basis_are_not_taken_over(tmp_path, images, run, monkey
     check(out, record)
 
 
+@pytest.mark.slow
 def test_the_images_of_a_shard_of_another_basis_are_extracted_again(tmp_path, images, run):
     out = tmp_path / "out"
     run(images, out, "--compress", K)

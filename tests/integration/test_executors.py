@@ -126,6 +126,7 @@ except SystemExit as ended:
 FORBIDDEN = "torch torchvision timm open_clip faiss numba pyarrow.dataset"
 
 
+@pytest.mark.slow
 def test_the_driver_of_a_ray_job_imports_no_torch(tmp_path, tiny_weights):
     """Not even for a model that only its library knows: a process of the cluster says what it is."""
     write_pictures(tmp_path / "images", 4)

@@ -160,6 +160,7 @@ def test_a_run_with_other_scores_uses_the_same_features(plant, invoke):
     assert "already complete" in invoke("run", folder / "images", folder / "out", *options).output
 
 
+@pytest.mark.slow
 def test_paper_and_a_pair_have_one_size_for_all(plant, invoke, tmp_path):
     folder, _, options = plant
     for given in (["--method", "paper"], ["--image-size", "64,64"]):

@@ -80,7 +80,7 @@ def test_a_broken_shard_in_a_sample_fails_its_group_alone(tmp_path):
     assert list(chosen_matching(context)) == ["group-1"]
 
 
-@pytest.mark.parametrize("executor", ["process", "ray"])
+@pytest.mark.parametrize("executor", ["process", pytest.param("ray", marks=pytest.mark.slow)])
 def test_auto_decides_for_each_group_and_a_resumed_run_decides_nothing_anew(
     tmp_path, shared_ray, executor, monkeypatch
 ):
@@ -121,6 +121,7 @@ def test_a_group_of_few_images_is_matched_anywhere(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("features/*/*/_matching*"))  # there may be more of them later
 
 
+@pytest.mark.slow
 def test_repeated_defects_are_left_out_near_their_place(tmp_path):
     """Images with the same defect score it as the only one that had it."""
     spec = {"images": 40, "grid": [6, 6], "shard_size": 9, "planted": 5}
@@ -138,6 +139,7 @@ def test_repeated_defects_are_left_out_near_their_place(tmp_path):
     np.testing.assert_allclose(maps["without"][good], maps["with"][good], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_runs_and_nights_say_what_was_chosen_and_keep_it(tmp_path, invoke, tiny_weights):
     images, out = tmp_path / "images", tmp_path / "out"
     images.mkdir()

@@ -381,6 +381,7 @@ def test_plan_prints_the_cost_and_writes_nothing(musc_ray, tmp_path, archive):
     assert "measured on 8 images" in " ".join(result.stdout.split())
 
 
+@pytest.mark.slow
 def test_plan_for_a_kind_of_gpu_names_what_is_assumed_and_what_does_not_fit(musc_ray, tmp_path):
     """A table of 200,000 images that are not there."""
     table = pa.table({"uri": [f"made-up://plant/{n}.png" for n in range(200_000)]})

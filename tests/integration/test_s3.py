@@ -120,6 +120,7 @@ def test_the_whole_job_on_s3_gives_the_local_scores(server, tiny_weights, tmp_pa
         assert server.access_key not in result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_what_cannot_be_reached_is_one_sentence_without_secrets(as_user, tiny_weights, tmp_path, monkeypatch):
     monkeypatch.setattr("musc_ray.storage.retry.FIRST_PAUSE_SECONDS", 0.01)
     weights = tiny_weights
