@@ -187,6 +187,7 @@ def image_server(images, tmp_path) -> Iterator[tuple[str, dict[str, int]]]:
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_is_no_fault_of_the_images(invoke, image_server, images, tmp_path):
     """Status 503 for one original of four: the command ends with a storage error, and resumes."""
     server, failing = image_server

@@ -102,6 +102,7 @@ def test_a_named_run_is_not_resumed_on_other_hardware(given, shared_ray, tmp_pat
     assert again.run.resolved.precision == "float32"
 
 
+@pytest.mark.slow
 def test_a_complete_named_run_is_not_taken_for_one_of_other_settings(given, tmp_path):
     """Its scores would be shown as those of the settings that are given now."""
     options = {**given, "out": str(tmp_path), "run_id": "mine", "executor": "process"}

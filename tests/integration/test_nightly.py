@@ -256,6 +256,7 @@ def test_a_window_without_earlier_images_is_said_and_names_of_columns_are_inheri
     assert any("older than the window 7d" in note for note in plant.runs()[-1]["notes"])
 
 
+@pytest.mark.slow
 def test_a_night_that_shares_no_features_says_so(plant):
     plant.deliver(4, age=DAY)
     plant.run(plant.images, plant.out)
