@@ -106,7 +106,8 @@ def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupI
             shards[number] = [CatalogImage(image_id, f"made://{image_id}", name, "") for image_id in ids]
         groups[name] = GroupShards(done=shards)
     hardware = LocalHardware()
-    arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware)
+    compressed = settings.compress != "none"
+    arithmetic = resolve_arithmetic(settings.device, settings.precision, settings.model_precision, hardware, compressed)
     context = RunContext(
         settings, out_paths, meta, arithmetic, "generated", "generated", groups, compression=compression
     )
