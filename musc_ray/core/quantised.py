@@ -23,6 +23,10 @@ Of 3.5, 4, 4.5, 5 and 6 on features of solar cells and of commutators, 96 and 38
 
 ROTATION_SEED = 20_240_816
 
+NOWHERE = -(2**30)
+"""In place of -|q|^2 / 2: a patch that is never the nearest. The sum of two is the smallest int32, and -|q - p|^2 / 2
+of int8 vectors of up to 30,000 channels stays above one of them with any product."""
+
 
 def int8_scale(channels: int) -> float:
     """Return the factor from unit vectors of this many channels to int8."""

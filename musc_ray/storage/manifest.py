@@ -44,9 +44,16 @@ class _Manifest(Record):
     @field_validator("settings", mode="before")
     @classmethod
     def _drop_unknown(cls, value: object) -> object:
-        """Drop settings that this version does not know; runs older than the setting `method` are the paper's."""
+        """Drop settings that this version does not know; say what older versions meant.
+
+        Runs older than the setting `method` are the paper's. Before there was `compress` all features were float16,
+        which is no choice that a night that compresses should inherit.
+        """
         if isinstance(value, dict):
-            return {"method": "paper"} | {name: given for name, given in value.items() if name in Settings.model_fields}
+            known = {name: given for name, given in value.items() if name in Settings.model_fields}
+            if "compress" not in known:
+                known.pop("feature_dtype", None)
+            return {"method": "paper"} | known
         return value
 
     @classmethod

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from musc_ray.core.kernels import int8_places, int8_tiles
 from musc_ray.core.kernels.simd import LANES
+from musc_ray.core.quantised import NOWHERE
 
 U = np.uintp
 Array = npt.NDArray[Any]
@@ -40,11 +41,6 @@ AVAILABLE = bool(torch.cpu.get_capabilities().get("avx512_vnni"))
 
 CHANNEL_GROUP, SHIFT = 4, 128
 ROWS = len(int8_tiles.ROWS)
-
-NOWHERE = -(2**30)
-"""Constant of a patch that is never the nearest. The sum of two is the smallest int32, and -|q - p|^2 / 2 of int8
-vectors of up to 30,000 channels of `quantised.int8_scale` stays above one of them with any product."""
-
 
 SPARE_ROWS = ROWS - 1
 """Rows to append to left operands of which a part is multiplied that does not start at a multiple of ROWS."""

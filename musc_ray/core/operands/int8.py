@@ -7,16 +7,13 @@ from torch import Tensor
 
 from musc_ray.core.lnamd import aggregate, layer_norm
 from musc_ray.core.operands.base import PlainPatches, PreparedShard
-from musc_ray.core.quantised import int8_scale, quantise
+from musc_ray.core.quantised import NOWHERE, int8_scale, quantise
 
 PREPARED_CHUNK = 16
 """Images prepared at a time: intermediate results stay in memory that is reused."""
 
 CHANNEL_UNIT = 16
 """Operands have whole units of channels: tensor cores read 16 bytes at a time."""
-
-NOWHERE = -(2**30)
-"""Constant of an excluded patch: so low that it is never the nearest."""
 
 
 class Int8Shard(PreparedShard):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.kernels import int8_dot
-from musc_ray.core.operands.int8 import NOWHERE, Int8Shard, half_squares
+from musc_ray.core.operands.int8 import Int8Shard, half_squares
+from musc_ray.core.quantised import NOWHERE
 
 CHUNK_PATCHES = 4096
 """Patches along a side of a part of a tile: many pairs of images for each call, few enough for all threads."""

@@ -9,6 +9,7 @@ from musc_ray.core.kernels import int8_dot
 from musc_ray.core.lnamd import layer_norm
 from musc_ray.core.operands.base import PlainPatches
 from musc_ray.core.operands.near import FARTHEST, NearShard
+from musc_ray.core.quantised import NOWHERE
 
 
 class PackedNearShard(NearShard):
@@ -59,7 +60,7 @@ class PackedNearShard(NearShard):
     def exclude(self, patches: Tensor) -> None:
         """See NearShard."""
         for constants in self.right_constants:
-            constants[:, : self.images].masked_fill_(patches.T, int8_dot.NOWHERE)
+            constants[:, : self.images].masked_fill_(patches.T, NOWHERE)
 
     def unit_vectors(self, d: int, image: int) -> Tensor:
         """See NearShard."""

@@ -58,6 +58,19 @@ def test_settings_that_this_version_does_not_know_are_dropped(run_paths):
     assert complete_run(run_paths.out, None).settings.k_list == (1, 8, 9)
 
 
+@pytest.mark.parametrize(
+    ("settings", "dtype"),
+    [({"feature_dtype": "float16"}, "auto"), ({"feature_dtype": "float16", "compress": "none"}, "float16")],
+)
+def test_the_number_format_of_runs_older_than_compress_is_no_choice(run_paths, settings, dtype):
+    record = run_record("run-a")
+    record["settings"] = {name: value for name, value in record["settings"].items() if name != "compress"} | settings
+    write_json(run_paths.fs, run_paths.run_json, record)
+    found = RunManifest.read(run_paths)
+    assert found is not None
+    assert found.settings.feature_dtype == dtype
+
+
 def test_started_manifest(run_paths):
     assert StartedManifest.read(run_paths) is None
     write_json(run_paths.fs, run_paths.started_json, started_record("run-a", {"a": 4}))

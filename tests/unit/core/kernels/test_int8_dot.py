@@ -6,6 +6,7 @@ import torch
 
 from musc_ray.core.kernels import int8_dot
 from musc_ray.core.operands.int8 import half_squares
+from musc_ray.core.quantised import NOWHERE
 
 pytestmark = pytest.mark.skipif(not int8_dot.AVAILABLE, reason="this CPU lacks AVX-512 VNNI")
 
@@ -98,7 +99,7 @@ def test_places_near_one_another(images, grid, radius):
     (h, w), channels = grid, 10
     q, p = (vectors_of(h * w, count, channels) for count in images)
     right = right_of(p)
-    right[1][0, images[1] - 1] = int8_dot.NOWHERE
+    right[1][0, images[1] - 1] = NOWHERE
     i, j = slice(1, images[0]), slice(16 if images[1] > 16 else 0, images[1])
     own, its = q[:, i], p[:, j]
     expected = distances(own, its)  # (L, a, L, b)
