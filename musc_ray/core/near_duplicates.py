@@ -15,16 +15,13 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.kernels.onednn import linear
-from musc_ray.core.operands.base import PreparedShard
+from musc_ray.core.operands.base import EQUAL, PreparedShard
 
 KEPT_BYTES = 2**28
 """Unit vectors kept for further chunks of a tile."""
 
 TOLERANCE = 1e-3
 """By this much s_m may be too large, as products in float32 are off."""
-
-EQUAL = 1e-6
-"""Distances from products in float64 below this are those of equal vectors."""
 
 
 Side = tuple[PreparedShard, slice]

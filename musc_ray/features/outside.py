@@ -52,7 +52,7 @@ def outside_of(shards: Iterable[FeaturesMeta], ids: Collection[str]) -> Outside:
 
 
 def is_outside(share: float | None, fitted: float) -> bool:
-    """Whether so much of new images' energy lies outside that the basis should be found anew.
+    """Tell whether so much of new images' energy lies outside that the basis should be found anew.
 
     Args:
         share: of the new images.

@@ -13,6 +13,12 @@ PlainPatches = Callable[[Tensor], Tensor]
 PRODUCT_CHUNK = {"cpu": 2**21, "cuda": 2**29}
 """Entries of a product held at a time: small enough for the last-level cache, large enough for full GEMM speed."""
 
+IMAGES_CHUNK = 16
+"""Images prepared at a time: intermediate results stay in memory that is reused."""
+
+EQUAL = 1e-6
+"""Distances from products in float64 below this are those of equal vectors."""
+
 MIN_NEAR_DUPLICATE_LIMIT = 1e-2
 """Below this distance float32 cancellation costs more than 1e-5."""
 

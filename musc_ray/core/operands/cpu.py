@@ -9,10 +9,7 @@ from torch import Tensor
 from musc_ray.core.kernels import gram
 from musc_ray.core.kernels.onednn import linear
 from musc_ray.core.lnamd import aggregate, layer_norm
-from musc_ray.core.operands.base import MIN_NEAR_DUPLICATE_LIMIT, PlainPatches, PreparedShard
-
-IMAGES_CHUNK = 16
-"""Images prepared at a time: intermediate results stay in memory that is reused."""
+from musc_ray.core.operands.base import IMAGES_CHUNK, MIN_NEAR_DUPLICATE_LIMIT, PlainPatches, PreparedShard
 
 SHIFT_PIECES = 4
 """Extra channels of an operand in low precision: products of the two pieces of t."""

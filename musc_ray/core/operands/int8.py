@@ -6,11 +6,8 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.lnamd import aggregate, layer_norm
-from musc_ray.core.operands.base import PlainPatches, PreparedShard
+from musc_ray.core.operands.base import IMAGES_CHUNK, PlainPatches, PreparedShard
 from musc_ray.core.quantised import NOWHERE, int8_scale, quantise
-
-PREPARED_CHUNK = 16
-"""Images prepared at a time: intermediate results stay in memory that is reused."""
 
 CHANNEL_UNIT = 16
 """Operands have whole units of channels: tensor cores read 16 bytes at a time."""
@@ -42,8 +39,8 @@ class Int8Shard(PreparedShard):
         self.scale = int8_scale(self.channels)
         self.substitutes: Tensor | None = None
         self._allocate(tokens.device)
-        for start in range(0, self.images, PREPARED_CHUNK):
-            part = slice(start, min(start + PREPARED_CHUNK, self.images))
+        for start in range(0, self.images, IMAGES_CHUNK):
+            part = slice(start, min(start + IMAGES_CHUNK, self.images))
             plain = plain_patches(tokens[part])
             for d, degree in enumerate(degrees):
                 self._fill(d, part, quantise(aggregate(plain, grid, degree), turned))

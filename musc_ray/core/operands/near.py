@@ -12,24 +12,18 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.lnamd import aggregate, layer_norm
-from musc_ray.core.operands.base import MIN_NEAR_DUPLICATE_LIMIT, PlainPatches, PreparedShard
+from musc_ray.core.operands.base import EQUAL, IMAGES_CHUNK, MIN_NEAR_DUPLICATE_LIMIT, PlainPatches, PreparedShard
 from musc_ray.core.operands.gpu import PIECES, ROW_ALIGNMENT
 from musc_ray.core.quantised import int8_scale, quantise
 
 CHUNK_SIDE = {"cpu": 32, "cuda": 256}
 """Images along a side of a chunk: products of fewer are slow, those of a row of the grid should stay in cache."""
 
-PREPARED_CHUNK = 16
-"""Images prepared at a time."""
-
 FARTHEST = 2.0
 """Largest distance of unit vectors: that of a patch all of whose candidates are excluded."""
 
 EXCLUDED_HALF = 4.0
 """Half squared length that an excluded patch is given: larger than FARTHEST^2 / 2 + 1/2, so that it never wins."""
-
-EQUAL = 1e-6
-"""Distances from products in float64 below this are those of equal patches."""
 
 
 class NearShard(PreparedShard):
@@ -64,8 +58,8 @@ class NearShard(PreparedShard):
         self.scale = int8_scale(self.channels) if dtype == torch.int8 else 1.0
         shape = (self.patches, self.images, self.channels)
         self.operands = [torch.empty(shape, dtype=dtype, device=tokens.device) for _ in degrees]
-        for start in range(0, self.images, PREPARED_CHUNK):
-            part = slice(start, start + PREPARED_CHUNK)
+        for start in range(0, self.images, IMAGES_CHUNK):
+            part = slice(start, start + IMAGES_CHUNK)
             plain = plain_patches(tokens[part])
             for operand, degree in zip(self.operands, degrees, strict=True):
                 vectors = aggregate(plain, grid, degree).transpose(0, 1)

@@ -72,7 +72,7 @@ MIN_AMX_CHANNELS = 256
 
 AMX multiplies several times as fast, but its product is written and read again for the maxima, which took 75 us a pair
 of images at L = 256 and degrees 1, 3, 5 on a Zen 5, where the kernel that writes none takes 43 us at 96 channels in
-all. Estimated from this; no CPU with AMX was at hand.
+all. Estimated from this; no CPU with AMX was available.
 """
 
 
