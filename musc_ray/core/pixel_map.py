@@ -1,19 +1,51 @@
-"""From patch maps to pixel maps and to raw image scores (MuSc, section 3.3)."""
+"""From patch maps to pixel maps and to raw image scores (MuSc, section 3.3).
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+NaN in a patch map marks a patch that is not scored (`kept_patches`). Where a picture is made of a map it has the lowest
+score of its image.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PIXELS_CHUNK = 2**24
 """Pixels held at a time."""
 
 
-def pixel_map(patch_maps: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Upsample patch maps (N, h, w) to pixel maps (N, H, W) float32, bilinear with align_corners=True."""
-    return F.interpolate(patch_maps[:, None].float(), size=image_size, mode="bilinear", align_corners=True)[:, 0]
+def fill_unscored(patch_maps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Replace NaN, of patches that are not scored, by the lowest score of their image.
+
+    Args:
+        patch_maps: (N, ...) float32, one map for each of N images.
+
+    Returns:
+        The same shape; the argument itself where nothing is missing. A map of NaN alone stays as it is.
+    """
+    missing = np.isnan(patch_maps)
+    if not missing.any():
+        return patch_maps
+    images = (len(patch_maps), *(1,) * (patch_maps.ndim - 1))
+    lowest = np.where(missing, np.inf, patch_maps).reshape(len(patch_maps), -1).min(axis=1).reshape(images)
+    return np.where(missing & np.isfinite(lowest), lowest, patch_maps).astype(np.float32)
 
 
-def image_scores(patch_maps: Tensor, image_size: tuple[int, int]) -> Tensor:
+def pixel_map(patch_maps: "Tensor", image_size: tuple[int, int]) -> "Tensor":
+    """Upsample patch maps (N, h, w) to pixel maps (N, H, W) float32, bilinear with align_corners=True.
+
+    Patches that are not scored (NaN) count with the lowest score of their image.
+    """
+    import torch  # here: a report fills maps, and needs no torch
+    import torch.nn.functional as F
+
+    maps = torch.from_numpy(fill_unscored(patch_maps.float().numpy()))
+    return F.interpolate(maps[:, None], size=image_size, mode="bilinear", align_corners=True)[:, 0]
+
+
+def image_scores(patch_maps: "Tensor", image_size: tuple[int, int]) -> "Tensor":
     """Compute `score_raw`: the maximum of each image's pixel map at the model's input size.
 
     Args:
@@ -23,5 +55,7 @@ def image_scores(patch_maps: Tensor, image_size: tuple[int, int]) -> Tensor:
     Returns:
         (N,) float32.
     """
+    import torch
+
     chunk = max(1, PIXELS_CHUNK // (image_size[0] * image_size[1]))
     return torch.cat([pixel_map(maps, image_size).amax(dim=(1, 2)) for maps in torch.split(patch_maps, chunk)])

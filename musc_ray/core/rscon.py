@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from musc_ray.core import lnamd, snamd
+from musc_ray.core.pixel_map import fill_unscored
 from musc_ray.core.rescoring import FloatArray, neighbourhood_sizes, rescored
 
 IMAGES_CHUNK = 16
@@ -39,7 +40,7 @@ def salient_features(
     Args:
         tokens: (N, h*w, C) raw patch tokens of the layer `salient_layer`, any float dtype.
         grid: (h, w).
-        patch_maps: (N, h*w), mean over layers and degrees, not upsampled.
+        patch_maps: (N, h*w) float32 on the CPU, mean over layers and degrees, not upsampled; NaN is not scored.
         degrees: odd neighbourhood sizes r.
         aggregation: `lnamd` or `snamd`.
         normalised: whether tokens are compressed ones; see `operands.prepare`.
@@ -47,7 +48,7 @@ def salient_features(
     Returns:
         (N, C) float32 unit vectors with SNAMD, (N, D * C) with LNAMD and D degrees.
     """
-    most = patch_maps.argmax(dim=1).to(tokens.device)
+    most = torch.from_numpy(fill_unscored(patch_maps.numpy())).argmax(dim=1).to(tokens.device)
     starts = range(0, len(tokens), IMAGES_CHUNK)
     chunks = [slice(start, start + IMAGES_CHUNK) for start in starts]
     plain = lnamd.layer_norm if aggregation == "lnamd" and not normalised else Tensor.float

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from musc_ray.core.pixel_map import fill_unscored
 from musc_ray.evaluate.masks import Regions, read_regions
 from musc_ray.storage.parquet import read_table
 
@@ -55,8 +56,11 @@ def upsampled(
 
 
 def read_patch_maps(fs: fsspec.AbstractFileSystem, path: str) -> npt.NDArray[np.float32]:
-    """Read all patch maps (N, h, w) of a file of scores into a writable array."""
+    """Read all patch maps (N, h, w) of a file of scores into a writable array.
+
+    Patches that are not scored have the lowest score of their image: their pixels count, as the least anomalous ones.
+    """
     table = read_table(fs, path, ["grid_h", "grid_w", "patch_map"])
     grid = (table["grid_h"][0].as_py(), table["grid_w"][0].as_py())
     flat = pc.list_flatten(table["patch_map"].combine_chunks()).to_numpy(zero_copy_only=False)
-    return np.array(flat, np.float32).reshape(-1, *grid)
+    return fill_unscored(np.array(flat, np.float32).reshape(-1, *grid))

@@ -32,7 +32,7 @@ COMMENTS = {
     "percentile": "share of the group that scores lower, 0 to 100",
     "grid_h": "rows of the patch map",
     "grid_w": "columns of the patch map",
-    "patch_map": "anomaly score of each patch, row-major",
+    "patch_map": "anomaly score of each patch, row-major; NaN where a patch is ignored or background",
     "is_anomalous": "whether score reaches the run's threshold; null where the run has none",
     "defect_group": "repeated defect of its group that the image has, from 1; null where unknown",
     "features_id": "folder of the features below out",

@@ -52,5 +52,5 @@ def map_scale(fs: fsspec.AbstractFileSystem, paths: Sequence[str], largest: floa
         Patch scores: the normal level, which is the median of one shard (a random sample of images), and `largest`.
     """
     maps = read_table(fs, paths[0], ["patch_map"])["patch_map"]
-    low = float(np.median(pc.list_flatten(maps).to_numpy()))
+    low = float(np.nanmedian(pc.list_flatten(maps).to_numpy()))  # NaN: patches that are not scored
     return low, max(low, largest)

@@ -244,8 +244,7 @@ def test_masks_on_white(tmp_path, invoke):
 @pytest.mark.parametrize("where", ["score", "map"])
 def test_nan_is_refused(tmp_path, invoke, where):
     images = archive(tmp_path / "data", {"a": ["good", "cut", "good"]})
-    broken = images[2].patch_map.copy()
-    broken[0, 0] = np.nan
+    broken = np.full_like(images[2].patch_map, np.nan)  # a part of a map may be NaN: patches that are not scored
     given = {"score": float("nan")} if where == "score" else {"patch_map": broken}
     images[2] = Scored(**{**vars(images[2]), **given})
     evaluated.write_run(tmp_path / "out", images, SIZE)
@@ -254,6 +253,22 @@ def test_nan_is_refused(tmp_path, invoke, where):
     assert "NaN" in result.stderr
     assert ("002.png" in result.stderr) == (where == "map")
     assert not list((tmp_path / "out").rglob("regions"))
+
+
+def test_patches_that_are_not_scored_count_as_the_least_anomalous_ones(tmp_path, invoke):
+    images = archive(tmp_path / "data", {"a": ["good", "cut", "good"]})
+    filled = []
+    for n, image in enumerate(images):
+        partly, lowest = image.patch_map.copy(), image.patch_map.copy()
+        partly[n : n + 2, 1:3], lowest[n : n + 2, 1:3] = np.nan, np.inf
+        lowest[np.isinf(lowest)] = lowest.min()
+        images[n] = Scored(**{**vars(image), "patch_map": partly})
+        filled.append(Scored(**{**vars(image), "patch_map": lowest}))
+    evaluated.write_run(tmp_path / "out", images, SIZE)
+    assert invoke("evaluate", tmp_path / "out", "--quiet").exit_code == 0
+    found, wanted = rows_of(tmp_path / "out")[0], expected(filled)
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=1e-6)
+    assert 0 < found["pixel_ap"] < 1
 
 
 def test_runs_are_chosen_and_errors_are_one_sentence(tmp_path, invoke):
