@@ -22,6 +22,9 @@ MAX_GROUPS = 10
 RESCORINGS = {"rscin": "RsCIN", "rscon": "RsCon"}
 """What rescorings are called."""
 
+MIN_PEAK_WIDTH = 100
+"""Columns of a terminal that has room for where the worst images are most anomalous."""
+
 MAX_SIZES = 3
 """Image sizes that are printed one by one."""
 
@@ -159,7 +162,10 @@ def features_line(run: "RunManifest") -> str:
 
 
 def _print_worst(worst: Sequence[Mapping[str, Any]], console: Console) -> None:
-    right = [Column(name, justify="right", no_wrap=True) for name in ("rank", "score", "raw", "percentile")]
+    names = ["rank", "score", "raw", "percentile"]
+    with_peaks = console.width >= MIN_PEAK_WIDTH and any(row["peak_x"] is not None for row in worst)
+    names += ["peak x, y", "of"] if with_peaks else []
+    right = [Column(name, justify="right", no_wrap=True) for name in names]
     table = Table(*right, Column("image", overflow="fold"), title=f"The {len(worst)} most anomalous images")
     many_groups = len({row["group"] for row in worst}) > 1
     for row in worst:
@@ -169,9 +175,17 @@ def _print_worst(worst: Sequence[Mapping[str, Any]], console: Console) -> None:
             f"{row['score']:.4f}",
             f"{row['score_raw']:.4f}",
             f"{row['percentile']:.1f}",
+            *(_peak_cells(row) if with_peaks else ()),
             escape(f"{row['group']}: {name}" if many_groups else name),
         )
     console.print(table)
+
+
+def _peak_cells(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the pixel where an image's patch map is largest, and the size of the image; empty where unknown."""
+    if row["peak_x"] is None:
+        return "", ""
+    return f"{row['peak_x']}, {row['peak_y']}", f"{row['width']} x {row['height']}"
 
 
 def _print_thresholds(thresholds: "Sequence[GroupThreshold]", console: Console) -> None:

@@ -16,6 +16,7 @@ from musc_ray.storage.filesystem import is_local
 from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths, RunPaths
+from musc_ray.storage.scores import with_size_and_peak
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -104,9 +105,11 @@ def publish_runs(out_paths: OutPaths, lake: Lake, runs: Iterable[RunManifest]) -
 
 
 def _scores_of(run_paths: RunPaths) -> Callable[[Sequence[str]], Iterator[pa.Table]]:
-    """Return a function that reads some columns of a run's scores, file by file."""
+    """Return a function that reads some columns of a run's scores, file by file; null where an older run lacks one."""
     paths = run_paths.all_parts(run_paths.scores)
-    return lambda columns: (read_table(run_paths.fs, path, columns) for path in paths)
+    return lambda columns: (
+        with_size_and_peak(read_table(run_paths.fs, path, columns)).select(columns) for path in paths
+    )
 
 
 def _open(out_paths: OutPaths, lake: Lake) -> "Catalog":

@@ -18,7 +18,7 @@ from pyiceberg.types import (
     TimestamptzType,
 )
 
-from musc_ray.storage.schemas import DEFECT_GROUP, IS_ANOMALOUS, SCORES
+from musc_ray.storage.schemas import DEFECT_GROUP, IS_ANOMALOUS, SCORES, SIZE_AND_PEAK
 
 COMMENTS = {
     "image_id": "32 hexadecimal digits: a hash of the uri",
@@ -35,6 +35,10 @@ COMMENTS = {
     "patch_map": "anomaly score of each patch, row-major; NaN where a patch is ignored or background",
     "is_anomalous": "whether score reaches the run's threshold; null where the run has none",
     "defect_group": "repeated defect of its group that the image has, from 1; null where unknown",
+    "height": "pixels of the upright image from top to bottom; null where unknown",
+    "width": "pixels of the upright image from left to right; null where unknown",
+    "peak_y": "row of the image's pixel where the patch map is largest, from 0; null where unknown",
+    "peak_x": "column of the image's pixel where the patch map is largest, from 0; null where unknown",
     "features_id": "folder of the features below out",
     "backbone": "model that made the features",
     "weights_sha256": "hash of the model's weights",
@@ -84,6 +88,7 @@ def scores_schema(maps: bool, thresholds: bool, defects: bool = False) -> pa.Sch
     """Return the columns of a run's scores in the lake: with or without patch maps, `is_anomalous`, `defect_group`."""
     fields = [field for field in SCORES if maps or field.name != "patch_map"]
     fields += [DEFECT_GROUP] if defects else []
+    fields += list(SIZE_AND_PEAK)
     fields += [IS_ANOMALOUS] if thresholds else []
     return pa.schema(
         [

@@ -24,7 +24,7 @@ from musc_ray.storage.arrays import read_array
 from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.paths import RunPaths
 from musc_ray.storage.schemas import DEFECT_GROUP, IS_ANOMALOUS
-from musc_ray.storage.shards import FeaturesMeta, read_class_tokens
+from musc_ray.storage.shards import FeaturesMeta, read_class_tokens, read_meta
 
 if TYPE_CHECKING:
     from musc_ray.scoring.defects.worker import DefectWorker  # it needs torch, which the driver of this module does not
@@ -175,7 +175,8 @@ class Ranker:
         paths, group, written = self.run_paths, images.group, columns.pop(WRITTEN, None)
         numbers, patches = (None, None) if defects is None else defects.defects(shard.number)
         columns[DEFECT_GROUP.name] = np.zeros(len(shard.ids), np.int32) if numbers is None else numbers
-        table = scores_table(paths, group, shard.number, images.grid, scored_at, columns)
+        meta = read_meta(paths.fs, paths.out.shard(self.meta.features_id, group, shard.number))
+        table = scores_table(paths, images, shard.number, scored_at, columns, meta.images)
         if written is not None:
             table, similar = table.filter(pa.array(written)), similar.filter(pa.array(written))
         if len(table) == 0:

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from musc_ray.features.context import RunContext
 from musc_ray.scoring.thresholds import GroupThreshold, group_threshold
 from musc_ray.storage.manifest import RunManifest
-from musc_ray.storage.scores import numbers, read_scores
+from musc_ray.storage.schemas import SIZE_AND_PEAK
+from musc_ray.storage.scores import numbers, read_tables, with_size_and_peak
 
 MAX_WORST_IMAGES = 10
 """Images shown, the most anomalous of all groups."""
@@ -35,10 +37,10 @@ def read_result(context: RunContext, run: RunManifest, computed: bool) -> RunRes
         computed: whether it was computed now.
     """
     run_paths = context.run_paths
-    columns = ["image_id", "uri", "group", "score_raw", "score", "rank", "percentile"]
+    columns = ["image_id", "uri", "group", "score_raw", "score", "rank", "percentile", *SIZE_AND_PEAK.names]
     worst, thresholds = [], []
     for name, paths in run_paths.parts_of(run_paths.scores, run.scored(context.groups)).items():
-        table = read_scores(run_paths.fs, paths, columns)
+        table = pa.concat_tables(map(with_size_and_peak, read_tables(run_paths.fs, paths, columns)))
         for row in np.flatnonzero(numbers(table, "rank") <= MAX_WORST_IMAGES).tolist():
             worst += table.slice(row, 1).to_pylist()
         threshold = (run.thresholds or {}).get(name)

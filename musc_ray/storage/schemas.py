@@ -36,6 +36,12 @@ DEFECT_GROUP = pa.field("defect_group", pa.int32())
 Behind the columns of SCORES; tables of versions before it lack the column.
 """
 
+SIZE_AND_PEAK = pa.schema([pa.field(name, pa.int32()) for name in ("height", "width", "peak_y", "peak_x")])
+"""Of the scores table, behind `defect_group`: size of the upright image, and where its patch map is largest, in pixels.
+
+Null where the features do not tell the size; tables of versions before them lack the columns.
+"""
+
 IS_ANOMALOUS = pa.field("is_anomalous", pa.bool_(), nullable=False)
 """Last column of the scores table of a run with a threshold or contamination; absent without."""
 

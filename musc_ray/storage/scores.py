@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from musc_ray.storage.parquet import read_table
+from musc_ray.storage.schemas import SIZE_AND_PEAK
 
 MAX_READS = 16
 
@@ -24,6 +25,14 @@ def read_tables(fs: fsspec.AbstractFileSystem, paths: Sequence[str], columns: Se
 def read_scores(fs: fsspec.AbstractFileSystem, paths: Sequence[str], columns: Sequence[str]) -> pa.Table:
     """Read some columns of a group's files of scores (`RunPaths.parts_of`) as one table."""
     return pa.concat_tables(read_tables(fs, paths, columns))
+
+
+def with_size_and_peak(table: pa.Table) -> pa.Table:
+    """Append those of the columns SIZE_AND_PEAK that the scores of an older run lack, all null."""
+    for field in SIZE_AND_PEAK:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table
 
 
 def numbers(table: pa.Table, column: str) -> npt.NDArray[Any]:

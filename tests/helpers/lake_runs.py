@@ -10,7 +10,7 @@ from musc_ray.core.ranks import percentiles, ranks
 from musc_ray.lake.run_tables import LakeRun
 from musc_ray.sources.images import image_id
 from musc_ray.storage.manifest import RunManifest
-from musc_ray.storage.schemas import IS_ANOMALOUS, SCORES
+from musc_ray.storage.schemas import IS_ANOMALOUS, SCORES, SIZE_AND_PEAK
 from tests.helpers.manifests import run_record
 
 GRID = (2, 3)
@@ -64,6 +64,10 @@ def scores(
         "grid_h": np.full(len(uris), GRID[0], np.int16),
         "grid_w": np.full(len(uris), GRID[1], np.int16),
         "patch_map": maps.tolist(),
+        "height": np.full(len(uris), 2000, np.int32),
+        "width": np.full(len(uris), 3000, np.int32),
+        "peak_y": maps.argmax(axis=1).astype(np.int32) // GRID[1],
+        "peak_x": maps.argmax(axis=1).astype(np.int32) % GRID[1],
     }
-    table = pa.table(columns, schema=SCORES)
+    table = pa.table(columns, schema=pa.schema([*SCORES, *SIZE_AND_PEAK]))
     return table if threshold is None else table.append_column(IS_ANOMALOUS, pa.array(raw >= threshold))

@@ -162,7 +162,7 @@ def test_the_scores_table_is_the_contract(runs):
         "image_id": "string", "uri": "string", "group": "string", "run_id": "string",
         "scored_at": "timestamp[us, tz=UTC]", "score_raw": "float", "score": "float", "rank": "int32",
         "percentile": "float", "grid_h": "int16", "grid_w": "int16", "patch_map": "list<element: float>",
-        "defect_group": "int32",
+        "defect_group": "int32", "height": "int32", "width": "int32", "peak_y": "int32", "peak_x": "int32",
     }  # fmt: skip
     rows = scores_of(runs[5]).to_pylist()
     assert sorted(row["rank"] for row in rows) == list(range(1, 41))

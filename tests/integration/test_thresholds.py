@@ -53,7 +53,7 @@ def test_thresholds_of_a_run_and_another_one_and_none(command, monkeypatch):
     plain = scores_of(command.out)
     assert "thresholds" not in run_json(command.out)
     for group, table in plain.items():
-        assert table.column_names[-1] == "defect_group"
+        assert table.column_names[-1] == "peak_x"
         # rounded up to what is printed, and counted as printed
         suggested = np.ceil(suggest_threshold(table["score"].to_numpy()) * 1e4) / 1e4
         held = int((table["score"].to_numpy() >= suggested).sum())

@@ -1,7 +1,7 @@
 """The tables of a run are read in one call by every engine, and groups keep their names."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,11 @@ from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import OutPaths, RunPaths, part_prefix
 from musc_ray.storage.schemas import ERRORS, MAPS
 from musc_ray.storage.scores import read_scores
+from musc_ray.storage.shards import FeaturesMeta, ShardImage, write_shard
 
 GROUPS = ("001", "0", "a=b", "ä/ö", "", "long " * 40, "A", "a", "_hidden", ".hidden", "__HIVE_DEFAULT_PARTITION__")
 GRID, SHARD = (2, 3), 3
+META = FeaturesMeta(GRID, (), 1, 1, (4, 6), "timm:vit", "", "features")
 
 
 def write_group(run_paths: RunPaths, group: str, images: int = 5) -> None:
@@ -32,11 +34,14 @@ def write_group(run_paths: RunPaths, group: str, images: int = 5) -> None:
         maps = chance.random((len(of_shard), GRID[0] * GRID[1]), np.float32)
         columns = [of_shard, [uris[image] for image in of_shard], maps.max(axis=1), maps.tolist()]
         write_table(run_paths.fs, run_paths.maps(group, number), pa.table(columns, schema=MAPS))
+        stored = replace(META, images=[ShardImage(image, uris[image], "", height=20, width=30) for image in of_shard])
+        path = run_paths.out.shard(META.features_id, group, number)
+        write_shard(run_paths.fs, path, stored, np.zeros((len(of_shard), 1), np.float32), [])
     of_group = GroupImages.of(group, shards, GRID)
     (part,) = parts_of(of_group)
     own = np.arange(images)[:, None]
     neighbours = (np.tile(np.float32([1, 0.5]), (images, 1)), np.hstack([own, (own + 1) % images]))
-    ranker = Ranker(Settings(k_list=[1, 2], contamination=0.2), run_paths, SimpleNamespace())
+    ranker = Ranker(Settings(k_list=[1, 2], contamination=0.2), run_paths, META)
     _, (columns_of_part,) = ranker.rank(of_group, [PartNeighbours(neighbours, neighbours)])
     ranker.write_part(of_group, part, datetime.now(UTC), columns_of_part, neighbours, None)
 
