@@ -1,6 +1,8 @@
 """Multiply a tile: distances between the images of two shards, both directions from one product (MSM, MuSc sec. 3.3).
 
-Row maxima over the patches of image b score the patches of image a, column maxima of the same product those of b.
+Row maxima over the patches of image b score the patches of image a, column maxima of the same product those of b. Where
+an image has several places (its crops), a patch looks for its nearest in all places of another image, never in those of
+its own.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +18,7 @@ from musc_ray.core.operands.base import PreparedShard
 
 @dataclass(frozen=True)
 class TileChunk:
-    """A part of a tile that is multiplied at a time: images `rows` of shard a against images `columns` of shard b."""
+    """A part of a tile that one thread multiplies: images `rows` of shard a against images `columns` of shard b."""
 
     a: PreparedShard
     b: PreparedShard
@@ -34,26 +36,23 @@ def multiply_tile(
     """Compute nearest-patch distances between images of two shards, both directions from one product (MuSc, eq. 3).
 
     Args:
-        a: shard of A images.
-        b: shard of B images, prepared alike. The same object twice is a diagonal tile: only half of it is multiplied.
+        a: shard of A images, each of P places of L patches.
+        b: shard of B images, prepared alike, with as many places. The same object twice is a diagonal tile: only half
+            of it is multiplied.
         out_dtype: dtype of the result.
         pairs: (A, B) bool, which images score each other, symmetric for a diagonal tile; None means all. The distances
             of other pairs, and of an image to itself, are +inf.
         out: where to write the result; allocated if not given.
 
     Returns:
-        rows (D, A, L, B): distance of every patch of a to its nearest patch in every image of b, per degree;
-        columns (D, B, L, A): the same in the other direction. Both on the CPU.
+        rows (D, A, P * L, B): distance of every patch of a to its nearest patch in every image of b, per degree;
+        columns (D, B, P * L, A): the same in the other direction. Both on the CPU.
     """
-    if out is None:
-        rows = torch.empty((len(a.degrees), a.images, a.patches, b.images), dtype=out_dtype)
-        columns = rows if a is b else torch.empty((len(a.degrees), b.images, a.patches, a.images), dtype=out_dtype)
-    else:
-        rows, columns = out
+    rows, columns = _allocate(a, b, out_dtype) if out is None else out
     if pairs is None:
-        pairs = torch.ones(a.images, b.images, dtype=torch.bool)
+        pairs = torch.ones(a.whole_images, b.whole_images, dtype=torch.bool)
     if a is b:
-        for image in range(a.images):
+        for image in range(a.whole_images):
             rows[:, image, :, image] = torch.inf
 
     near = NearDuplicates(a, b)
@@ -74,17 +73,26 @@ def multiply_tile(
     return rows, columns
 
 
+def _allocate(a: PreparedShard, b: PreparedShard, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Allocate rows and columns of a tile; they are the same of a diagonal one."""
+    degrees, patches = len(a.degrees), a.places * a.patches
+    rows = torch.empty((degrees, a.whole_images, patches, b.whole_images), dtype=dtype)
+    if a is b:
+        return rows, rows
+    return rows, torch.empty((degrees, b.whole_images, patches, a.whole_images), dtype=dtype)
+
+
 def tile_chunks(a: PreparedShard, b: PreparedShard) -> Iterator[TileChunk]:
-    """Cut a tile into chunks; a diagonal tile above its diagonal alone, or with whole blocks on it."""
-    side = a.chunk_side
-    for i in range(0, a.images, side):
-        rows = slice(i, min(i + side, a.images))
+    """Cut a tile into chunks of whole images; a diagonal tile above its diagonal alone, or with whole blocks on it."""
+    side = max(1, a.chunk_side // a.places)
+    for i in range(0, a.whole_images, side):
+        rows = slice(i, min(i + side, a.whole_images))
         if a is b and a.whole_blocks:
             yield TileChunk(a, b, rows, rows)
         elif a is b:
             yield from (TileChunk(a, b, slice(k, k + 1), slice(k + 1, rows.stop)) for k in range(i, rows.stop - 1))
-        for j in range(rows.stop if a is b else 0, b.images, side):
-            yield TileChunk(a, b, rows, slice(j, min(j + side, b.images)))
+        for j in range(rows.stop if a is b else 0, b.whole_images, side):
+            yield TileChunk(a, b, rows, slice(j, min(j + side, b.whole_images)))
 
 
 def _for_each(chunks: Iterable[TileChunk], fill: Callable[[TileChunk], None], threads: int) -> None:
@@ -102,9 +110,46 @@ def _for_each(chunks: Iterable[TileChunk], fill: Callable[[TileChunk], None], th
 
 
 def _multiply_chunk(chunk: TileChunk, unwanted: Tensor | None, near: NearDuplicates) -> tuple[Tensor, Tensor]:
-    """Compute the distances (D, a, L, b) and (D, b, L, a) of a chunk; +inf where unwanted (a, b)."""
-    a, b = chunk.a, chunk.b
-    nearest_in_b, nearest_in_a = a.nearest_distances(b, chunk.rows, chunk.columns)
+    """Compute the distances (D, a, P * L, b) and (D, b, P * L, a) of a chunk; +inf where unwanted (a, b)."""
+    (a, b), places = (chunk.a, chunk.b), chunk.a.places
+    if places == 1:
+        return _nearest_distances(a, b, (chunk.rows, chunk.columns), unwanted, near)
+    images = chunk.rows.stop - chunk.rows.start, chunk.columns.stop - chunk.columns.start
+    in_b = torch.full((len(a.degrees), images[0], places, a.patches, images[1]), torch.inf, device=a.device)
+    in_a = torch.full((len(a.degrees), images[1], places, a.patches, images[0]), torch.inf, device=a.device)
+    for p in _place_parts(places, a.chunk_side):
+        for q in _place_parts(places, a.chunk_side):
+            of_part = None if unwanted is None else _of_places(unwanted, p, q)
+            multiplied = _grids(chunk.rows, p, places), _grids(chunk.columns, q, places)
+            rows, columns = _nearest_distances(a, b, multiplied, of_part, near)
+            for all_places, part, found, others in ((in_b, p, rows, q), (in_a, q, columns, p)):
+                sides = all_places.shape[1], len(part), a.patches, all_places.shape[4], len(others)
+                own = all_places[:, :, part.start : part.stop]
+                torch.minimum(own, found.reshape(-1, *sides).amin(dim=5), out=own)
+    return in_b.flatten(2, 3), in_a.flatten(2, 3)
+
+
+def _place_parts(places: int, side: int) -> list[range]:
+    """Split the places of an image into parts of at most `side`, about equally large."""
+    step = -(-places // -(-places // side))
+    return [range(start, min(start + step, places)) for start in range(0, places, step)]
+
+
+def _grids(images: slice, part: range, places: int) -> slice:
+    """Return where some places of images lie in a shard: of one image, or all places of several."""
+    return slice(images.start * places + part.start, (images.stop - 1) * places + part.stop)
+
+
+def _of_places(pairs: Tensor, p: range, q: range) -> Tensor:
+    """Repeat a flag of each pair of images (a, b) for all pairs of their places: (a * p, b * q)."""
+    return pairs.repeat_interleave(len(p), dim=0).repeat_interleave(len(q), dim=1)
+
+
+def _nearest_distances(
+    a: PreparedShard, b: PreparedShard, grids: tuple[slice, slice], unwanted: Tensor | None, near: NearDuplicates
+) -> tuple[Tensor, Tensor]:
+    """Compute the distances (D, a, L, b) and (D, b, L, a) between single places; +inf where unwanted (a, b)."""
+    nearest_in_b, nearest_in_a = a.nearest_distances(b, *grids)
     if unwanted is not None:
         nearest_in_b.masked_fill_(unwanted[:, None, :], torch.inf)
         nearest_in_a.masked_fill_(unwanted.T[:, None, :], torch.inf)
@@ -114,5 +159,5 @@ def _multiply_chunk(chunk: TileChunk, unwanted: Tensor | None, near: NearDuplica
     closest = torch.minimum(nearest_in_b.amin(dim=(1, 2, 3)), nearest_in_a.amin(dim=(1, 2, 3)))
     suspicious = (closest < limits) | a.with_zeros | b.with_zeros
     for d in suspicious.nonzero().flatten().tolist():  # nearly always empty
-        near.replace(d, (chunk.rows, chunk.columns), nearest_in_b[d], nearest_in_a[d])
+        near.replace(d, grids, nearest_in_b[d], nearest_in_a[d])
     return nearest_in_b, nearest_in_a

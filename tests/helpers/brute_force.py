@@ -102,6 +102,26 @@ def mutual_minima(z: np.ndarray) -> np.ndarray:
     return minima
 
 
+def minima_over_places(z: np.ndarray, places: int) -> np.ndarray:
+    """a(i, m, j) = min |z_i^m - z_j^n| over the patches n of all places of image j: (N, P*L, N); NaN where j = i.
+
+    z (N*P, L, C) holds the places of an image one after the other.
+    """
+    return mutual_minima(z.reshape(len(z) // places, places * z.shape[1], -1))
+
+
+def near_minima_over_places(z: np.ndarray, grid: tuple[int, int], radius: int, places: int) -> np.ndarray:
+    """As `minima_over_places`, over the patches n near m in the grid of each place of image j."""
+    images, length = len(z) // places, z.shape[1]
+    single = near_minima(z, grid, radius).reshape(images, places * length, images, places)
+    minima = np.full((images, places * length, images), np.nan)
+    for i in range(images):
+        for j in range(images):
+            if i != j:
+                minima[i, :, j] = single[i, :, j].min(axis=1)
+    return minima
+
+
 def interval_average(minima: np.ndarray, interval: tuple[float, float]) -> np.ndarray:
     """Mean of the sorted N-1 values from rank int(low (N-1)) up to int(high (N-1)), at least one: (N, L)."""
     n, length, _ = minima.shape

@@ -24,9 +24,10 @@ MIN_NEAR_DUPLICATE_LIMIT = 1e-2
 
 
 class PreparedShard(ABC):
-    """One layer of A images, ready to be multiplied.
+    """One layer of A images, ready to be multiplied; or of the places of fewer images, each place like an image.
 
     Attributes:
+        places: consecutive ones of the A that are places of one image: `tile_product` takes minima over all of them.
         degrees: those that the shard averages over itself; (1,) after SNAMD.
         operands: left operands (A * L, C + extra), images row-major; of `NearShard` by place.
         near_duplicate_limits: (D,) per degree, the distance below which a product is too inexact.
@@ -37,6 +38,7 @@ class PreparedShard(ABC):
     whole_blocks = False
     """Whether images on the diagonal of a tile are multiplied in whole blocks, rather than image by image."""
 
+    places = 1
     operands: list[Tensor]
     near_duplicate_limits: Tensor
     zero_vectors: Tensor
@@ -45,6 +47,11 @@ class PreparedShard(ABC):
     def __init__(self, images: int, grid: tuple[int, int], channels: int, degrees: tuple[int, ...]) -> None:
         self.images, self.grid, self.channels, self.degrees = images, grid, channels, degrees
         self.patches = grid[0] * grid[1]
+
+    @property
+    def whole_images(self) -> int:
+        """Number of images that all places make."""
+        return self.images // self.places
 
     @property
     def nbytes(self) -> int:

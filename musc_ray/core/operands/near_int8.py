@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.kernels import int8_dot
+from musc_ray.core.kernels.simd import LANES
 from musc_ray.core.lnamd import layer_norm
 from musc_ray.core.operands.base import PlainPatches
 from musc_ray.core.operands.near import FARTHEST, NearShard
@@ -48,14 +49,16 @@ class PackedNearShard(NearShard):
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def nearest_distances(self, other: Self, i: slice, j: slice) -> tuple[Tensor, Tensor]:
-        """See NearShard."""
+        """See NearShard; from a whole vector of columns on, whose first ones are dropped."""
+        before = j.start % LANES
+        j = slice(j.start - before, j.stop)
         in_b = torch.empty(len(self.degrees), i.stop - i.start, self.patches, j.stop - j.start)
         in_a = torch.empty(len(self.degrees), j.stop - j.start, self.patches, i.stop - i.start)
         for d in range(len(self.degrees)):
             left, right = (self.operands[d], self.constants[d]), (other.right[d], other.right_constants[d])
             out = in_b[d], in_a[d]
             int8_dot.nearest_places(left, right, self.grid, self.radius, (i, j), self.scale, FARTHEST, out)
-        return in_b, in_a
+        return in_b[..., before:], in_a[:, before:]
 
     def exclude(self, patches: Tensor) -> None:
         """See NearShard."""

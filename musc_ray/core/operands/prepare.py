@@ -24,6 +24,7 @@ def prepare(
     aggregation: str = "lnamd",
     radius: int | None = None,
     normalised: bool = False,
+    places: int = 1,
 ) -> PreparedShard:
     """Prepare a shard: the operands from which a product gives the distances of every degree.
 
@@ -34,7 +35,7 @@ def prepare(
     and the same everywhere (`NearShard`). In int8 each degree has its own product, too (`Int8Shard`).
 
     Args:
-        tokens: (A, h*w, C) raw patch tokens on the device that will multiply them.
+        tokens: (A, h*w, C) raw patch tokens on the device that will multiply them; with places (A * places, h*w, C).
         grid: (h, w).
         degrees: odd neighbourhood sizes.
         dtype: float32, bfloat16, float16 or int8: the dtype of the operands.
@@ -42,20 +43,26 @@ def prepare(
         radius: compares patches at most this far apart in the grid; None means all.
         normalised: whether tokens are compressed ones: LNAMD's LayerNorm has been applied to them, and directions are
             turned (`compression.project`). With SNAMD the tokens are `compression.raw_tokens` of them.
+        places: consecutive token grids that are places of one image, each with neighbourhoods and a LayerNorm of its
+            own; patches look for their nearest in all places of another image.
     """
     plain_patches: PlainPatches = Tensor.float if normalised else layer_norm
     if aggregation == "snamd":
         plain_patches, degrees = partial(snamd.aggregate, grid=grid, degrees=degrees), (1,)
+    shard: PreparedShard
+    degrees = tuple(degrees)
     if radius is not None:
-        form = near_form(tokens.device, dtype)
-        return form(tokens, grid, tuple(degrees), dtype, radius, plain_patches)
-    if dtype == torch.int8:
-        return int8_form(tokens.device, tokens.shape[2])(tokens, grid, tuple(degrees), plain_patches, turned=normalised)
-    if tokens.device.type == "cpu":
+        shard = near_form(tokens.device, dtype)(tokens, grid, degrees, dtype, radius, plain_patches)
+    elif dtype == torch.int8:
+        shard = int8_form(tokens.device, tokens.shape[2])(tokens, grid, degrees, plain_patches, turned=normalised)
+    elif tokens.device.type == "cpu":
         from musc_ray.core.operands.cpu import GramShard  # here: imports numba, which a GPU does without
 
-        return GramShard(tokens, grid, tuple(degrees), dtype, plain_patches)
-    return UnitVectorShard(tokens, grid, tuple(degrees), dtype, plain_patches)
+        shard = GramShard(tokens, grid, degrees, dtype, plain_patches)
+    else:
+        shard = UnitVectorShard(tokens, grid, degrees, dtype, plain_patches)
+    shard.places = places
+    return shard
 
 
 def near_form(device: torch.device, dtype: torch.dtype) -> type[NearShard]:
