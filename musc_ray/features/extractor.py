@@ -25,6 +25,7 @@ from musc_ray.features.stored_tokens import Features, TokenStore, concatenate
 from musc_ray.runtime.worker import WorkerResources, import_modules, use_threads
 from musc_ray.storage.bases import Compression, decide, write_directions
 from musc_ray.storage.paths import OutPaths
+from musc_ray.storage.shard_writer import write_shard
 from musc_ray.storage.shards import (
     BrokenShardError,
     FeaturesMeta,
@@ -32,7 +33,6 @@ from musc_ray.storage.shards import (
     read_class_tokens,
     read_layer,
     read_norms,
-    write_shard,
 )
 
 MAX_CANDIDATES = 2 * SAMPLE_IMAGES

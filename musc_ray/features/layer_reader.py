@@ -45,8 +45,8 @@ class LayerReader:
         """Tell whether the features of a group are compressed: LayerNorm has been applied to them."""
         return self.basis(group) is not None
 
-    def read(self, group: str, path: str, layer: int, image_ids: Sequence[str]) -> Tensor:
-        """Read the tokens (A, h*w, C) of some images of a shard, on the CPU, in the order asked for.
+    def read(self, group: str, path: str, layer: int, image_ids: Sequence[str], places: Sequence[int] = (0,)) -> Tensor:
+        """Read the tokens (A * places, h*w, C) of some images of a shard, on the CPU, in the order asked for.
 
         Of compressed features they are projections on K directions: of the normalised tokens for LNAMD, of the raw ones
         for SNAMD.
@@ -56,21 +56,24 @@ class LayerReader:
             path: of the shard.
             layer: one of its layers.
             image_ids: of its images.
+            places: of each image: the whole image alone, or crops.
 
         Raises:
             BrokenShardError: they are not what was written, or of another basis than the group's.
             MuscRayError: the basis of the group is broken.
         """
         basis = self.basis(group)
-        tokens = torch.from_numpy(read_layer(self.out_paths.fs, path, layer, image_ids, basis))
+        tokens = torch.from_numpy(read_layer(self.out_paths.fs, path, layer, image_ids, basis, places))
         if basis is None or self.settings.aggregation != "snamd":
             return tokens
-        norms = torch.from_numpy(read_norms(self.out_paths.fs, path, layer, image_ids, basis))
+        norms = torch.from_numpy(read_norms(self.out_paths.fs, path, layer, image_ids, basis, places))
         return raw_tokens(tokens, norms, self._vectors(group, basis, layer))
 
-    def read_in_full(self, group: str, path: str, layer: int, image_ids: Sequence[str]) -> Tensor:
-        """Read tokens as `read` does, turned back into the backbone's channels (A, h*w, C): groups can be compared."""
-        tokens, basis = self.read(group, path, layer, image_ids), self.basis(group)
+    def read_in_full(
+        self, group: str, path: str, layer: int, image_ids: Sequence[str], places: Sequence[int] = (0,)
+    ) -> Tensor:
+        """Read tokens as `read` does, turned back into the backbone's channels: groups can be compared."""
+        tokens, basis = self.read(group, path, layer, image_ids, places), self.basis(group)
         if basis is None:
             return tokens
         return tokens.float() @ rotation(tokens.shape[2]).T @ self._vectors(group, basis, layer).T

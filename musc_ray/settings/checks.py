@@ -126,6 +126,11 @@ def check_together(settings: "Settings") -> None:
             f"Setting 'radius' {settings.radius} is for 'matching' near or auto, not anywhere: give one of them, or "
             "leave it out."
         )
+    if settings.crop_references != "auto" and settings.crops == "none":
+        raise ValueError(
+            f"Setting 'crop_references' {settings.crop_references} is for images that are cut, but 'crops' is none: "
+            "give crops auto, or leave it out."
+        )
     if settings.refit and settings.compress == "none":
         raise ValueError(
             f"Setting 'refit' {settings.refit} finds the directions of compressed features anew, but 'compress' is "

@@ -5,9 +5,11 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from musc_ray.settings.affects import affects
+from musc_ray.settings.crops import CropRule, parse_crops
 from musc_ray.settings.method import Constants, Method, constants_of
 from musc_ray.settings.types import (
     Compress,
+    Crops,
     FeatureDtype,
     Intensity,
     Layers,
@@ -58,6 +60,12 @@ class FeatureSettings(BaseModel):
         description="Values shown black and white of images with more than 8 bits: the true depth of each group's data "
         "(auto), all that the format holds (full), the percentiles 0.1 and 99.9 (percentile), or LOW,HIGH.",
     )
+    crops: Annotated[Crops, affects("features", older="none")] = Field(
+        default="none",
+        description="Overlapping parts that large images are cut into at full resolution, each as large for the model "
+        "as the whole: none, ROWSxCOLUMNS such as 3x2, size=640 (pixels of the original, at most; with an "
+        "overlap=0.2), or so many that the model sees at least every second pixel (auto).",
+    )
     compress: Annotated[Compress, affects("features", older="none")] = Field(
         default="none",
         description="Directions of a group's tokens that are stored: all (none), this many, or as many as hold nearly "
@@ -83,6 +91,11 @@ class FeatureSettings(BaseModel):
     def keeps_shape(self) -> bool:
         """Return whether each group has a model input of the shape of its images."""
         return self.method == "tuned" and not isinstance(self.image_size, tuple)
+
+    @property
+    def crop_rule(self) -> CropRule | None:
+        """Return what `crops` says; None where images are not cut."""
+        return parse_crops(self.crops)
 
     def stored_dtype(self, compressed: bool) -> str:
         """Return the number format of the features of a group that is compressed, or is not."""

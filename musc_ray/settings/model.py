@@ -26,6 +26,7 @@ from musc_ray.settings.types import (
     Aggregation,
     Count,
     Counts,
+    CropReferences,
     Days,
     Device,
     ExecutorName,
@@ -83,6 +84,11 @@ class Settings(FeatureSettings):
     )
     references: Annotated[References, affects("scores")] = Field(
         default="all", description="Other images that each image is scored against: all of its group, or this many."
+    )
+    crop_references: Annotated[CropReferences, affects("scores", older="auto")] = Field(
+        default="auto",
+        description="Crops of other images that a crop is compared with: those at its own place (same: aligned "
+        "products), all (textures, loose parts), or as a sample of each group says (auto).",
     )
     repeated_defects: Annotated[Flag, affects("scores", older=False)] = Field(
         default=False, description="Find defects that many images share, and score these images without them."

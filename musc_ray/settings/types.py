@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from musc_ray.settings.crops import EXPECTED, crops_text
+
 MAX_NUMBER = 2**63 - 1
 
 
@@ -103,6 +105,8 @@ Intensity = Annotated[
     expects("auto, full, percentile or two numbers, for example 0,4095"),
 ]
 Compress = Annotated[Literal["none", "auto"] | _Positive, expects("none, auto or a whole number of at least 1")]
+Crops = Annotated[str, BeforeValidator(crops_text), expects(EXPECTED)]
+CropReferences = Literal["auto", "same", "all"]
 FeatureDtype = Literal["auto", "float16", "int8"]
 References = Annotated[Literal["all"] | _Positive, expects("'all' or a whole number of at least 1")]
 Aggregation = Literal["lnamd", "snamd"]

@@ -1,7 +1,12 @@
-"""Binary columns of a Parquet table, a value an image, with a CRC-32 of each: what is read is what was written."""
+"""Binary columns of a Parquet table, a value a row, with a CRC-32 of each: what is read is what was written.
+
+A row is an image, or one of its places (see `core/crops.py`) in a table with the column `crop`.
+"""
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,9 +25,18 @@ Checksums = Mapping[str, Sequence[int]]
 """By column, the CRC-32 of each row."""
 
 
-def checksum(image_id: str, values: Any) -> int:
-    """Return the CRC-32 of an image's values, which are contiguous; its id comes first, so that no other's will do."""
-    return zlib.crc32(memoryview(values).cast("B"), zlib.crc32(image_id.encode()))
+CROP = "crop"
+"""Column of the places; missing in a table of whole images."""
+
+
+def checksum(row: str, values: Any) -> int:
+    """Return the CRC-32 of a row's values, which are contiguous; its name comes first, so that no other's will do."""
+    return zlib.crc32(memoryview(values).cast("B"), zlib.crc32(row.encode()))
+
+
+def row_name(image_id: str, place: int, has_crops: bool) -> str:
+    """Return what the checksums of a row begin with: the id of its image, and its place where images have several."""
+    return f"{image_id}/{place}" if has_crops else image_id
 
 
 def binary_rows(array: npt.NDArray[np.generic]) -> pa.ChunkedArray:
@@ -38,32 +52,54 @@ def binary_rows(array: npt.NDArray[np.generic]) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, pa.binary())
 
 
-def read_rows(
-    parquet: pq.ParquetFile,
-    checksums: Checksums,
-    column: str,
-    image_ids: Sequence[str],
-    dtype: np.dtype,
-    values: int,
-) -> npt.NDArray[Any]:
-    """Read and check the values of a column for the given images: (A, values) in their order.
+def interleaved_rows(wholes: npt.NDArray[np.generic], crops: npt.NDArray[np.generic], count: int) -> pa.ChunkedArray:
+    """Return a column of a row of `wholes`, then `count` rows of `crops`, and so on; it shares their memory."""
+    chunks = []
+    for image in range(len(wholes)):
+        chunks += binary_rows(wholes[image : image + 1]).chunks
+        chunks += binary_rows(crops[image * count : (image + 1) * count]).chunks
+    return pa.chunked_array(chunks, pa.binary())
 
-    Raises:
-        LookupError, ValueError: they are not what was written, or hold NaN or infinite numbers.
+
+@dataclass(frozen=True)
+class CheckedTable:
+    """An opened table.
+
+    Attributes:
+        parquet: the file.
+        checksums: of its binary columns.
+        has_crops: whether its rows are places of images.
     """
-    table = parquet.read(columns=["image_id", column])
-    row_of = {image_id: row for row, image_id in enumerate(table["image_id"].to_pylist())}
-    if len(row_of) * values * dtype.itemsize > table.nbytes:
-        raise ValueError(f"{column} has fewer values than its metadata states")
-    rows = np.empty((len(image_ids), values), dtype)
-    for target, image_id in enumerate(image_ids):
-        row = row_of[image_id]
-        rows[target] = np.frombuffer(table[column][row].as_buffer(), dtype).reshape(values)
-        if column in checksums and checksum(image_id, rows[target]) != checksums[column][row]:
-            raise ValueError(f"the checksum of image {image_id} in {column} is wrong")
-        if not _is_finite(rows[target]):
-            raise ValueError(f"image {image_id} has NaN or infinite numbers in {column}")
-    return rows
+
+    parquet: pq.ParquetFile
+    checksums: Checksums
+    has_crops: bool = False
+
+    def read(
+        self, column: str, image_ids: Sequence[str], dtype: np.dtype, values: int, places: Sequence[int] = (0,)
+    ) -> npt.NDArray[Any]:
+        """Read and check the values of a column for the given places of images: (A * places, values) in their order.
+
+        Raises:
+            LookupError, ValueError: they are not what was written, or hold NaN or infinite numbers.
+        """
+        table = self.parquet.read(columns=["image_id", *[CROP] * self.has_crops, column])
+        row_places = table[CROP].to_pylist() if self.has_crops else [0] * len(table)
+        row_of = {key: row for row, key in enumerate(zip(table["image_id"].to_pylist(), row_places, strict=True))}
+        if sum(place in places for place in row_places) * values * dtype.itemsize > table.nbytes:
+            raise ValueError(f"{column} has fewer values than its metadata states")
+        rows = np.empty((len(image_ids) * len(places), values), dtype)
+        for target, (image_id, place) in enumerate(product(image_ids, places)):
+            row = row_of[image_id, place]
+            rows[target] = np.frombuffer(table[column][row].as_buffer(), dtype).reshape(values)
+            self._check(column, row, row_name(image_id, place, self.has_crops), rows[target])
+        return rows
+
+    def _check(self, column: str, row: int, name: str, values: npt.NDArray[Any]) -> None:
+        if column in self.checksums and checksum(name, values) != self.checksums[column][row]:
+            raise ValueError(f"the checksum of image {name} in {column} is wrong")
+        if not _is_finite(values):
+            raise ValueError(f"image {name} has NaN or infinite numbers in {column}")
 
 
 def _is_finite(values: npt.NDArray[Any]) -> bool:

@@ -1,17 +1,17 @@
 """The features table: one Parquet file a shard, ViT tokens as binary columns, one column a layer.
 
-Binary on purpose: FixedSizeList<float16> writes 30 times and reads 17 times slower; compression saves 8 % of the bytes.
+A row is an image; of images that are cut into crops one of its places, see `core/crops.py`: 0 is the whole image.
 
-The schema's metadata hold a CRC-32 of every image's values in every column, begun with its id, and one of themselves:
-what is read is what was written for this very image, or a `BrokenShardError`. Parquet's own page checksums take as long
-(0.2 s/GB) and see neither a broken footer nor rows that changed places.
+The schema's metadata hold a CRC-32 of every row's values in every column, begun with its image's id and place, and one
+of themselves: what is read is what was written for this very row, or a `BrokenShardError`. Parquet's own page checksums
+take as long (0.2 s/GB) and see neither a broken footer nor rows that changed places.
 """
 
 import json
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import fsspec
@@ -20,22 +20,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from musc_ray.core.crops import CropLayout
 from musc_ray.errors import MuscRayError, reason_of
-from musc_ray.storage.checked_columns import FLOAT32, Checksums, binary_rows, checksum, read_rows
-from musc_ray.storage.filesystem import atomic_file, is_local
-from musc_ray.storage.layer_columns import (
-    TOKEN_DTYPES,
-    LayerTokens,
-    layer_column,
-    layer_names,
-    layer_values,
-    norm_column,
-    scale_column,
-)
+from musc_ray.storage.checked_columns import CROP, FLOAT32, CheckedTable, Checksums
+from musc_ray.storage.filesystem import is_local
+from musc_ray.storage.layer_columns import TOKEN_DTYPES, layer_column, layer_names, norm_column, scale_column
 from musc_ray.storage.requests import in_turn
 
 METADATA_KEY, METADATA_CHECKSUM_KEY = b"musc_ray", b"musc_ray_crc32"
-ROW_GROUP_BYTES = 2**28
 CLASS_TOKEN = "class_token"  # noqa: S105, a column
 
 
@@ -84,6 +76,8 @@ class FeaturesMeta:
         one_picture: digest of the pixels, if those of all extracted images are the same.
         original_channels: C of the backbone's tokens, where features are compressed.
         basis_sha256: of the directions that they are compressed with; see `bases`.
+        crops: where images are cut; `grid` and `image_size` are then those of a crop. None: they are not.
+        whole_grid, whole_size: of the whole image beside its crops; None without crops.
     """
 
     grid: tuple[int, int]
@@ -100,76 +94,36 @@ class FeaturesMeta:
     one_picture: str | None = None
     original_channels: int | None = None
     basis_sha256: str | None = None
+    crops: CropLayout | None = None
+    whole_grid: tuple[int, int] | None = None
+    whole_size: tuple[int, int] | None = None
 
     @property
     def extracted(self) -> list[ShardImage]:
-        """The images that have a row in the shard, in row order."""
+        """The images that have rows in the shard, in row order."""
         return [image for image in self.images if image.error is None]
 
     @property
     def patches(self) -> int:
-        """Patches of an image, L."""
+        """Patches of a row, L: of an image, or of a crop."""
         return self.grid[0] * self.grid[1]
 
+    @property
+    def places(self) -> int:
+        """Rows of an image: 1, or one more than it has crops."""
+        return 1 if self.crops is None else self.crops.count + 1
 
-def write_shard(
-    fs: fsspec.AbstractFileSystem,
-    path: str,
-    meta: FeaturesMeta,
-    class_tokens: npt.NDArray[np.float32],
-    layers: Sequence[npt.NDArray[np.float16] | LayerTokens],
-) -> int:
-    """Write a shard atomically.
+    def grid_of(self, places: Sequence[int]) -> tuple[int, int]:
+        """Return the patches (h, w) that some places have in common.
 
-    Args:
-        meta: its `extracted` images are the rows.
-        class_tokens: (A, class_channels) float32.
-        layers: in the order of meta.layers; an array is float16 tokens (A, h*w, C) that are not compressed.
-
-    Returns:
-        Bytes of features written.
-    """
-    images = meta.extracted
-    values = {CLASS_TOKEN: np.ascontiguousarray(class_tokens, FLOAT32)}
-    for layer, stored in zip(meta.layers, layers, strict=True):
-        whole = stored if isinstance(stored, LayerTokens) else LayerTokens(stored)
-        values |= layer_values(meta.dtype, meta.basis_sha256 is not None, layer, whole)
-    columns = {
-        "image_id": pa.array([image.image_id for image in images], pa.string()),
-        "uri": pa.array([image.uri for image in images], pa.string()),
-        **{name: binary_rows(rows) for name, rows in values.items()},
-    }
-    checksums = {
-        name: [checksum(image.image_id, row) for image, row in zip(images, rows, strict=True)]
-        for name, rows in values.items()
-    }
-    content = json.dumps({**_described(meta), "checksums": checksums}).encode()
-    described = {METADATA_KEY: content, METADATA_CHECKSUM_KEY: str(zlib.crc32(content))}
-    table = pa.table(columns).replace_schema_metadata(described)
-    row_bytes = max(1, table.nbytes // max(1, len(images)))
-    with atomic_file(fs, path) as partial:
-        pq.write_table(
-            table,
-            partial,
-            row_group_size=max(1, ROW_GROUP_BYTES // row_bytes),
-            compression="none",
-            use_dictionary=False,
-            write_statistics=False,
-        )
-    return int(table.nbytes)
-
-
-def _described(meta: FeaturesMeta) -> dict[str, Any]:
-    """Convert to JSON, without what few shards have: so that they are as earlier versions wrote them."""
-    content = asdict(meta)
-    for name in ("intensity", "one_picture", "original_channels", "basis_sha256"):
-        if content[name] is None:
-            del content[name]
-    for image in content["images"]:
-        for name in ("remarks", "outside"):
-            if not image[name]:
-                del image[name]
-    return content
+        Raises:
+            ValueError: the whole image and crops of it have no grid in common.
+        """
+        if self.whole_grid is None or 0 not in places:
+            return self.grid
+        if set(places) != {0}:
+            raise ValueError("the whole image and its crops cannot be read together")
+        return self.whole_grid
 
 
 @in_turn
@@ -195,33 +149,44 @@ def _parse_meta(metadata: dict[bytes, bytes] | None, path: str) -> tuple[Feature
         ShardImage(**{**image, **{name: tuple(image.get(name, ())) for name in ("remarks", "outside")}})
         for image in content["images"]
     ]
-    for key in ("grid", "layers", "image_size", "intensity"):
+    for key in ("grid", "layers", "image_size", "intensity", "whole_grid", "whole_size"):
         content[key] = tuple(content[key]) if content.get(key) is not None else None
+    if "crops" in content:
+        content["crops"] = CropLayout(**content["crops"])
     return FeaturesMeta(**content), checksums
 
 
-def _read_footer(file: Any, path: str) -> tuple[pq.ParquetFile, FeaturesMeta, Checksums]:
+def _read_footer(file: Any, path: str) -> tuple[CheckedTable, FeaturesMeta]:
     """A shard's footer; one that speaks of other rows or columns is refused before memory is taken for them."""
     size = file.seek(0, 2)
     file.seek(0)
     parquet = pq.ParquetFile(file)
     footer = parquet.metadata
     meta, checksums = _parse_meta(parquet.schema_arrow.metadata, path)
+    has_crops = meta.crops is not None
     columns = {"image_id", CLASS_TOKEN} | layer_names(meta.dtype, meta.basis_sha256 is not None, meta.layers)
+    columns |= {CROP} if has_crops else set()
     bytes_told = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
-    if footer.num_rows != len(meta.extracted) or not columns <= set(footer.schema.names) or bytes_told > size:
+    rows = len(meta.extracted) * meta.places
+    if footer.num_rows != rows or not columns <= set(footer.schema.names) or bytes_told > size:
         raise BrokenShardError(path, "its table does not match its metadata")
-    return parquet, meta, checksums
+    return CheckedTable(parquet, checksums, has_crops), meta
 
 
 @in_turn
 def read_layer(
-    fs: fsspec.AbstractFileSystem, path: str, layer: int, image_ids: Sequence[str], basis: str | None = None
+    fs: fsspec.AbstractFileSystem,
+    path: str,
+    layer: int,
+    image_ids: Sequence[str],
+    basis: str | None = None,
+    places: Sequence[int] = (0,),
 ) -> npt.NDArray[Any]:
-    """Read the tokens (A, h*w, C) of one layer for some of a shard's images, in the order asked for.
+    """Read the tokens (A * places, h*w, C) of one layer for some of a shard's images, in the order asked for.
 
     Args:
         basis: sha256 of the directions that the features must be compressed with; None for raw tokens.
+        places: of each image, one after the other: the whole image alone, or crops.
 
     Returns:
         float16 as stored, or float32 from int8 and scales.
@@ -229,13 +194,14 @@ def read_layer(
     Raises:
         BrokenShardError: they are not what was written, hold NaN or infinite numbers, or have another basis.
     """
-    with _opened(fs, path) as (parquet, meta, checksums):
+    with _opened(fs, path) as (table, meta):
         _check_basis(meta, basis)
-        dtype, shape = TOKEN_DTYPES[meta.dtype], (len(image_ids), meta.patches, meta.channels)
-        rows = read_rows(parquet, checksums, layer_column(layer), image_ids, dtype, meta.patches * meta.channels)
+        h, w = meta.grid_of(places)
+        dtype, shape = TOKEN_DTYPES[meta.dtype], (len(image_ids) * len(places), h * w, meta.channels)
+        rows = table.read(layer_column(layer), image_ids, dtype, h * w * meta.channels, places)
         if meta.dtype != "int8":
             return rows.reshape(shape)
-        scales = read_rows(parquet, checksums, scale_column(layer), image_ids, FLOAT32, meta.patches)
+        scales = table.read(scale_column(layer), image_ids, FLOAT32, h * w, places)
     tokens = rows.reshape(shape).astype(np.float32)
     tokens *= scales[:, :, None]
     return tokens
@@ -243,12 +209,17 @@ def read_layer(
 
 @in_turn
 def read_norms(
-    fs: fsspec.AbstractFileSystem, path: str, layer: int, image_ids: Sequence[str], basis: str
+    fs: fsspec.AbstractFileSystem,
+    path: str,
+    layer: int,
+    image_ids: Sequence[str],
+    basis: str,
+    places: Sequence[int] = (0,),
 ) -> npt.NDArray[np.float32]:
-    """Read the mean and standard deviation (A, 2) of some images' raw tokens; otherwise as `read_layer`."""
-    with _opened(fs, path) as (parquet, meta, checksums):
+    """Read the mean and standard deviation (A * places, 2) of raw tokens; otherwise as `read_layer`."""
+    with _opened(fs, path) as (table, meta):
         _check_basis(meta, basis)
-        return read_rows(parquet, checksums, norm_column(layer), image_ids, FLOAT32, 2)
+        return table.read(norm_column(layer), image_ids, FLOAT32, 2, places)
 
 
 def _check_basis(meta: FeaturesMeta, basis: str | None) -> None:
@@ -263,14 +234,16 @@ def _check_basis(meta: FeaturesMeta, basis: str | None) -> None:
 
 
 @in_turn
-def read_class_tokens(fs: fsspec.AbstractFileSystem, path: str, image_ids: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Class tokens (A, class_channels) float32 for some of a shard's images, in the order asked for.
+def read_class_tokens(
+    fs: fsspec.AbstractFileSystem, path: str, image_ids: Sequence[str], places: Sequence[int] = (0,)
+) -> npt.NDArray[np.float32]:
+    """Read class tokens (A * places, class_channels) float32 for some of a shard's images, in the order asked for.
 
     Raises:
         BrokenShardError: as `read_layer`.
     """
-    with _opened(fs, path) as (parquet, meta, checksums):
-        return read_rows(parquet, checksums, CLASS_TOKEN, image_ids, FLOAT32, meta.class_channels)
+    with _opened(fs, path) as (table, meta):
+        return table.read(CLASS_TOKEN, image_ids, FLOAT32, meta.class_channels, places)
 
 
 @contextmanager
@@ -289,7 +262,7 @@ def _named(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[pq.ParquetFile, FeaturesMeta, Checksums]]:
+def _opened(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[CheckedTable, FeaturesMeta]]:
     """A shard for reading, its footer checked; a local one is mapped, which saves a copy."""
     with pa.memory_map(path) if is_local(fs) else fs.open(path, "rb") as file, _named(path):
         yield _read_footer(file, path)

@@ -42,7 +42,8 @@ from musc_ray.sources.decoding import decode_image
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage import shards as features
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.shards import FeaturesMeta, ShardImage, read_layer, write_shard
+from musc_ray.storage.shard_writer import write_shard
+from musc_ray.storage.shards import FeaturesMeta, ShardImage, read_layer
 
 BACKBONE, SIZE, BATCH, SHARD, WORKERS = "dinov2-vit-s-14", (224, 224), 8, 64, 2
 

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from musc_ray.storage.shards import read_class_tokens, read_layer, read_meta, write_shard
+from musc_ray.storage.shard_writer import write_shard
+from musc_ray.storage.shards import read_class_tokens, read_layer, read_meta
 from tests.helpers.pictures import solar_cells, write_broken_pictures, write_odd_pictures
 
 LAYERS = (2, 5, 8, 11)

@@ -13,7 +13,8 @@ from musc_ray.errors import MuscRayError
 from musc_ray.storage.bases import Compression, decide, read_compression, read_directions, write_directions
 from musc_ray.storage.layer_columns import LayerTokens
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.shards import BrokenShardError, read_layer, read_meta, read_norms, write_shard
+from musc_ray.storage.shard_writer import write_shard
+from musc_ray.storage.shards import BrokenShardError, read_layer, read_meta, read_norms
 from tests.fuzz.conftest import examples
 from tests.fuzz.mutation import mutated
 from tests.fuzz.test_shards import CLASS_TOKENS, IDS, LOCAL

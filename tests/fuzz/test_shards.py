@@ -20,15 +20,8 @@ from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.garbage import collect_garbage
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.shards import (
-    BrokenShardError,
-    FeaturesMeta,
-    ShardImage,
-    read_class_tokens,
-    read_layer,
-    read_meta,
-    write_shard,
-)
+from musc_ray.storage.shard_writer import write_shard
+from musc_ray.storage.shards import BrokenShardError, FeaturesMeta, ShardImage, read_class_tokens, read_layer, read_meta
 from tests.fuzz.conftest import LONG, examples
 from tests.fuzz.mutation import mutated
 from tests.helpers.manifests import run_record

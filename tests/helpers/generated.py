@@ -37,7 +37,8 @@ from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.bases import Compression, decide, write_directions
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.shards import FeaturesMeta, ShardImage, write_shard
+from musc_ray.storage.shard_writer import write_shard
+from musc_ray.storage.shards import FeaturesMeta, ShardImage
 
 DEFAULTS = {
     "images": 60,

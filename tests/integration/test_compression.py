@@ -22,7 +22,8 @@ from musc_ray.settings.loading import load_settings
 from musc_ray.storage.layer_columns import LayerTokens
 from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.shards import read_class_tokens, read_layer, read_meta, read_norms, write_shard
+from musc_ray.storage.shard_writer import write_shard
+from musc_ray.storage.shards import read_class_tokens, read_layer, read_meta, read_norms
 from tests.helpers import brute_force
 from tests.helpers.pictures import write_pictures
 

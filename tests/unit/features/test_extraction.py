@@ -20,7 +20,8 @@ from musc_ray.runtime.worker import WorkerResources
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.catalog import catalog_images
-from musc_ray.storage.shards import read_class_tokens, read_layer, read_meta, write_shard
+from musc_ray.storage.shard_writer import write_shard
+from musc_ray.storage.shards import read_class_tokens, read_layer, read_meta
 from tests.helpers.pictures import write_pictures
 
 MODEL = "timm:vit_tiny_patch16_224"

@@ -13,7 +13,8 @@ from musc_ray.features.stored_tokens import TokenStore
 from musc_ray.settings.loading import load_settings
 from musc_ray.storage.bases import Compression, decide, write_directions
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.shards import BrokenShardError, FeaturesMeta, ShardImage, write_shard
+from musc_ray.storage.shard_writer import write_shard
+from musc_ray.storage.shards import BrokenShardError, FeaturesMeta, ShardImage
 
 LAYERS, CHANNELS, IDS = (3, 7), 24, ["a", "b", "c"]
 IMAGES = [ShardImage(image_id, f"made://{image_id}", "1") for image_id in IDS]

@@ -13,6 +13,7 @@ from musc_ray.errors import MuscRayError
 from musc_ray.storage.filesystem import atomic_file, check_writable, read_json, write_json
 from musc_ray.storage.layer_columns import LayerTokens, layer_column
 from musc_ray.storage.paths import OutPaths, escape_group
+from musc_ray.storage.shard_writer import write_shard
 from musc_ray.storage.shards import (
     BrokenShardError,
     FeaturesMeta,
@@ -21,7 +22,6 @@ from musc_ray.storage.shards import (
     read_layer,
     read_meta,
     read_norms,
-    write_shard,
 )
 
 GRID, LAYERS, CHANNELS = (2, 3), (5, 11), 4
