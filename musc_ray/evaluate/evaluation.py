@@ -99,7 +99,7 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
             uris = [uri for table in scores.values() for uri in table["uri"].to_pylist()]
             labels = find_labels(settings.labels, uris, settings.image_limits)
         findings = Findings(problems=list(labels.problems))
-        sizes = {name: run.image_size_of(name) for name, _ in scores} if settings.pixels == "model" else {}
+        sizes = {name: run.map_size_of(name) for name, _ in scores} if settings.pixels == "model" else {}
         groups = _join(run_paths, scores, labels, sizes, findings)
         _write_labels(run_paths, groups)
     pixels = _pixels(settings, run, groups, labels, progress, findings)

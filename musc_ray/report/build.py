@@ -32,15 +32,15 @@ from musc_ray.storage.complete_runs import complete_run
 from musc_ray.storage.filesystem import remove_tree, write_text
 from musc_ray.storage.manifest import RunManifest, StartedManifest
 from musc_ray.storage.paths import OutPaths, RunPaths
-from musc_ray.storage.schemas import DEFECTS, ERRORS
-from musc_ray.storage.scores import map_scale, read_tables
+from musc_ray.storage.schemas import DEFECTS, ERRORS, SIZE_AND_PEAK
+from musc_ray.storage.scores import map_scale, read_tables, with_size_and_peak
 
 SITE_WRITER = Role("musc_ray.report.site_writer", "SiteWriter")
 
 MAX_DEFECT_MEMBERS = 100
 """Images that the page names for each repeated defect."""
 
-COLUMNS = ("image_id", "uri", "score", "score_raw", "rank", "percentile")
+COLUMNS = ("image_id", "uri", "score", "score_raw", "rank", "percentile", *SIZE_AND_PEAK.names)
 
 
 def report_again(given: Settings, progress: Progress) -> str:
@@ -170,7 +170,7 @@ class _Site:
         """Write what is known of a whole group; yields tasks for its images, and references that they take."""
         out_paths, run_paths = self.out_paths, self.out_paths.run(self.run.run_id)
         paths = self.files[run_paths.scores][name]
-        parts = read_tables(out_paths.fs, paths, COLUMNS)
+        parts = [with_size_and_peak(part) for part in read_tables(out_paths.fs, paths, COLUMNS)]
         firsts = detail_files([len(part) for part in parts])
         table = _by_rank(parts, firsts)
         labels = self.labels.of_images(table)
@@ -184,10 +184,11 @@ class _Site:
         yield from ((task, ()) for task in pictures_of_defects)
         pictures = self.settings.report_images
         thumbnails = max(pictures, self.settings.report_thumbnails)
+        layout = self.run.crops[name].layout if name in self.run.crops else None
         for chunk, start in enumerate(range(0, len(table), CHUNK_ROWS)):
-            rows = table.slice(start, CHUNK_ROWS)
+            rows = table.slice(start, CHUNK_ROWS).combine_chunks()
             small, large = (min(max(count - start, 0), len(rows)) for count in (thumbnails, pictures))
-            yield RowsTask(number, chunk, rows.combine_chunks(), small, large, self.run.intensity.get(name)), ()
+            yield RowsTask(number, chunk, rows, small, large, self.run.intensity.get(name), layout), ()
         lookup = executor.put(Lookup.of(table["image_id"].to_pylist(), table["rank"].to_numpy()))
         similar = {PurePosixPath(path).name: path for path in self.files[run_paths.neighbours][name]}
         if self.run.night is not None and not self.run.settings.rescore_window:

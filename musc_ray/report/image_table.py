@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from musc_ray.core.crops import Box
+from musc_ray.core.pixel_map import fill_unscored
 from musc_ray.report.colormap import quantise
 from musc_ray.report.data_scripts import common_prefix, packed, printable, rounded
 from musc_ray.report.pictures import SHEET_IMAGES
@@ -43,12 +45,16 @@ class Lookup:
         return found
 
 
-def table_rows(table: pa.Table, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+def table_rows(table: pa.Table, sizes: Sequence[tuple[int, int]], zooms: Sequence[Box | None]) -> dict[str, Any]:
     """Make rows of a group's table, as columns.
 
     Args:
-        table: columns uri, score, score_raw, percentile, detail, label; in the order of the ranks.
+        table: columns uri, score, score_raw, percentile, detail, label, and SIZE_AND_PEAK; in the order of the ranks.
         sizes: width and height of each thumbnail.
+        zooms: the part of each image that is shown at its own pixels.
+
+    Returns:
+        Of places and sizes in the original x comes before y, as people say them; null where unknown.
     """
     names = [printable(uri) for uri in table["uri"].to_pylist()]
     prefix = common_prefix(names)
@@ -61,7 +67,16 @@ def table_rows(table: pa.Table, sizes: Sequence[tuple[int, int]]) -> dict[str, A
         "detail": table["detail"].to_pylist(),
         "label": [printable(label) for label in table["label"].to_pylist()],
         "size": [list(size) for size in sizes],
+        "pixels": _pairs(table, "width", "height"),
+        "peak": _pairs(table, "peak_x", "peak_y"),
+        "zoom": [None if box is None else [box[1], box[0], box[3] - box[1], box[2] - box[0]] for box in zooms],
     }
+
+
+def _pairs(table: pa.Table, x: str, y: str) -> list[list[int] | None]:
+    """Return pairs of two columns; None where the first is null."""
+    pairs = zip(table[x].to_pylist(), table[y].to_pylist(), strict=True)
+    return [None if first is None else [first, second] for first, second in pairs]
 
 
 def cut_percentile(value: float) -> float:
@@ -78,7 +93,8 @@ def details(scores: pa.Table, neighbours: pa.Table | None, lookup: Lookup, high:
         lookup: ranks of the whole group.
         high: the upper end of the scale of the group's heat maps.
     """
-    maps = np.array(scores["patch_map"].to_pylist(), np.float32)
+    maps = fill_unscored(np.array(scores["patch_map"].to_pylist(), np.float32))
+    maps[np.isnan(maps).all(axis=1)] = 0  # nothing of these images is scored
     found: dict[str, Any] = {
         "rank": scores["rank"].to_pylist(),
         "id": [printable(image_id) for image_id in scores["image_id"].to_pylist()],

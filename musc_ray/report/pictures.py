@@ -20,7 +20,8 @@ def thumbnail(picture: Image.Image, long_side: int) -> Image.Image:
     """Shrink `picture` to at most `long_side` pixels on its longer side, in RGB, at its aspect ratio; never enlarge."""
     scale = min(1.0, long_side / max(picture.size))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    shown = picture if picture.mode == "RGB" else picture.convert("RGB")  # which copies even what is RGB
+    return shown.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def sheet(thumbnails: Sequence[Image.Image | None]) -> Image.Image:

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 
+from musc_ray.core.crops import Box, CropLayout
 from musc_ray.errors import ImageError
 from musc_ray.report.data_scripts import data_script
 from musc_ray.report.image_table import CHUNK_ROWS, DETAIL_ROWS, NO_THUMBNAIL, UNREADABLE, Lookup, details, table_rows
@@ -23,17 +24,17 @@ from musc_ray.report.pictures import (
     sheet,
     thumbnail,
 )
+from musc_ray.report.pixel_budget import MAX_DECODING, PixelBudget
+from musc_ray.report.zoom import zoom_box
 from musc_ray.runtime.worker import WorkerResources
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.storage.filesystem import write_bytes, write_text
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths
+from musc_ray.storage.schemas import SIZE_AND_PEAK
 
 DEFECT_SCALE = 2
 """Size of the images of a repeated defect, relative to thumbnails."""
-
-MAX_DECODING = 4
-"""Originals that are read and decoded at the same time; their size is not known before."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,10 @@ class RowsTask:
     """CHUNK_ROWS rows of a group's table, in the order of the ranks, with their thumbnails and pictures.
 
     Attributes:
-        table: columns of `table_rows`.
+        table: columns of `table_rows`, SIZE_AND_PEAK among them.
         thumbnails, pictures: how many of the rows, from the first, have one.
         intensity: of the group, see `read_original`.
+        crops: where the images of the group are cut; None where they are not.
     """
 
     group: int
@@ -52,6 +54,15 @@ class RowsTask:
     thumbnails: int
     pictures: int
     intensity: tuple[float, float] | None = None
+    crops: CropLayout | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePictures:
+    """What was made of an image: its thumbnail, and the part that is shown at its own pixels, if any."""
+
+    thumbnail: Image.Image
+    zoom: Box | None
 
 
 @dataclass(frozen=True)
@@ -99,27 +110,29 @@ class SiteWriter:
         self.data = f"{self.out_paths.run(run_id).report}/data"
         self.limits = limits
         self.threads = ThreadPoolExecutor(MAX_DECODING)
+        self.budget = PixelBudget()
 
     def rows(self, task: RowsTask) -> int:
         """Write a task's rows and pictures; return the number of unreadable images."""
         folder, first = f"{self.data}/group-{task.group}", task.chunk * CHUNK_ROWS
-        uris = task.table["uri"].to_pylist()
-        sizes = []
+        images = task.table.select(["uri", *SIZE_AND_PEAK.names]).slice(0, task.thumbnails).to_pylist()
+        made: list[ImagePictures | None] = []
         for start in range(0, task.thumbnails, SHEET_IMAGES):
             places = range(start, min(start + SHEET_IMAGES, task.thumbnails))
-            pictures = [
-                f"{folder}/picture-{first + place + 1:05d}.jpg" if place < task.pictures else None for place in places
-            ]
-            thumbnail_of = partial(self._thumbnail, task.intensity)
-            made = list(self.threads.map(thumbnail_of, [uris[place] for place in places], pictures))
-            sizes += [UNREADABLE if picture is None else picture.size for picture in made]
+            numbers = [first + place + 1 if place < task.pictures else None for place in places]
+            pictures = self.threads.map(
+                lambda image, number: self._pictures(task, image, number), images[start : places.stop], numbers
+            )
+            made += pictures
+            thumbnails = [None if each is None else each.thumbnail for each in made[start:]]
             path = f"{folder}/sheet-{(first + start) // SHEET_IMAGES:05d}.jpg"
-            write_bytes(self.out_paths.fs, path, jpeg(sheet(made), THUMBNAIL_QUALITY))
-        unreadable = sizes.count(UNREADABLE)
-        sizes += [NO_THUMBNAIL] * (len(uris) - task.thumbnails)
+            write_bytes(self.out_paths.fs, path, jpeg(sheet(thumbnails), THUMBNAIL_QUALITY))
+        missing = len(task.table) - task.thumbnails
+        sizes = [UNREADABLE if each is None else each.thumbnail.size for each in made] + [NO_THUMBNAIL] * missing
+        zooms = [None if each is None else each.zoom for each in made] + [None] * missing
         key = f"group-{task.group}/rows-{task.chunk:05d}"
-        write_text(self.out_paths.fs, f"{self.data}/{key}.js", data_script(key, table_rows(task.table, sizes)))
-        return unreadable
+        write_text(self.out_paths.fs, f"{self.data}/{key}.js", data_script(key, table_rows(task.table, sizes, zooms)))
+        return made.count(None)
 
     def details(self, task: DetailsTask, lookup: Lookup) -> int:
         """Write the details of a file of scores of the group of `lookup`; return its number of images."""
@@ -136,11 +149,15 @@ class SiteWriter:
     def defect(self, task: DefectTask) -> int:
         """Write the picture of a repeated defect; return the number of its unreadable images."""
         side = THUMBNAIL_SIDE * DEFECT_SCALE
-        originals = list(self.threads.map(lambda uri: self._original(task.intensity, uri, side), task.uris))
+
+        def original_of(uri: str) -> Image.Image | None:
+            with self.budget.take(None):
+                original = self._original(task.intensity, uri, side)
+                return None if original is None else thumbnail(original, side)
+
+        originals = list(self.threads.map(original_of, task.uris))
         shown = [
-            Image.new("RGB", (side, side))
-            if original is None
-            else marked(thumbnail(original, side), patches, task.grid)
+            Image.new("RGB", (side, side)) if original is None else marked(original, patches, task.grid)
             for original, patches in zip(originals, task.patches, strict=True)
         ]
         strip = Image.new("RGB", (len(shown) * side, max(picture.height for picture in shown)))
@@ -150,24 +167,37 @@ class SiteWriter:
         write_bytes(self.out_paths.fs, path, jpeg(strip, PICTURE_QUALITY))
         return originals.count(None)
 
-    def _original(self, intensity: tuple[float, float] | None, uri: str, side: int) -> Image.Image | None:
+    def _original(self, intensity: tuple[float, float] | None, uri: str, side: int | None) -> Image.Image | None:
         """Read an original; None if it is unreadable."""
         try:
             return read_original(uri, self.limits, side, intensity)
         except ImageError:
             return None
 
-    def _thumbnail(
-        self, intensity: tuple[float, float] | None, uri: str, picture_path: str | None
-    ) -> Image.Image | None:
-        """Make an image's thumbnail, and write its larger picture if requested; None if it is unreadable."""
-        side = THUMBNAIL_SIDE if picture_path is None else PICTURE_SIDE
-        original = self._original(intensity, uri, side)
-        if original is None:
-            return None
-        if picture_path is not None:
-            write_bytes(self.out_paths.fs, picture_path, jpeg(thumbnail(original, side), PICTURE_QUALITY))
-        return thumbnail(original, THUMBNAIL_SIDE)
+    def _pictures(self, task: RowsTask, image: dict[str, Any], number: int | None) -> ImagePictures | None:
+        """Make an image's thumbnail; of one with a number write its larger picture, too, and the part around its peak.
+
+        The original is decoded once, and at its own size only if pixels of it are shown; None if it is unreadable.
+        """
+        zoom = None if number is None else zoom_box(image, task.crops)
+        height, width = image["height"], image["width"]
+        side = None if zoom is not None else THUMBNAIL_SIDE if number is None else PICTURE_SIDE
+        with self.budget.take(None if height is None else height * width):
+            original = self._original(task.intensity, image["uri"], side)
+            if original is None:
+                return None
+            if zoom is not None and original.size != (width, height):
+                zoom = None  # another image than the one that was scored
+            folder, fs = f"{self.data}/group-{task.group}", self.out_paths.fs
+            part = None if zoom is None else original.crop((zoom[1], zoom[0], zoom[3], zoom[2]))
+            picture = None if number is None else thumbnail(original, PICTURE_SIDE)
+            small = thumbnail(original, THUMBNAIL_SIDE)
+            del original
+        if picture is not None:
+            write_bytes(fs, f"{folder}/picture-{number:05d}.jpg", jpeg(picture, PICTURE_QUALITY))
+        if part is not None:
+            write_bytes(fs, f"{folder}/zoom-{number:05d}.jpg", jpeg(part.convert("RGB"), PICTURE_QUALITY))
+        return ImagePictures(small, zoom)
 
 
 def detail_files(part_sizes: Sequence[int]) -> list[int]:

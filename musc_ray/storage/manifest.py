@@ -10,7 +10,15 @@ from musc_ray.errors import MuscRayError
 from musc_ray.settings.model import Settings
 from musc_ray.storage.filesystem import read_json, write_json
 from musc_ray.storage.group_matching import GroupMatching
-from musc_ray.storage.manifest_records import Counts, DefectCount, GroupCompression, GroupNight, Record, Resolved
+from musc_ray.storage.manifest_records import (
+    Counts,
+    DefectCount,
+    GroupCompression,
+    GroupCrops,
+    GroupNight,
+    Record,
+    Resolved,
+)
 from musc_ray.storage.paths import RunPaths
 
 SCHEMA_VERSION = 1
@@ -29,6 +37,7 @@ OPTIONAL = (
     "image_sizes",
     "compression",
     "matching",
+    "crops",
 )
 """Fields of run.json that only some runs have."""
 
@@ -101,6 +110,7 @@ class RunManifest(_Manifest):
         intensity: the values that are shown black and white, of each group with images of more than 8 bits.
         image_sizes: (H, W) of the model's input by group, where it follows the shape of the group's images.
         compression: of each group whose features are compressed.
+        crops: of each group whose images are cut.
         matching: where patches look for their nearest, by group, where it was chosen by samples (`matching: auto`).
     """
 
@@ -121,6 +131,7 @@ class RunManifest(_Manifest):
     intensity: dict[str, tuple[float, float]] = Field(default_factory=dict)
     image_sizes: dict[str, tuple[int, int]] = Field(default_factory=dict)
     compression: dict[str, GroupCompression] = Field(default_factory=dict)
+    crops: dict[str, GroupCrops] = Field(default_factory=dict)
     matching: dict[str, GroupMatching] = Field(default_factory=dict)
 
     @classmethod
@@ -137,14 +148,27 @@ class RunManifest(_Manifest):
         return [name for name in groups if name not in self.failed_groups]
 
     def image_size_of(self, group: str) -> tuple[int, int]:
-        """Return the (H, W) of the model's input of a group, in pixels."""
+        """Return the (H, W) of the model's input of a group's whole images, in pixels."""
         return self.image_sizes.get(group, self.resolved.image_size)
 
     def grid_of(self, group: str) -> tuple[int, int]:
-        """Return the (h, w) patches of a group's images."""
+        """Return the (h, w) of the patch maps of a group: patches of whole images, or those of their crops together."""
+        if group in self.crops:
+            return self.crops[group].grid
         height, width = self.image_size_of(group)
-        patch = self.resolved.image_size[0] // self.resolved.grid[0]
-        return height // patch, width // patch
+        return height // self._patch, width // self._patch
+
+    def map_size_of(self, group: str) -> tuple[int, int]:
+        """Return the (H, W) of a group's maps at the model's scale, in pixels: its input's, or all crops laid out."""
+        if group not in self.crops:
+            return self.image_size_of(group)
+        h, w = self.crops[group].grid
+        return h * self._patch, w * self._patch
+
+    @property
+    def _patch(self) -> int:
+        """Side of a patch in pixels of the model."""
+        return self.resolved.image_size[0] // self.resolved.grid[0]
 
     def write(self, run_paths: RunPaths) -> None:
         """Write run.json, without what does not apply to the run; from then on the run is complete."""

@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from musc_ray.core.crops import CropLayout
+
 
 class Record(BaseModel):
     """Part of a manifest: immutable; fields of versions to come are kept apart by `schema_version`."""
@@ -118,6 +120,28 @@ class GroupCompression(Record):
     def left_outside(self) -> float | None:
         """Share of the energy of the run's images that the directions do not keep, or None."""
         return sum(self.outside) / len(self.outside) if self.outside else None
+
+
+class GroupCrops(Record):
+    """How the images of a group are cut into crops.
+
+    Attributes:
+        rows, columns: numbers of crops.
+        overlap: share of a crop's side that it has in common with the next.
+        image_size: (H, W) of the model's input of a crop, in pixels.
+        grid: (h, w) of the patch maps, which are stitched from those of the crops.
+    """
+
+    rows: int
+    columns: int
+    overlap: float
+    image_size: tuple[int, int]
+    grid: tuple[int, int]
+
+    @property
+    def layout(self) -> CropLayout:
+        """Return where the crops lie."""
+        return CropLayout(self.rows, self.columns, self.overlap)
 
 
 class DefectCount(Record):

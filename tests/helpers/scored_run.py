@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from musc_ray.core.peaks import peak_pixels
 from musc_ray.core.ranks import percentiles, ranks
 from musc_ray.core.rescoring import weighted_scores
 from musc_ray.sources.images import image_id
 from musc_ray.storage.complete_runs import complete_run
 from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.manifest import RunManifest
-from musc_ray.storage.parquet import write_table
+from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.schemas import ERRORS, NEIGHBOURS, SCORES
+from musc_ray.storage.schemas import ERRORS, NEIGHBOURS, SCORES, SIZE_AND_PEAK
 from tests.helpers.manifests import SCORED_AT, run_record, started_record
 
 RUN = "generated"
@@ -27,15 +28,18 @@ def write_run(
     grid: tuple[int, int] = (16, 16),
     shard: int = 64,
     errors: Sequence[Mapping[str, str]] = (),
+    sizes: Mapping[str, tuple[int, int]] | None = None,
     **changed: Any,
 ) -> RunManifest:
     """Write the tables and manifest of a run; returns the latter, with what is `changed` in it.
 
     Raw scores are the largest patch scores, every image has the next two of its group for neighbours, and scores are
-    made of both as they should be.
+    made of both as they should be. With `sizes` (H, W) of all images by URI, the scores say them, and the peaks.
     """
     for number, (name, uris) in enumerate(groups.items()):
         _write_group(out_paths, name, uris, grid, shard, np.random.default_rng(number))
+        if sizes is not None:
+            _add_peaks(out_paths, name, grid, sizes)
     table = pa.Table.from_pylist([dict(error) for error in errors], schema=ERRORS)
     write_table(out_paths.fs, f"{out_paths.run(RUN).errors}/part-00000.parquet", table)
     scored = sum(map(len, groups.values()))
@@ -47,6 +51,17 @@ def write_run(
     run = run_record(RUN, scored_at=SCORED_AT.isoformat(), resolved=resolved, counts=counts, **changed)
     write_json(out_paths.fs, out_paths.run(RUN).run_json, run)
     return complete_run(out_paths, RUN)
+
+
+def _add_peaks(out_paths: OutPaths, name: str, grid: tuple[int, int], sizes: Mapping[str, tuple[int, int]]) -> None:
+    for path in out_paths.run(RUN).parts(out_paths.run(RUN).scores, name):
+        table = read_table(out_paths.fs, path)
+        of_images = [sizes[uri] for uri in table["uri"].to_pylist()]
+        maps = np.array(table["patch_map"].to_pylist(), np.float32).reshape(-1, *grid)
+        rows = [(*size, *peak) for size, peak in zip(of_images, peak_pixels(maps, of_images), strict=True)]
+        for field, values in zip(SIZE_AND_PEAK, zip(*rows, strict=True), strict=True):
+            table = table.append_column(field, pa.array(values, field.type))
+        write_table(out_paths.fs, path, table)
 
 
 def _write_group(

@@ -20,13 +20,16 @@ import pytest
 import torch
 from PIL import Image
 
+from musc_ray.core.crops import CropLayout
 from musc_ray.report.build import write_report
 from musc_ray.report.colormap import colormap
+from musc_ray.report.zoom import zoom_box
 from musc_ray.runtime.executor import open_executor
 from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.thresholds import group_threshold
 from musc_ray.settings.loading import load_settings
+from musc_ray.sources.decoding import decode_original
 from musc_ray.storage.paths import OutPaths
 from tests.helpers.scored_run import RUN, write_run
 
@@ -503,6 +506,128 @@ def test_index_lists_groups_and_errors(driver: Any, group_address: str) -> None:
     search = driver.find_element(By.CSS_SELECTOR, "#error-list input[type=search]")
     search.send_keys("truncated", Keys.ENTER)
     wait(driver, lambda: texts(driver, "#error-list td.uri") == ["s3://b/second.png"])
+
+
+LARGE = {"large.png": (1500, 2000), "turned.jpg": (1200, 900), "wide.png": (300, 4000), "small.png": (300, 400)}
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    """A run of large images and a small one, cut into 2 x 3 crops in one of two groups, and its report."""
+    folder = tmp_path_factory.mktemp("large")
+    chance = np.random.default_rng(0)
+    sizes = {}
+    for name, (height, width) in LARGE.items():
+        coarse = Image.fromarray(chance.integers(0, 256, (height // 20, width // 20, 3), dtype=np.uint8))
+        picture, exif = coarse.resize((width, height)), Image.Exif()
+        if name == "turned.jpg":
+            picture, exif[0x0112] = picture.transpose(Image.Transpose.ROTATE_90), 6
+        picture.save(folder / name, exif=exif, quality=95)
+        sizes[str(folder / name)] = (height, width)
+    groups = {"cut": list(sizes), "whole": [*sizes, str(folder / "missing.png")]}
+    sizes[str(folder / "missing.png")] = (2000, 2000)
+    cut = {"rows": 2, "columns": 3, "overlap": 0.2, "image_size": [56, 56], "grid": list(GRID)}
+    out_paths = OutPaths.at(str(folder / "out"))
+    run = write_run(out_paths, groups, GRID, sizes=sizes, crops={"cut": cut})
+    options = load_settings(None, {"report_images": 24, "workers": 1})
+    with open_executor(ExecutorOptions.of(options), Progress(quiet=True)) as executor:
+        write_report(out_paths, run, executor, options, Progress(quiet=True))
+    run_paths = out_paths.run(RUN)
+    rows = {
+        (number, row["rank"]): row
+        for number, name in enumerate(groups, start=1)
+        for row in ds.dataset(run_paths.parts(run_paths.scores, name), format="parquet").to_table().to_pylist()
+    }
+    return {"address": Path(run_paths.report).as_uri(), "rows": rows}
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_large_images_are_shown_pixel_for_pixel_around_their_peak(driver: Any, large: Any, group: int) -> None:
+    seen = set()
+    for (number, rank), row in large["rows"].items():
+        if number != group:
+            continue
+        open_page(driver, f"{large['address']}/image.html#{number}/{rank}")
+        name = Path(row["uri"]).name
+        seen.add(name)
+        facts = dict(zip(texts(driver, "#facts th"), texts(driver, "#facts td"), strict=True))
+        place = (
+            f"x {row['peak_x']:,}, y {row['peak_y']:,} of {row['width']} \N{MULTIPLICATION SIGN} {row['height']} pixels"
+        )
+        assert facts["Peak"] == place
+        hidden = driver.execute_script("return document.getElementById('zoom').hidden")
+        assert hidden == (name in ("small.png", "missing.png"))
+        if hidden:
+            assert driver.execute_script("return document.querySelectorAll('.zoom-frame').length") == 0
+            continue
+        wait(driver, lambda: driver.execute_script(PICTURES_LOADED))
+        layout = CropLayout(2, 3, 0.2) if number == 1 else None
+        top, left, bottom, right = zoom_box(row, layout)
+        assert text(driver, "#zoom-place").startswith(f"Peak at {place}. Framed above: x {left:,} to {right - 1:,}, y ")
+        shown, frame, whole = driver.execute_script("""
+            const image = document.querySelector("#zoom-original img");
+            const canvas = document.createElement("canvas");
+            [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+            const box = element => { const r = element.getBoundingClientRect(); return [r.x, r.y, r.width, r.height]; };
+            const [frame] = document.querySelectorAll("#original .zoom-frame");
+            return [[image.naturalWidth, image.naturalHeight, ...box(image)], box(frame), box(frame.parentElement)];
+        """)
+        assert shown[:2] == [right - left, bottom - top]
+        if max(shown[:2]) <= 448:  # crops may be wider than their place on the page
+            assert shown[4:] == pytest.approx(shown[:2], abs=1)
+        expected = [
+            whole[0] + whole[2] * left / row["width"],
+            whole[1] + whole[3] * top / row["height"],
+            whole[2] * (right - left) / row["width"],
+            whole[3] * (bottom - top) / row["height"],
+        ]
+        assert frame == pytest.approx(expected, abs=1)
+        source = driver.execute_script("return document.querySelector('#zoom-original img').src")
+        part = np.asarray(Image.open(source.removeprefix("file://")).convert("L")).astype(float)
+        original = np.asarray(decode_original(Path(row["uri"]).read_bytes()).convert("L")).astype(float)
+        assert np.abs(part - original[top:bottom, left:right]).mean() < 4
+        assert_heat(driver, "#zoom-heat", row, large_scale(driver), (top, left, bottom, right))
+    assert seen >= LARGE.keys()
+
+
+def large_scale(driver: Any) -> tuple[float, float]:
+    return float(text(driver, "#scale-low")), float(text(driver, "#scale-high"))
+
+
+def assert_heat(driver: Any, view: str, row: dict[str, Any], scale: tuple[float, float], box: Any) -> None:
+    """The opacity of the zoomed heat map is that of the whole map at these pixels."""
+    width, height, opacity = driver.execute_script(
+        """
+        const heat = document.querySelector(`${arguments[0]} .heat`);
+        const pixels = heat.getContext("2d").getImageData(0, 0, heat.width, heat.height).data;
+        return [heat.width, heat.height, Array.from(pixels.filter((_, i) => i % 4 === 3))];
+    """,
+        view,
+    )
+    top, left, bottom, right = box
+    patch_map = torch.tensor(row["patch_map"], dtype=torch.float64).view(1, 1, *GRID)
+    whole = torch.nn.functional.interpolate(
+        patch_map, (row["height"], row["width"]), mode="bilinear", align_corners=True
+    )[0, 0]
+    down = np.minimum(np.round(np.arange(height) * (bottom - top) / height).astype(int), bottom - top - 1)
+    across = np.minimum(np.round(np.arange(width) * (right - left) / width).astype(int), right - left - 1)
+    values = whole[top:bottom, left:right].numpy()[down][:, across]
+    share = np.clip((values - scale[0]) / (scale[1] - scale[0]), 0, 1)
+    found = np.array(opacity, float).reshape(height, width)
+    assert np.abs(found - 255 * share**1.5).max() <= 12  # half a pixel of the page is up to two of the original
+    assert found.std() > 0
+
+
+def test_a_page_with_a_zoom_fits_a_phone_and_its_text_can_be_read(driver: Any, large: Any) -> None:
+    size = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        for number, rank in large["rows"]:
+            open_page(driver, f"{large['address']}/image.html#{number}/{rank}")
+            assert driver.execute_script("return document.documentElement.scrollWidth") == 360
+            assert [entry for entry in driver.execute_script(CONTRASTS) if entry[0] < 4.5] == []
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 PAGES = ("index.html", "group-1.html", "image.html#1/1", "image.html#1/150")

@@ -5,29 +5,31 @@
 const ALPHA_EXPONENT = 1.5;
 
 // Bilinear with aligned corners: the corners of the map fall on the corner pixels. Values 0 to 255, row by row.
-function upsample(map, [rows, columns], width, height) {
-  const across = interpolation(columns, width);
-  const down = interpolation(rows, height);
+// part: [left, top, widest, highest] if only a part of the map is made: its first pixel, and the last one of the whole.
+function upsample(map, [rows, columns], width, height, [left, top, widest, highest] = [0, 0, width - 1, height - 1]) {
+  const across = interpolation(columns, width, left, widest);
+  const down = interpolation(rows, height, top, highest);
   const result = new Float64Array(width * height);
   for (let y = 0; y < height; y++) {
-    const [top, bottom, below] = [down.left[y] * columns, down.right[y] * columns, down.share[y]];
+    const [above, under, below] = [down.left[y] * columns, down.right[y] * columns, down.share[y]];
     for (let x = 0; x < width; x++) {
-      const [left, right, beside] = [across.left[x], across.right[x], across.share[x]];
-      const upper = map[top + left] * (1 - beside) + map[top + right] * beside;
-      const lower = map[bottom + left] * (1 - beside) + map[bottom + right] * beside;
+      const [before, after, beside] = [across.left[x], across.right[x], across.share[x]];
+      const upper = map[above + before] * (1 - beside) + map[above + after] * beside;
+      const lower = map[under + before] * (1 - beside) + map[under + after] * beside;
       result[y * width + x] = upper * (1 - below) + lower * below;
     }
   }
   return result;
 }
 
-// Where each of `length` pixels lies among `points` points: between `left` and `right`, by `share` towards the right.
-function interpolation(points, length) {
+// Where each of `length` pixels from `first` on lies among `points` points, the last of which is on the pixel `last`:
+// between `left` and `right`, by `share` towards the right.
+function interpolation(points, length, first, last) {
   const left = new Int32Array(length);
   const right = new Int32Array(length);
   const share = new Float64Array(length);
   for (let i = 0; i < length; i++) {
-    const position = length > 1 ? (i * (points - 1)) / (length - 1) : 0;
+    const position = last > 0 ? Math.min(((first + i) * (points - 1)) / last, points - 1) : 0;
     left[i] = Math.min(Math.floor(position), Math.max(points - 2, 0));
     right[i] = Math.min(left[i] + 1, points - 1);
     share[i] = position - left[i];
@@ -36,13 +38,13 @@ function interpolation(points, length) {
 }
 
 // Paints a map on a canvas of the given size: nothing at the lower end of the scale, the brightest at the upper one.
-// `colours` holds red, green, blue of 256 steps.
-function paintHeat(canvas, map, grid, [low, high], width, height, colours) {
+// `colours` holds red, green, blue of 256 steps; `part` as in `upsample`.
+function paintHeat(canvas, map, grid, [low, high], width, height, colours, part) {
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d");
   const image = context.createImageData(width, height);
-  upsample(map, grid, width, height).forEach((value, i) => {
+  upsample(map, grid, width, height, part).forEach((value, i) => {
     const share = high > low ? Math.min(Math.max(((value / 255) * high - low) / (high - low), 0), 1) : 0;
     const step = 3 * Math.round(255 * share);
     image.data.set([colours[step], colours[step + 1], colours[step + 2]], 4 * i);
@@ -60,6 +62,17 @@ function heatCanvas(group, row, map, colours) {
   const canvas = make("canvas", { class: "heat", "aria-hidden": "true" });
   const size = [width, height].map(side => Math.max(1, Math.round(side * scale)));
   paintHeat(canvas, map, group.grid, group.scale, ...size, colours);
+  return canvas;
+}
+
+// The heat map of the part of an image that the report shows at its own pixels.
+function zoomCanvas(group, row, map, colours) {
+  const [left, top, width, height] = row.zoom;
+  const scale = Math.min(1, HEAT_SIDE / Math.max(width, height));
+  const canvas = make("canvas", { class: "heat", "aria-hidden": "true" });
+  const size = [width, height].map(side => Math.max(1, Math.round(side * scale)));
+  const part = [left, top, row.pixels[0] - 1, row.pixels[1] - 1].map(pixel => pixel * scale);
+  paintHeat(canvas, map, group.grid, group.scale, ...size, colours, part);
   return canvas;
 }
 

@@ -15,6 +15,12 @@ function location_(uri) {
   return make("a", { href: uri.startsWith("/") ? `file://${uri.split("/").map(encodeURIComponent).join("/")}` : uri, rel: "noreferrer" }, text);
 }
 
+// Where the heat map is largest, in pixels of the original.
+function peakText(row) {
+  const [[x, y], [width, height]] = [row.peak, row.pixels];
+  return `x ${whole(x)}, y ${whole(y)} of ${width} \u00d7 ${height} pixels`;
+}
+
 function showFacts(group, row, detail) {
   const held = row.score >= group.threshold;
   const source = group.thresholdIsSet ? "the run's" : "suggested";
@@ -22,6 +28,7 @@ function showFacts(group, row, detail) {
     fact("Score", `${fixed(row.score)} (rank ${whole(row.rank)} of ${whole(group.images)}, percentile ${fixed(row.percentile, 2)})`),
     fact("Raw score", fixed(row.raw)),
     fact("Threshold", `${fixed(group.threshold)} (${source}): ${held ? "held" : "not held"}`),
+    ...(row.peak ? [fact("Peak", peakText(row))] : []),
     ...(row.label ? [fact("Label", make("bdi", { class: "tag", text: row.label }))] : []),
     fact("Location", location_(row.prefix + row.name)),
     fact("Image id", make("code", { text: detail.id })),
@@ -87,6 +94,28 @@ function showPictures(group, row, detail, colours) {
   }
 }
 
+// The part around the peak, at the original's pixels, and its frame in the whole image.
+function showZoom(group, row, detail, colours) {
+  element("zoom").hidden = !row.zoom;
+  if (!row.zoom) return;
+  const [left, top, width, height] = row.zoom;
+  const number = String(row.rank).padStart(5, "0");
+  const zoomed = () => make("img", { src: `data/group-${group.number}/zoom-${number}.jpg`, alt: `Part of the image of rank ${row.rank} around its peak` });
+  element("zoom-original").replaceChildren(zoomed());
+  element("zoom-heat").replaceChildren(zoomed(), zoomCanvas(group, row, detail.map, colours));
+  for (const view of [element("zoom-original"), element("zoom-heat")]) {
+    view.style.setProperty("--ratio", width / height);
+    view.style.setProperty("--pixels", `${width}px`);
+  }
+  element("zoom-place").textContent = `Peak at ${peakText(row)}. Framed above: x ${whole(left)} to ${whole(left + width - 1)}, y ${whole(top)} to ${whole(top + height - 1)}.`;
+  for (const view of [element("original"), element("with-heat")]) {
+    const frame = make("span", { class: "zoom-frame", "aria-hidden": "true" });
+    const share = (pixels, of) => `${(100 * pixels) / of}%`;
+    Object.assign(frame.style, { left: share(left, row.pixels[0]), width: share(width, row.pixels[0]), top: share(top, row.pixels[1]), height: share(height, row.pixels[1]) });
+    view.append(frame);
+  }
+}
+
 function turnTo(link, group, rank) {
   if (rank >= 1 && rank <= group.images) link.href = imageAddress(group, rank);
   else link.removeAttribute("href");
@@ -112,6 +141,7 @@ async function show() {
   const colours = bytes(run.colours);
   paintScale(group, colours);
   showPictures(group, row, detail, colours);
+  showZoom(group, row, detail, colours);
   showFacts(group, row, detail);
   await showSimilar(group, run, row, detail);
 }

@@ -237,15 +237,22 @@ def test_rows_share_their_folder_and_say_what_became_of_the_picture() -> None:
             "percentile": np.array([100.0, 99.996, 33.0], np.float32),
             "detail": [4, 0, 2],
             "label": ["", "crack", "good"],
+            "height": [2000, 300, None],
+            "width": [3000, 400, None],
+            "peak_y": [1204, 2, None],
+            "peak_x": [2310, 1, None],
         }
     )
-    rows = table_rows(table, [(160, 90), UNREADABLE, NO_THUMBNAIL])
+    rows = table_rows(table, [(160, 90), UNREADABLE, NO_THUMBNAIL], [(980, 2086, 1428, 2534), None, None])
     assert rows["prefix"] == "s3://b/"
     assert rows["name"] == ["line a/x 1.png", "line a/y.png", r"line b/z\x00\u202e.png"]
     assert rows["raw"] == [1.9, 1.5, 1.1]
     assert rows["percentile"] == [100.0, 99.99, 33.0], "only the very top is 100"
     assert rows["size"] == [[160, 90], [-1, -1], [0, 0]]
     assert rows["detail"] == [4, 0, 2]
+    assert rows["pixels"] == [[3000, 2000], [400, 300], None]
+    assert rows["peak"] == [[2310, 1204], [1, 2], None]
+    assert rows["zoom"] == [[2086, 980, 448, 448], None, None]
     assert printable(uris[1]) == r"s3://b/line a/\udcff.png"
 
 
@@ -264,6 +271,13 @@ def test_details_name_similar_images_by_rank() -> None:
     assert [list(base64.b64decode(row)) for row in found["map"]] == [[0, 128], [255, 255]]
     assert (found["rank"], found["id"]) == ([2, 3], ids[1:])
     assert details(scores, None, lookup, 1.0)["similar"] is None
+
+
+def test_patches_that_are_not_scored_are_shown_as_the_lowest_of_their_image() -> None:
+    maps = [[float("nan"), 0.5, 1.0], [float("nan")] * 3]
+    scores = pa.table({"image_id": ["a", "b"], "rank": [1, 2], "patch_map": maps})
+    found = details(scores, None, Lookup.of(["a", "b"], np.array([1, 2], np.int32)), 1.0)
+    assert [list(base64.b64decode(row)) for row in found["map"]] == [[128, 128, 255], [0, 0, 0]]
 
 
 @given(

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from musc_ray.core.crops import CropLayout
 from musc_ray.errors import MuscRayError
 from musc_ray.storage.complete_runs import complete_run, complete_runs
 from musc_ray.storage.filesystem import write_json
@@ -69,6 +70,21 @@ def test_the_number_format_of_runs_older_than_compress_is_no_choice(run_paths, s
     found = RunManifest.read(run_paths)
     assert found is not None
     assert found.settings.feature_dtype == dtype
+
+
+def test_maps_of_images_that_are_cut_have_the_grid_and_size_of_all_crops_together(run_paths):
+    cut = {"rows": 5, "columns": 7, "overlap": 0.1, "image_size": [224, 224], "grid": [80, 112]}
+    resolved = {"image_size": [224, 224], "grid": [16, 16]}
+    given = RunManifest.model_validate(
+        run_record("run-a", resolved=resolved, image_sizes={"cut": [182, 280]}, crops={"cut": cut})
+    )
+    given.write(run_paths)
+    found = RunManifest.read(run_paths)
+    assert found == given
+    assert (found.grid_of("cut"), found.map_size_of("cut")) == ((80, 112), (1120, 1568))
+    assert (found.grid_of("whole"), found.map_size_of("whole")) == ((16, 16), (224, 224))
+    assert found.image_size_of("cut") == (182, 280)
+    assert found.crops["cut"].layout == CropLayout(5, 7, 0.1)
 
 
 def test_started_manifest(run_paths):
