@@ -45,6 +45,30 @@ def pixel_map(patch_maps: "Tensor", image_size: tuple[int, int]) -> "Tensor":
     return F.interpolate(maps[:, None], size=image_size, mode="bilinear", align_corners=True)[:, 0]
 
 
+def pixel_rows(patch_map: npt.NDArray[np.float32], image_size: tuple[int, int], rows: range) -> npt.NDArray[np.float32]:
+    """Upsample a patch map (h, w) to some rows (len(rows), W) of its pixel map (H, W), see `pixel_map`.
+
+    All rows at once are equal to `pixel_map`; of fewer rows, values may differ from it by rounding.
+    """
+    import torch
+
+    height, width = image_size
+    maps = torch.from_numpy(np.array(patch_map, np.float32))[None]
+    if len(rows) == height:
+        whole: npt.NDArray[np.float32] = pixel_map(maps, image_size)[0].numpy()
+        return whole
+    h = patch_map.shape[0]
+    place = np.array(rows) * ((h - 1) / (height - 1))
+    above = np.minimum(place.astype(np.int64), max(h - 2, 0))
+    first, last = int(above[0]), min(int(above[-1]) + 1, h - 1)
+    filled = torch.from_numpy(fill_unscored(maps.numpy()))[:, first : last + 1]
+    wide = pixel_map(filled, (last + 1 - first, width))[0].numpy()
+    share = (place - above).astype(np.float32)[:, None]
+    upper, lower = wide[above - first], wide[np.minimum(above + 1, h - 1) - first]
+    found: npt.NDArray[np.float32] = upper * (1 - share) + lower * share
+    return found
+
+
 def image_scores(patch_maps: "Tensor", image_size: tuple[int, int]) -> "Tensor":
     """Compute `score_raw`: the maximum of each image's pixel map at the model's input size.
 

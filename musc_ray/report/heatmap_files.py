@@ -4,7 +4,8 @@ The scale of the pictures goes from `low`, the normal level, to `high`, the most
 colours of `report.colormap`.
 """
 
-import io
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -29,34 +30,57 @@ def heatmap_name(uri: str, image_id: str, extension: str) -> str:
     return f"{escape_group(image_name(uri))}-{image_id}.{extension}"
 
 
-def upsample(patch_map: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Resize a patch map (h, w) to an image's `size` (W, H) in pixels: (H, W), bilinear with aligned corners."""
-    import torch  # here, for the workers alone
+def strips(
+    patch_map: npt.NDArray[np.float32], size: tuple[int, int], pixels: int | None = None
+) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    """Resize a patch map (h, w) to an image's `size` (W, H) in pixels, bilinear with aligned corners, strip by strip.
 
-    from musc_ray.core.pixel_map import pixel_map
+    Yields:
+        First row, and values (rows, W), of strips of at most `pixels` (default: PIXELS_CHUNK), at least a row each.
+    """
+    from musc_ray.core.pixel_map import PIXELS_CHUNK, pixel_rows  # here, for the workers alone: they import torch
 
-    result: npt.NDArray[np.float32] = pixel_map(torch.tensor(patch_map)[None], size[::-1])[0].numpy()
-    return result
+    width, height = size
+    rows = max(1, (pixels or PIXELS_CHUNK) // width)
+    for top in range(0, height, rows):
+        yield top, pixel_rows(patch_map, (height, width), range(top, min(top + rows, height)))
 
 
-def encode(values: npt.NDArray[np.float32], file_format: Format, scale: Scale, picture: Image.Image | None) -> bytes:
-    """Encode a pixel map (H, W) as a file.
+def write_heatmap(
+    path: Path,
+    patch_map: npt.NDArray[np.float32],
+    size: tuple[int, int],
+    file_format: Format,
+    scale: Scale,
+    picture: Image.Image | None,
+) -> None:
+    """Write a patch map as a local file of an image's size; only strips of float32 values are held, but for a tiff.
 
     Args:
-        values: patch scores at the original's pixels.
+        path: of the file; it need not end like the format.
+        patch_map: (h, w).
+        size: (W, H) of the original.
         file_format: `npy` float32 (H, W); `tiff` one float32 channel, deflated; `png` 256 colours.
         scale: of a png.
-        picture: the original (RGB, W x H), to lay a png over; None for the heat map alone.
+        picture: the original (RGB, W x H), to lay a png over, which changes it; None for the heat map alone.
     """
-    buffer = io.BytesIO()
+    width, height = size
     if file_format == "npy":
-        np.save(buffer, values, allow_pickle=False)
+        with path.open("wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (height, width)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for _, values in strips(patch_map, size):
+                file.write(np.ascontiguousarray(values, "<f4").data)
     elif file_format == "tiff":
-        Image.fromarray(values).save(buffer, "TIFF", compression="tiff_adobe_deflate")
+        whole = np.concatenate([values for _, values in strips(patch_map, size)])
+        Image.fromarray(whole).save(path, "TIFF", compression="tiff_adobe_deflate")
+    elif picture is not None:
+        for top, values in strips(patch_map, size):
+            lay_over(levels(values, scale), picture, top)
+        picture.save(path, "PNG")
     else:
-        shown = levels(values, scale)
-        (coloured(shown) if picture is None else overlaid(shown, picture)).save(buffer, "PNG")
-    return buffer.getvalue()
+        shown = np.concatenate([levels(values, scale) for _, values in strips(patch_map, size)])
+        coloured(shown).save(path, "PNG")
 
 
 def levels(values: npt.NDArray[np.float32], scale: Scale) -> npt.NDArray[np.uint8]:
@@ -76,7 +100,7 @@ def coloured(shown: npt.NDArray[np.uint8]) -> Image.Image:
     return picture
 
 
-def overlaid(shown: npt.NDArray[np.uint8], picture: Image.Image) -> Image.Image:
-    """Lay levels (H, W) over an RGB picture of the same size; higher levels are more opaque."""
+def lay_over(shown: npt.NDArray[np.uint8], picture: Image.Image, top: int = 0) -> None:
+    """Lay levels (rows, W) over an RGB picture of this width, from row `top` on; higher levels are more opaque."""
     alpha = np.rint(np.linspace(0, 1, LEVELS) ** ALPHA_EXPONENT * 255).astype(np.uint8)
-    return Image.composite(coloured(shown).convert("RGB"), picture, Image.fromarray(alpha[shown]))
+    picture.paste(coloured(shown).convert("RGB"), (0, top), Image.fromarray(alpha[shown]))

@@ -7,16 +7,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from musc_ray.errors import ImageError, MuscRayError
-from musc_ray.report.heatmap_files import Format, Scale, encode, heatmap_name, upsample
+from musc_ray.report.heatmap_files import Format, Scale, heatmap_name, write_heatmap
 from musc_ray.report.originals import read_original
 from musc_ray.runtime.worker import WorkerResources
 from musc_ray.settings.limits import ImageLimits
-from musc_ray.storage.filesystem import open_filesystem, write_bytes
+from musc_ray.storage.filesystem import atomic_file, open_filesystem
 from musc_ray.storage.listing import exists
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.retry import PERMANENT
+from musc_ray.storage.schemas import SIZE_AND_PEAK
+from musc_ray.storage.scores import with_size_and_peak
 
-COLUMNS = ("image_id", "uri", "rank", "grid_h", "grid_w", "patch_map")
+COLUMNS = ("image_id", "uri", "rank", "grid_h", "grid_w", "patch_map", *SIZE_AND_PEAK.names)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class HeatmapWriter:
             MuscRayError: the folder refuses files.
             StorageError: the storage failed; OSError where it failed without retries of its own.
         """
-        table = read_table(*open_filesystem(task.scores), COLUMNS)
+        table = with_size_and_peak(read_table(*open_filesystem(task.scores), COLUMNS))
         if self.options.top is not None:
             table = table.filter(pc.less_equal(table["rank"], self.options.top))
         return sum((self._write_image(image, task) for image in _rows(table)), HeatmapCounts())
@@ -107,15 +109,19 @@ class HeatmapWriter:
         path = f"{folder}/{heatmap_name(uri, image['image_id'].as_py(), self.options.extension)}"
         if not self.options.overwrite and exists(fs, path):
             return HeatmapCounts(skipped=1)
-        try:
-            original = read_original(uri, self.limits, intensity=task.intensity)
-        except ImageError as error:
-            return HeatmapCounts(unreadable=1, first_unreadable=f"{uri}: {error}")
+        size, shown = (image["width"].as_py(), image["height"].as_py()), None
+        if self.options.overlay or size[0] is None:
+            try:
+                original = read_original(uri, self.limits, intensity=task.intensity)
+            except ImageError as error:
+                return HeatmapCounts(unreadable=1, first_unreadable=f"{uri}: {error}")
+            size, shown = original.size, original if self.options.overlay else None
+            del original
         grid = (image["grid_h"].as_py(), image["grid_w"].as_py())
-        values = upsample(image["patch_map"].values.to_numpy().reshape(grid), original.size)
-        shown = original if self.options.overlay else None
+        patch_map = image["patch_map"].values.to_numpy().reshape(grid)
         try:
-            write_bytes(fs, path, encode(values, self.options.file_format, task.scale, shown))
+            with atomic_file(fs, path) as partial:
+                write_heatmap(partial, patch_map, size, self.options.file_format, task.scale, shown)
         except PERMANENT as error:
             raise MuscRayError(f"Cannot write heat maps to {task.folder}: {error}") from error
         return HeatmapCounts(written=1)

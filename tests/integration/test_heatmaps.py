@@ -28,10 +28,10 @@ from musc_ray.settings.limits import ImageLimits
 from musc_ray.sources.decoding import decode_original
 from musc_ray.sources.images import image_id
 from musc_ray.storage.filesystem import write_json
-from musc_ray.storage.parquet import write_table
+from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.paths import OutPaths, part_prefix
 from musc_ray.storage.retry import is_storage_fault
-from musc_ray.storage.schemas import SCORES
+from musc_ray.storage.schemas import SCORES, SIZE_AND_PEAK
 from tests.helpers.manifests import run_record, started_record
 from tests.helpers.pictures import write_odd_pictures, write_pictures
 
@@ -162,6 +162,23 @@ def test_lost_and_too_large_originals_are_counted_and_none_at_all_is_an_error(he
     result = heatmaps("--format", "npy", "--overwrite")
     assert result.exit_code == 1
     assert f"None of the {len(run)} originals can be read, the first is {tmp_path}" in result.stderr
+
+
+def test_maps_of_images_whose_size_is_known_need_no_originals(heatmaps, run, images, tmp_path):
+    """But for overlays; they are of the size that the scores say."""
+    paths = OutPaths.at(str(tmp_path / "out")).run("run-1")
+    for path in paths.all_parts(paths.scores):
+        table = read_table(paths.fs, path)
+        for field, value in zip(SIZE_AND_PEAK, (90, 120, 1, 1), strict=True):
+            table = table.append_column(field, pa.array([value] * len(table), field.type))
+        write_table(paths.fs, path, table)
+    for path in images:
+        path.unlink(missing_ok=True)
+    result = heatmaps("--format", "npy", "--to", tmp_path / "maps")
+    assert result.exit_code == 0, result.output
+    assert f"{len(run)} heat maps written" in result.stdout
+    assert {np.load(path).shape for path in written(tmp_path / "maps")} == {(90, 120)}
+    assert heatmaps("--format", "png", "--overlay", "--to", tmp_path / "over").exit_code == 1
 
 
 @pytest.fixture
