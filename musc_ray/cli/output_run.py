@@ -100,6 +100,8 @@ def _print_result(result: "RunResult", console: Console) -> None:
         console.print(matching_line(run), soft_wrap=True, highlight=False)
     _print_thresholds(result.thresholds, console)
     console.print(image_size_line(run), soft_wrap=True)
+    if run.crops:
+        console.print(crops_line(run), soft_wrap=True)
     if run.compression:
         console.print(features_line(run), soft_wrap=True)
     print_ledger(run, console)
@@ -136,12 +138,23 @@ def image_size_line(run: "RunManifest") -> str:
     """Say in one line at which image sizes a run's groups were scored."""
     groups = run.image_sizes or {"": run.resolved.image_size}
     sizes = sorted({run.image_size_of(name) for name in groups}, key=lambda size: size[0] / size[1])
-    grids = {run.image_size_of(name): run.grid_of(name) for name in groups}
-    said = [f"{size[0]} x {size[1]} ({grids[size][0]} x {grids[size][1]} patches)" for size in sizes]
+    said = [f"{size[0]} x {size[1]} ({size[0] // run.patch} x {size[1] // run.patch} patches)" for size in sizes]
     line = ", ".join(said) if len(said) <= MAX_SIZES else f"from {said[0]} to {said[-1]}, {len(said)} sizes"
     if not run.image_sizes:
         return f"Image size: {line}"
     return f"Image size: {line}, the shape of {'the' if len(groups) == 1 else 'each'} group's images"
+
+
+def crops_line(run: "RunManifest") -> str:
+    """Say in one line into which crops the images of a run's groups are cut."""
+    counts = Counter(run.crops.values())
+    said = [
+        f"{cut.rows} x {cut.columns} of {cut.image_size[0]} x {cut.image_size[1]}, overlap {cut.overlap:g} "
+        f"(maps of {cut.grid[0]} x {cut.grid[1]})" + ("" if len(run.crops) == 1 else f", in {plural(count, 'group')}")
+        for cut, count in counts.most_common(MAX_SIZES)
+    ]
+    said += [f"and {len(counts) - MAX_SIZES} more"] if len(counts) > MAX_SIZES else []
+    return f"Crops: {'; '.join(said)}"
 
 
 def features_line(run: "RunManifest") -> str:

@@ -34,6 +34,8 @@ from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.settings.model import Settings
+from musc_ray.sources.decoding import upright_size
+from musc_ray.sources.pixel_budget import PixelBudget
 from musc_ray.sources.reading import read_image
 from musc_ray.storage.complete_runs import complete_run
 from musc_ray.storage.filesystem import check_writable, remove_tree
@@ -151,11 +153,14 @@ def _pixels(
 
 def _background(masks: Sequence[str], limits: ImageLimits, findings: Findings) -> Background:
     """Find the background of the masks from some of them; it is noted where it is not black."""
-    some = masks[:: -(-len(masks) // BACKGROUND_MASKS)]
+    some, budget = masks[:: -(-len(masks) // BACKGROUND_MASKS)], PixelBudget()
 
     def vote(mask: str) -> Background | None:
         try:
-            return background_vote(read_mask(read_image(mask, limits.bytes), limits.pixels))
+            data = read_image(mask, limits.bytes)
+            height, width = upright_size(data)
+            with budget.take(height * width):
+                return background_vote(read_mask(data, limits.pixels))
         except (ImageError, FileNotFoundError):
             return None  # named when it is read for its regions
 
@@ -184,9 +189,12 @@ def _read_scores(run_paths: RunPaths, run: RunManifest) -> dict[tuple[str, str],
 
 
 def _size_text(run: RunManifest, groups: Mapping[str, LabelledGroup]) -> str:
-    """Return the image size that the groups share, as in 224x224; those of all, from few to many pixels, if several."""
+    """Return the image size that the groups share, as in 224x224; those of all, from few to many pixels, if several.
+
+    Of images that are cut it is the size of all crops laid out, at which they are compared.
+    """
     scored_in = {name for group in groups.values() for name in group.scored_in}
-    sizes = sorted({run.image_size_of(name) for name in scored_in}, key=lambda size: (size[0] * size[1], size))
+    sizes = sorted({run.map_size_of(name) for name in scored_in}, key=lambda size: (size[0] * size[1], size))
     return ", ".join(f"{height}x{width}" for height, width in sizes)
 
 

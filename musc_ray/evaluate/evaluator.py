@@ -13,7 +13,7 @@ from musc_ray.core.metrics.pixel_curve import Bins, PixelMetrics, Totals, bins_m
 from musc_ray.errors import ImageError, MuscRayError, reason_of
 from musc_ray.evaluate.labels import Label
 from musc_ray.evaluate.layouts import GOOD
-from musc_ray.evaluate.maps import MapFile, pixel_images, read_patch_maps, upsampled
+from musc_ray.evaluate.maps import MapFile, PixelImage, pixel_images, read_patch_maps
 from musc_ray.evaluate.mask_fit import fit_mask, fits_both, image_shape
 from musc_ray.evaluate.mask_pixels import (
     BLACK,
@@ -89,11 +89,13 @@ class Evaluator:
             images += [] if regions is None else [regions]
             result.problems += [each if each.uri == uri else each.of_image(uri) for each in problems]
         counters: dict[str, BinCounter] = defaultdict(BinCounter)
-        for image in upsampled(read_patch_maps(self.fs, labelled.file.scores), images):
+        patch_maps = read_patch_maps(self.fs, labelled.file.scores)
+        for found in images:
+            image = PixelImage(patch_maps[found.row], found)
             try:
-                counters[image.defect].add(image.values, image.regions, image.shares, image.defect == GOOD)
+                counters[found.defect].add_parts(image.parts(), found.shares(), found.defect == GOOD)
             except ValueError as error:
-                uri = labelled.images[image.row][0]
+                uri = labelled.images[found.row][0]
                 raise MuscRayError(f"The patch map of {uri} cannot be evaluated ({error}): score it again.") from error
         write_regions(self.fs, labelled.file.regions, images)
         result.counts = {defect: counter.counts() for defect, counter in counters.items()}
@@ -149,21 +151,26 @@ class Evaluator:
             for image in pixel_images(
                 self.fs, file, lambda defect, low, high: defect in defects and counter.may_hold(low, high)
             ):
-                counter.add(image.values, image.regions, image.shares)
+                shares = image.regions.shares()
+                for values, regions in image.parts():
+                    counter.add(values, regions, shares)
         return bins_metrics(window, counter, totals)
 
     def tail(self, file: MapFile, lowest_bin: int) -> NormalTail:
         """Collect the highest pixel scores of a file's good images."""
         images = pixel_images(self.fs, file, lambda defect, low, high: defect == GOOD)
-        return sum((normal_tail(image.values, lowest_bin) for image in images), NO_TAIL)
+        tails = (normal_tail(values, lowest_bin, image.pixels) for image in images for values, _ in image.parts())
+        return sum(tails, NO_TAIL)
 
     def overlaps(self, file: MapFile, credits_: Credits) -> dict[str, tuple[float, int]]:
         """Sum the AUPIMO of a file's images by defect, and count those that have one."""
         sums: dict[str, tuple[float, int]] = {}
         for image in pixel_images(self.fs, file, lambda defect, low, high: defect != GOOD):
-            if len(image.regions):
-                so_far, count = sums.get(image.defect, (0.0, 0))
-                sums[image.defect] = (so_far + credits_.of(image.values[image.regions > 0]), count + 1)
+            defect = image.regions.defect
+            if len(image.regions.starts):
+                so_far, count = sums.get(defect, (0.0, 0))
+                inside = np.concatenate([values[regions > 0] for values, regions in image.parts()])
+                sums[defect] = (so_far + credits_.of(inside), count + 1)
         return sums
 
 

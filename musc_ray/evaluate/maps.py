@@ -24,35 +24,40 @@ class MapFile:
     regions: str
 
 
+Part = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
+"""Pixel scores (P,) of some rows of an image, and their regions (P,), or (0,) of an image without any."""
+
+
 @dataclass(frozen=True, eq=False)
 class PixelImage:
-    """One image: pixel scores (P,) float32, their regions (P,) int32 or (0,), 1 / pixels of each region (R + 1,)."""
+    """One image: its patch map (h, w), and its regions, which say at what size they are compared."""
 
-    row: int
-    defect: str
-    values: npt.NDArray[np.float32]
-    regions: npt.NDArray[np.int32]
-    shares: npt.NDArray[np.float64]
+    patch_map: npt.NDArray[np.float32]
+    regions: Regions
+
+    @property
+    def pixels(self) -> int:
+        """Count its pixels."""
+        return self.regions.size[0] * self.regions.size[1]
+
+    def parts(self) -> Iterator[Part]:
+        """Upsample the map to the resolution of its mask (DESIGN 2.4), at most PIXELS_CHUNK pixels at a time."""
+        from musc_ray.core.pixel_map import PIXELS_CHUNK, pixel_rows  # torch, for the actors alone
+
+        height, width = self.regions.size
+        rows = max(1, PIXELS_CHUNK // width)
+        for top in range(0, height, rows):
+            some = range(top, min(top + rows, height))
+            yield pixel_rows(self.patch_map, (height, width), some).ravel(), self.regions.pixels(some)
 
 
 def pixel_images(fs: fsspec.AbstractFileSystem, file: MapFile, wanted: Wanted) -> Iterator[PixelImage]:
-    """Yield the wanted images of a file; the others are not upsampled."""
-    yield from upsampled(read_patch_maps(fs, file.scores), read_regions(fs, file.regions), wanted)
-
-
-def upsampled(
-    patch_maps: npt.NDArray[np.float32], images: list[Regions], wanted: Wanted = lambda *_: True
-) -> Iterator[PixelImage]:
-    """Upsample the patch maps (N, h, w) of some images to the resolution of their masks (DESIGN 2.4)."""
-    import torch  # for the actors alone: the driver that imports this module stays small
-
-    from musc_ray.core.pixel_map import pixel_map
-
-    for image in images:
-        patch_map = patch_maps[image.row]
-        if wanted(image.defect, float(patch_map.min()), float(patch_map.max())):
-            values = pixel_map(torch.from_numpy(patch_map[None]), image.size).numpy().ravel()
-            yield PixelImage(image.row, image.defect, values, image.pixels(), image.shares())
+    """Yield the wanted images of a file."""
+    patch_maps = read_patch_maps(fs, file.scores)
+    for regions in read_regions(fs, file.regions):
+        patch_map = patch_maps[regions.row]
+        if wanted(regions.defect, float(patch_map.min()), float(patch_map.max())):
+            yield PixelImage(patch_map, regions)
 
 
 def read_patch_maps(fs: fsspec.AbstractFileSystem, path: str) -> npt.NDArray[np.float32]:

@@ -134,8 +134,10 @@ def distance(values: Values, background: Background) -> Values:
     if values.ndim == 2 and len(set(background)) == 1:
         if background[0] == 0 and values.dtype.kind == "u":
             return values
-        wide = values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
-        return np.asarray(np.abs(wide - background[0]))
+        wide: Any = np.float64 if values.dtype.kind == "f" else np.int16 if values.dtype == np.uint8 else np.int64
+        differences: Values = values.astype(wide)
+        differences -= wide(background[0])
+        return np.asarray(np.abs(differences, out=differences))
     wide = values[..., None] if values.ndim == 2 else values
     return np.asarray(np.abs(wide.astype(np.float32) - np.array(background, np.float32)).max(axis=2))
 

@@ -16,6 +16,6 @@ Data are scripts, since a page opened from a folder may not read other files (se
 
 Modules: build.py (the driver) makes contents.py from the tables of a run; pages.py makes the pages; site_writer.py
 (the role of its workers) writes image_table.py (rows and details of the table of images) and pictures.py; zoom.py
-chooses the part of large images that is shown 1:1, pixel_budget.py bounds what is decoded at a time. heatmaps.py (the
-driver), heatmap_writer.py (the role) and heatmap_files.py (encoding) export heat maps as files.
+chooses the part of large images that is shown 1:1. heatmaps.py (the driver), heatmap_writer.py (the role) and
+heatmap_files.py (encoding) export heat maps as files.
 """

@@ -24,10 +24,10 @@ from musc_ray.report.pictures import (
     sheet,
     thumbnail,
 )
-from musc_ray.report.pixel_budget import MAX_DECODING, PixelBudget
 from musc_ray.report.zoom import zoom_box
 from musc_ray.runtime.worker import WorkerResources
 from musc_ray.settings.limits import ImageLimits
+from musc_ray.sources.pixel_budget import MAX_DECODING, PixelBudget
 from musc_ray.storage.filesystem import write_bytes, write_text
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths

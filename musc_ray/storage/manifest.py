@@ -156,18 +156,18 @@ class RunManifest(_Manifest):
         if group in self.crops:
             return self.crops[group].grid
         height, width = self.image_size_of(group)
-        return height // self._patch, width // self._patch
+        return height // self.patch, width // self.patch
 
     def map_size_of(self, group: str) -> tuple[int, int]:
         """Return the (H, W) of a group's maps at the model's scale, in pixels: its input's, or all crops laid out."""
         if group not in self.crops:
             return self.image_size_of(group)
         h, w = self.crops[group].grid
-        return h * self._patch, w * self._patch
+        return h * self.patch, w * self.patch
 
     @property
-    def _patch(self) -> int:
-        """Side of a patch in pixels of the model."""
+    def patch(self) -> int:
+        """Return the side of a patch in pixels of the model."""
         return self.resolved.image_size[0] // self.resolved.grid[0]
 
     def write(self, run_paths: RunPaths) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,9 +34,14 @@ class Scored:
 
 
 def write_run(
-    out: Path, images: Sequence[Scored], image_size: tuple[int, int], run_id: str = "run-made", a_file: int = 4
+    out: Path,
+    images: Sequence[Scored],
+    image_size: tuple[int, int],
+    run_id: str = "run-made",
+    a_file: int = 4,
+    **changed: Any,
 ):
-    """Write the tables of a complete run."""
+    """Write the tables of a complete run, and its manifest with what is `changed` in it."""
     run = out / "runs" / run_id
     groups = sorted({image.group for image in images})
     now = datetime.now(UTC)
@@ -61,7 +67,8 @@ def write_run(
             pq.write_table(pa.table(columns, schema=SCORES), folder / f"{part_prefix(group)}{number:05d}.parquet")
     catalog = [{"image_id": "", "uri": image.uri, "group": image.group, "version": "", "shard": 0} for image in images]
     pq.write_table(pa.Table.from_pylist(catalog, CATALOG), run / "catalog.parquet")
-    record = run_record(run_id, scored_at=now.isoformat(), resolved={"image_size": list(image_size)})
+    resolved = {"image_size": list(image_size), **changed.pop("resolved", {})}
+    record = run_record(run_id, scored_at=now.isoformat(), resolved=resolved, **changed)
     (run / "run.json").write_text(json.dumps(record))
 
 

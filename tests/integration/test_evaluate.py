@@ -130,6 +130,19 @@ def test_every_row_equals_the_metrics_in_memory(tmp_path, invoke, monkeypatch):
     assert all((row["mask"] is None) == (row["label"] == 0) for row in labels)
 
 
+def test_images_that_are_cut_are_compared_at_the_size_of_all_crops(tmp_path, invoke):
+    images = archive(tmp_path / "data", {"nut": ["good", "cut", "good", "cut", "good"]})
+    cut = {"rows": 2, "columns": 3, "overlap": 0.2, "image_size": [30, 30], "grid": list(GRID)}
+    resolved = {"grid": [3, 3]}
+    evaluated.write_run(tmp_path / "out", images, (30, 30), resolved=resolved, crops={"nut": cut})
+    result = invoke("evaluate", tmp_path / "out", "--quiet")
+    assert result.exit_code == 0, result.output
+    for name, value in expected(images, (60, 90)).items():
+        assert rows_of(tmp_path / "out")[0][name] == pytest.approx(value, abs=1e-6), name
+    (text,) = (path.read_text() for path in (tmp_path / "out").glob("runs/*/evaluation/metrics.md"))
+    assert "60x90" in text
+
+
 @pytest.mark.slow
 def test_pixels_of_the_original_size(tmp_path, invoke):
     images = archive(tmp_path / "data", {"nut": ["good", "cut", "good", "cut", "good"]})

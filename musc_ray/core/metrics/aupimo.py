@@ -46,11 +46,17 @@ def lowest_tail_bin(counts: BinCounts) -> int:
     return int(counts.bins[::-1][np.argmax(reached)]) if reached.any() else 0
 
 
-def normal_tail(values: npt.NDArray[np.float32], lowest_bin: int) -> NormalTail:
-    """Compute the tail of one good image's pixel scores (P,), down to a bin."""
+def normal_tail(values: npt.NDArray[np.float32], lowest_bin: int, pixels: int) -> NormalTail:
+    """Compute the tail of pixel scores (P,) of one good image, down to a bin.
+
+    Args:
+        values: all scores of the image, or a part of them, whose tails add up.
+        lowest_bin: see `lowest_tail_bin`.
+        pixels: of the whole image.
+    """
     keys = keys_of(values)
     keys, counts = np.unique(keys[keys >> 16 >= lowest_bin], return_counts=True)
-    return NormalTail(keys, counts / len(values))
+    return NormalTail(keys, counts / pixels)
 
 
 class Credits:

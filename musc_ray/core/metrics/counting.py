@@ -5,6 +5,7 @@ upper 16 bits are its bin, the lower 16 its place in the bin. One pass over the 
 count the places of those bins in which order matters, as many bins at a time as fit in memory. Nothing is rounded.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -97,15 +98,23 @@ class BinCounter:
         Raises:
             ValueError: NaN scores.
         """
-        negatives = np.zeros(BINS, np.int64) if good else self._negatives
+        self.add_parts([(values, regions)], shares, good)
+
+    def add_parts(
+        self, parts: Iterable[tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]], shares: Floats, good: bool
+    ) -> None:
+        """Count an image whose values and regions come in parts; otherwise as `add`."""
         from musc_ray.core.kernels.pixel_counts import count_bins  # here: imports numba
 
-        if not count_bins(values, regions, shares, negatives, self._positives, self._overlaps):
-            raise ValueError("pixel scores must not hold NaN.")
+        negatives, pixels = np.zeros(BINS, np.int64) if good else self._negatives, 0
+        for values, regions in parts:
+            if not count_bins(values, regions, shares, negatives, self._positives, self._overlaps):
+                raise ValueError("pixel scores must not hold NaN.")
+            pixels += len(values)
         self._regions += len(shares) - 1
         if good:
             self._negatives += negatives
-            self._normals += negatives / len(values)
+            self._normals += negatives / pixels
             self._good += 1
 
     def counts(self) -> BinCounts:
@@ -151,7 +160,7 @@ class PlaceCounter:
         return bool((self._rows[max(first - 1, 0) : last + 2] >= 0).any())
 
     def add(self, values: npt.NDArray[np.float32], regions: npt.NDArray[np.int32], shares: Floats) -> None:
-        """Count an image, as in BinCounter."""
+        """Count an image or a part of one, as in BinCounter."""
         from musc_ray.core.kernels.pixel_counts import count_places  # here: imports numba
 
         count_places(values, regions, shares, self._rows, self.negatives, self.positives, self.overlaps)

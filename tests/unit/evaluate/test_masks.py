@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as npst
 from PIL import Image
+from scipy import ndimage
 
 from musc_ray.errors import ImageError
 from musc_ray.evaluate.masks import decode_mask, no_regions, read_regions, regions_of, write_regions
@@ -51,6 +52,19 @@ def test_regions_lead_back_to_the_mask_and_touching_pixels_share_one(mask):
         assert set(around[around > 0]) == {pixels[y, x]}
     shares = regions.shares()
     assert shares[pixels].sum() == pytest.approx(len(shares) - 1)
+
+
+@given(mask=npst.arrays(np.bool_, npst.array_shapes(min_dims=2, max_dims=2, max_side=12)))
+def test_regions_are_those_of_scipy(mask):
+    numbered, count = ndimage.label(mask, np.ones((3, 3), bool))
+    regions = regions_of(0, "cut", mask)
+    pixels = regions.pixels().reshape(mask.shape) if mask.any() else np.zeros(mask.shape, int)
+    assert len(regions.shares()) - 1 == count
+    assert len({*zip(numbered.ravel().tolist(), pixels.ravel().tolist(), strict=True)}) == count + (not mask.all())
+    for start in range(0, len(mask), 3):
+        rows = range(start, min(start + 3, len(mask)))
+        if mask.any():
+            np.testing.assert_array_equal(regions.pixels(rows).reshape(len(rows), -1), pixels[start : rows.stop])
 
 
 def test_regions_survive_their_file(tmp_path):

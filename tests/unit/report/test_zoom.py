@@ -1,6 +1,4 @@
-"""The part of a large image that is shown pixel for pixel, and how many pixels are decoded at a time."""
-
-import threading
+"""The part of a large image that is shown pixel for pixel."""
 
 import pytest
 from hypothesis import given
@@ -8,7 +6,6 @@ from hypothesis import strategies as st
 
 from musc_ray.core.crops import CropLayout
 from musc_ray.report.pictures import PICTURE_SIDE
-from musc_ray.report.pixel_budget import PixelBudget
 from musc_ray.report.zoom import MAX_CROP_SIDE, ZOOM_SIDE, zoom_box
 
 SIDES, SHARES = st.integers(1, 20_000), st.floats(0, 1)
@@ -45,30 +42,3 @@ def test_of_overlapping_crops_the_one_is_shown_whose_middle_is_nearest():
 @pytest.mark.parametrize("unknown", [image(5000, 5000, None, None), image(None, None, None, None)])
 def test_without_a_peak_there_is_no_part(unknown):
     assert zoom_box(unknown) is None
-
-
-def test_large_images_are_decoded_alone_and_small_ones_beside_each_other():
-    budget, now, most = PixelBudget(100), [0, 0], [0, 0]
-    lock, both = threading.Lock(), threading.Barrier(2, timeout=20)
-
-    def decode(pixels: int | None, meets: bool) -> None:
-        with budget.take(pixels):
-            with lock:
-                now[0] += 1
-                now[1] += pixels is not None and pixels > 100
-                most[:] = max(most[0], now[0]), max(most[1], now[0] * now[1])
-            if meets:
-                both.wait()
-            with lock:
-                now[0] -= 1
-                now[1] -= pixels is not None and pixels > 100
-
-    for work in ([(50, True), (50, True)], [(None, True), (25, True)], [(900, False)] * 4 + [(None, False)] * 4):
-        threads = [threading.Thread(target=decode, args=arguments) for arguments in work]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(20)
-            assert not thread.is_alive()
-    assert most[0] >= 2, "small ones met"
-    assert most[1] == 1, "a large one was alone"

@@ -151,7 +151,7 @@ def image_overlaps(maps, masks, good, files=2):
     lowest, tail = lowest_tail_bin(counts), NO_TAIL
     for file in range(files):
         for values in [v for v, is_good in zip(maps, good, strict=True) if is_good][file::files]:
-            tail += normal_tail(values.ravel(), lowest)
+            tail += normal_tail(values.ravel(), lowest, values.size)
     credits_ = Credits(tail, counts.good)
     assert tail.weights.sum() < 0.5 * counts.good  # a tail, not all
     return np.array([credits_.of(v[m]) for v, m, g in zip(maps, masks, good, strict=True) if not g and m.any()])
@@ -174,7 +174,7 @@ def test_aupimo_equals_its_definition(sizes):
 
 def test_aupimo_needs_two_rates():
     values = np.full(1000, 0.5, np.float32)
-    assert not Credits(normal_tail(values, 0), 1).usable
+    assert not Credits(normal_tail(values, 0, values.size), 1).usable
 
 
 def test_aupimo_of_masks_above_and_below_all_good_pixels():
