@@ -14,6 +14,7 @@ from musc_ray.errors import MuscRayError, SettingsError, reason_of
 from musc_ray.evaluate.run_metrics import image_aurocs
 from musc_ray.features.context import RunContext, open_context
 from musc_ray.features.errors_table import check_errors, group_errors, listing_errors, write_errors
+from musc_ray.features.listing_notes import listing_notes
 from musc_ray.features.missing import extract_missing
 from musc_ray.features.repair import check_bases
 from musc_ray.features.workspace import check_start, open_out, start_workers
@@ -150,7 +151,7 @@ def extract_archive(settings: Settings, progress: Progress) -> dict[str, Any]:
     """Extract the missing features of an archive, and stop; a run on it then starts with scoring.
 
     Returns:
-        Figures of the stage.
+        Figures of the stage, and notes on the images.
 
     Raises:
         MuscRayError: as `run_archive`.
@@ -164,7 +165,8 @@ def extract_archive(settings: Settings, progress: Progress) -> dict[str, Any]:
         with progress.watched(executor.watch(context.run_id)):
             errors += extract_missing(context, executor, progress, stages)
         check_errors(context, errors, "A run lists them all.")
-    return {**stages["extract"], "failed": len(errors), "skipped": len(context.catalog.skipped)}
+    counts = {"failed": len(errors), "skipped": len(context.catalog.skipped)}
+    return {**stages["extract"], **counts, "notes": listing_notes(context)}
 
 
 def _check_start(settings: Settings, progress: Progress) -> None:

@@ -85,6 +85,8 @@ def print_extracted(figures: Mapping[str, Any]) -> None:
         f"{figures['images']:,} images extracted, {figures['already_done']:,} already done, "
         f"{figures['failed']:,} failed, {figures['skipped']:,} skipped"
     )
+    for note in figures["notes"]:
+        stdout_console().print(f"Note: {escape(note)}", soft_wrap=True)
     print_total_time()
 
 

@@ -29,6 +29,10 @@ MAX_SCALE = 2.0
 """Pixels of the original that a pixel of the model covers at most, in each direction, in crops that are found."""
 
 
+MAX_ELONGATION = 2.0
+"""Ratio of the longer to the shorter side of crops that are found, unless that of the image is larger."""
+
+
 @dataclass(frozen=True)
 class CropLayout:
     """A grid of overlapping crops that covers an image; the same fractions of images of all sizes.
@@ -73,9 +77,48 @@ class CropLayout:
         columns = [_pixels(cut, width) for cut in _cuts(self.columns, self.overlap)]
         return [(top, left, bottom, right) for top, bottom in rows for left, right in columns]
 
+    def map_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Return the grid (h, w) of a map of the whole image whose patches are about as large as those of crops.
+
+        Args:
+            grid: patches (h, w) of a crop.
+        """
+        return round(grid[0] / self.sides[0]), round(grid[1] / self.sides[1])
+
     def crop_size(self, height: float, width: float) -> tuple[float, float]:
         """Return a crop's height and width in an image of some pixels."""
         return height * self.sides[0], width * self.sides[1]
+
+
+@dataclass(frozen=True)
+class CropInput:
+    """What of an image's crops enters the model.
+
+    Attributes:
+        layout: where they lie.
+        size: (H, W) of a crop, in pixels of the model.
+    """
+
+    layout: CropLayout
+    size: Size
+
+
+@dataclass(frozen=True)
+class InputShape:
+    """What of an image enters the model.
+
+    Attributes:
+        whole: (H, W) of the whole image, in pixels of the model.
+        crops: of its crops; None where it is not cut.
+    """
+
+    whole: Size
+    crops: CropInput | None = None
+
+    @property
+    def places(self) -> int:
+        """Return the inputs of an image: 1, or one more than it has crops."""
+        return 1 if self.crops is None else self.crops.layout.count + 1
 
 
 def layout_of_size(height: float, width: float, size: int, overlap: float) -> CropLayout:
@@ -98,7 +141,8 @@ def fewest_crops(
 ) -> CropLayout:
     """Return the fewest crops in which a pixel of the model covers no more than `scale` pixels of the original.
 
-    Of layouts of the same number of crops, the one whose crops are the squarest.
+    Of layouts of the same number of crops, the one whose crops are the squarest. Long strips, which would be fewer at
+    times, show too little around each patch: see MAX_ELONGATION.
 
     Args:
         height, width: of the image, in pixels.
@@ -109,11 +153,14 @@ def fewest_crops(
     Raises:
         ValueError: they are more than MAX_CROPS.
     """
+    longest = max(math.log(MAX_ELONGATION), abs(math.log(height / width)))
     for count in range(1, MAX_CROPS + 1):
         fitting = []
         for rows in (divisor for divisor in range(1, count + 1) if count % divisor == 0):
             layout = CropLayout(rows, count // rows, overlap)
             high, wide = layout.crop_size(height, width)
+            if abs(math.log(high / wide)) > longest + 1e-9:
+                continue
             model_height, model_width = input_size(high / wide)
             if high <= scale * model_height and wide <= scale * model_width:
                 fitting.append((abs(math.log(high / wide)), layout))

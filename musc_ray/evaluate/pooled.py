@@ -75,7 +75,7 @@ def _vectors(
     for group in scored_in:
         for path in out_paths.written_shards(out_paths.features(run.features_id, group)).values():
             meta = read_meta(out_paths.fs, path)
-            if meta.image_size != run.image_size_of(group) or meta.basis_sha256 != reader.basis(group):
+            if meta.shape.whole != run.image_size_of(group) or meta.basis_sha256 != reader.basis(group):
                 continue
             held = [image.image_id for image in meta.extracted if image.image_id in wanted]
             if held:

@@ -1,16 +1,18 @@
 """What a run works on: its images by group and shard, and its identity."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 
+from musc_ray.core.crops import CropInput, InputShape
 from musc_ray.features.extraction import FitTask, ShardTask
 from musc_ray.features.group_bases import basis_of, group_compression
-from musc_ray.features.group_shapes import group_image_sizes
+from musc_ray.features.group_shapes import group_shapes
 from musc_ray.features.ids import run_id, run_values
 from musc_ray.features.intensity import FoundRange, group_ranges, stated
 from musc_ray.features.outside import outside_of
 from musc_ray.features.sharding import PENDING, GroupShards, assign_shards
 from musc_ray.features.workspace import Workspace, source_and_out
+from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import Catalog, list_images
 from musc_ray.sources.deep import Range
 from musc_ray.sources.images import CatalogImage
@@ -19,6 +21,9 @@ from musc_ray.storage.feature_shards import existing_shards, forget_features
 from musc_ray.storage.garbage import check_unread
 from musc_ray.storage.paths import RunPaths
 from musc_ray.storage.shards import FeaturesMeta
+
+Identities = dict[str, tuple[float, ...]]
+"""Numbers by group that are part of a run id."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class RunContext(Workspace):
         catalog: all that the source lists, the images of `groups` among them.
         waiting: number of new images by group that a night leaves for a later one.
         intensity: range of the deep pixels of each group that has any.
-        image_sizes: (H, W) of each group whose shape is kept; empty where all groups have that of `meta`.
+        shapes: what of each group's images enters the model, where it is not the same for all groups (`meta`).
         compression: what was decided of groups; extraction adds those whose basis it finds.
     """
 
@@ -45,27 +50,39 @@ class RunContext(Workspace):
     catalog: Catalog = field(default_factory=Catalog)
     waiting: Mapping[str, int] = field(default_factory=dict)
     intensity: Mapping[str, FoundRange] = field(default_factory=dict)
-    image_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    shapes: Mapping[str, InputShape] = field(default_factory=dict)
     compression: dict[str, Compression] = field(default_factory=dict)
 
+    @property
+    def image_sizes(self) -> dict[str, tuple[int, int]]:
+        """Return (H, W) of the model's input for whole images of each group whose shape is kept."""
+        return {name: shape.whole for name, shape in self.shapes.items()} if self.settings.keeps_shape else {}
+
+    @property
+    def crops(self) -> dict[str, CropInput]:
+        """Return the crops of each group whose images are cut."""
+        return {name: shape.crops for name, shape in self.shapes.items() if shape.crops is not None}
+
+    def shape_of(self, group: str) -> InputShape:
+        """Return what of a group's images enters the model."""
+        return self.shapes.get(group, self.meta.shape)
+
     def meta_of(self, group: str) -> FeaturesMeta:
-        """Return what all shards of a group have in common: `meta` at the group's image size and with its basis."""
-        height, width = self.image_sizes.get(group, self.meta.image_size)
-        patch = self.meta.image_size[0] // self.meta.grid[0]
-        meta = replace(self.meta, image_size=(height, width), grid=(height // patch, width // patch))
+        """Return what all shards of a group have in common: `meta` at the group's shape and with its basis."""
+        meta = self.meta.shaped(self.shape_of(group))
         return compressed_meta(meta, self.compression.get(group), self.settings.stored_dtype(compressed=True))
 
     def shard_task(self, group: str, shard: int, images: Sequence[CatalogImage]) -> ShardTask:
         """Return the extraction of a shard."""
-        size = self.meta_of(group).image_size
-        return ShardTask(group, shard, images, self.range_of(group), size, self.compression.get(group))
+        shape = self.shape_of(group)
+        return ShardTask(group, shard, images, self.range_of(group), shape, self.compression.get(group))
 
     def fit_task(self, group: str) -> FitTask:
         """Return the search for a group's basis."""
         images = sorted(image for images in self.groups[group].all.values() for image in images)
         compress = self.settings.compress
         channels = compress if isinstance(compress, int) else None
-        return FitTask(group, images, channels, self.range_of(group), self.meta_of(group).image_size)
+        return FitTask(group, images, channels, self.range_of(group), self.shape_of(group))
 
     def is_pending(self, group: str) -> bool:
         """Whether the basis of a group is still to be found."""
@@ -123,15 +140,16 @@ def context_of(
     existing = {name: existing_shards(out_paths, meta.features_id, name) for name in listed}
     intensity = group_ranges(workspace, listed, _plain(existing))
     ranges = stated(intensity)
-    sizes = group_image_sizes(workspace, listed, existing)
-    found: dict[str, Mapping[str, tuple[float, float]]] = {"intensity": ranges, "image_sizes": sizes}
+    shapes = group_shapes(workspace, listed, existing)
+    found: dict[str, Mapping[str, tuple[float, ...]]] = {"intensity": ranges, **_identities(settings, shapes)}
     values = run_values(settings, meta.features_id, workspace.arithmetic, listed, earlier, found)
     identity = run_id(values, listed)
     compression = group_compression(workspace, listed, anew=settings.overwrite and earlier is None)
     bases = {name: basis_of(settings, compression.get(name), len(images)) for name, images in listed.items()}
-    sides = {name: sizes.get(name, meta.image_size) for name in listed}
     groups = {
-        name: assign_shards(images, existing[name], settings.shard_size, sides[name], ranges.get(name), bases[name])
+        name: assign_shards(
+            images, existing[name], settings.shard_size, shapes.get(name, meta.shape), ranges.get(name), bases[name]
+        )
         for name, images in listed.items()
     }
     if settings.compress != "none":
@@ -146,9 +164,20 @@ def context_of(
         groups=groups,
         earlier=earlier,
         intensity=intensity,
-        image_sizes=sizes,
+        shapes=shapes,
         compression=compression,
     )
+
+
+def _identities(settings: Settings, shapes: Mapping[str, InputShape]) -> dict[str, Identities]:
+    """Return what of the groups' shapes is part of the run id."""
+    sizes: Identities = {name: shape.whole for name, shape in shapes.items()} if settings.keeps_shape else {}
+    crops: Identities = {
+        name: (*astuple(shape.crops.layout), *shape.crops.size)
+        for name, shape in shapes.items()
+        if shape.crops is not None
+    }
+    return {"image_sizes": sizes, "crops": crops}
 
 
 def _plain(existing: Mapping[str, Mapping[int, FeaturesMeta]]) -> set[str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from musc_ray.core.crops import InputShape
 from musc_ray.features.outside import Outside
 from musc_ray.features.workspace import Workspace
 from musc_ray.runtime.executor import Executor, Worker
@@ -51,7 +52,7 @@ class ShardTask:
 
     Attributes:
         intensity: the range of its group's deep pixels; None where none are expected.
-        image_size: (H, W) of its group; None for that of all groups.
+        shape: what of its group's images enters the model; None for that of all groups.
         compression: what was decided of its group; None for features that are not compressed.
     """
 
@@ -59,7 +60,7 @@ class ShardTask:
     shard: int
     images: Sequence[CatalogImage]
     intensity: Range | None = None
-    image_size: tuple[int, int] | None = None
+    shape: InputShape | None = None
     compression: Compression | None = None
 
 
@@ -70,14 +71,14 @@ class FitTask:
     Attributes:
         images: in the order of their ids, which are hashes: the first readable ones are the sample.
         channels: directions to keep; None for as many as `auto` needs.
-        intensity, image_size: as of a `ShardTask`.
+        intensity, shape: as of a `ShardTask`.
     """
 
     group: str
     images: Sequence[CatalogImage]
     channels: int | None = None
     intensity: Range | None = None
-    image_size: tuple[int, int] | None = None
+    shape: InputShape | None = None
 
 
 @dataclass

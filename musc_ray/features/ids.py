@@ -52,13 +52,13 @@ def run_values(
     arithmetic: Arithmetic,
     groups: Mapping[str, Sequence[CatalogImage]],
     earlier: Mapping[str, frozenset[str]] | None,
-    found: Mapping[str, Mapping[str, tuple[float, float]]],
+    found: Mapping[str, Mapping[str, tuple[float, ...]]],
 ) -> dict[str, object]:
     """Return what the run id is made from beside the images: the settings that affect scores, as resolved.
 
     In a nightly run which images are earlier ones, and whether they get scores, is part of it; so is what was found of
     groups by looking at their images, each under its name: `intensity` of those with deep pixels, `image_sizes`
-    of those whose shape is kept.
+    of those whose shape is kept, `crops` of those whose images are cut.
     """
     values = identity_values(settings, "scores") | {"features_id": features_id}
     values |= arithmetic.identity(max(map(len, groups.values()), default=0))

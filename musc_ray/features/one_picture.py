@@ -5,14 +5,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 from musc_ray.features.context import RunContext
 from musc_ray.storage.shards import BrokenShardError, read_meta
 
 if TYPE_CHECKING:
-    from musc_ray.features.read_ahead import DecodedImage  # it decodes images, which the driver of this module does not
+    # these decode images, which the driver of this module does not
+    from musc_ray.features.read_ahead import DecodedImage
+    from musc_ray.sources.model_input import ModelInput
 
 MAX_FOOTERS = 32
 """Footers that are read at a time."""
@@ -22,23 +21,23 @@ class OnePicture:
     """Whether the decoded images of a shard are all the same; costs nothing once two differ.
 
     Attributes:
-        first: pixels of the first image; None before there is one.
-        differ: whether another one has other pixels.
+        first: pictures of the first image; None before there is one.
+        differ: whether another one has others.
     """
 
     def __init__(self) -> None:
-        self.first: npt.NDArray[np.uint8] | None = None
+        self.first: ModelInput | None = None
         self.differ = False
 
     def watch(self, batches: "Iterator[list[DecodedImage]]") -> "Iterator[list[DecodedImage]]":
         """Look at batches as they pass."""
         for batch in batches:
-            for _, pixels in batch:
-                if pixels is None or self.differ:
+            for _, pictures in batch:
+                if pictures is None or self.differ:
                     continue
                 if self.first is None:
-                    self.first = pixels
-                self.differ = not np.array_equal(self.first, pixels)
+                    self.first = pictures
+                self.differ = not pictures.equals(self.first)
             yield batch
 
     @property
@@ -46,7 +45,10 @@ class OnePicture:
         """The digest of the only picture; None if there are several, or none at all."""
         if self.differ or self.first is None:
             return None
-        return hashlib.sha256(self.first.tobytes()).hexdigest()[:16]
+        found = hashlib.sha256(self.first.whole.tobytes())
+        if self.first.crops is not None:
+            found.update(self.first.crops.tobytes())
+        return found.hexdigest()[:16]
 
 
 def groups_of_one_picture(context: RunContext, groups: Sequence[str]) -> list[str]:

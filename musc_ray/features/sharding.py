@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from musc_ray.core.crops import InputShape
 from musc_ray.features.outside import Outside
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.shards import FeaturesMeta, ShardImage
@@ -57,7 +58,7 @@ def assign_shards(
     images: Sequence[CatalogImage],
     existing: Mapping[int, FeaturesMeta],
     shard_size: int,
-    image_size: tuple[int, int],
+    shape: InputShape,
     intensity: tuple[float, float] | None = None,
     basis: str | None = None,
 ) -> GroupShards:
@@ -68,8 +69,8 @@ def assign_shards(
     Args:
         images: a group's images, sorted.
         existing: written shards by number.
-        shard_size: images of a new shard.
-        image_size: (H, W) of the model's input; shards of another one stay and are not used.
+        shard_size: rows of a new shard: images, or whole images and their crops; at least one image.
+        shape: of what enters the model; shards of another one stay and are not used.
         intensity: range of the group's deep pixels; likewise.
         basis: sha256 of the directions that the group's features are compressed with, None for those that are not,
             PENDING where it is still to be found; likewise, but for shards without a readable image.
@@ -77,7 +78,7 @@ def assign_shards(
     wanted = {(image.image_id, image.version): image for image in images}
     result = GroupShards()
     for number, meta in sorted(existing.items()):
-        if meta.intensity != intensity or meta.image_size != image_size:
+        if meta.intensity != intensity or meta.shape != shape:
             continue
         if meta.basis_sha256 != basis and meta.extracted:
             continue
@@ -98,7 +99,8 @@ def assign_shards(
                 result.broken.setdefault(number, []).append(broken)
                 result.failed.append(failed)
     new = sorted(wanted.values())
-    chunks = [new[start : start + shard_size] for start in range(0, len(new), shard_size)]
+    size = max(1, shard_size // shape.places)
+    chunks = [new[start : start + size] for start in range(0, len(new), size)]
     result.missing = dict(zip(_free_numbers(existing), chunks, strict=False))
     return result
 

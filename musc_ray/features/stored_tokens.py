@@ -33,7 +33,8 @@ class Features(NamedTuple):
     def finite(self) -> npt.NDArray[np.bool_]:
         """Tell which images have finite numbers alone, (A,)."""
         arrays = [self.class_tokens, *(array for layer in self.layers for array in _arrays(layer))]
-        checked = [np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays if array.dtype != np.int8]
+        floats = [array for array in arrays if array.dtype != np.int8]
+        checked = [np.isfinite(array).all(axis=tuple(range(1, array.ndim))) for array in floats]
         found: npt.NDArray[np.bool_] = np.logical_and.reduce(checked)
         return found
 

@@ -35,6 +35,11 @@ class Workspace:
     meta: FeaturesMeta
     arithmetic: Arithmetic
 
+    @property
+    def patch(self) -> int:
+        """Return the side of a patch in pixels of the model."""
+        return self.meta.image_size[0] // self.meta.grid[0]
+
 
 def source_and_out(settings: Settings) -> tuple[str, str]:
     """Return the source and the out of a run.

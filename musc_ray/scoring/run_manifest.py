@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -12,8 +13,8 @@ from musc_ray.core.drift import is_drift
 from musc_ray.errors import MuscRayError
 from musc_ray.features.context import RunContext
 from musc_ray.features.intensity import stated
+from musc_ray.features.listing_notes import listing_notes
 from musc_ray.features.outside import is_outside
-from musc_ray.features.shapes import shape_notes
 from musc_ray.scoring.matching import chosen_matching
 from musc_ray.scoring.notes import grown_notes, outside_notes, run_notes
 from musc_ray.scoring.scored_groups import ScoredGroups
@@ -24,7 +25,7 @@ from musc_ray.storage.manifest import (
     StartedGroup,
     StartedManifest,
 )
-from musc_ray.storage.manifest_records import Counts, DefectCount, GroupCompression, GroupNight, Resolved
+from musc_ray.storage.manifest_records import Counts, DefectCount, GroupCompression, GroupCrops, GroupNight, Resolved
 
 PACKAGES = ("faiss-cpu", "numpy", "open-clip-torch", "pyarrow", "ray", "timm", "torch")
 
@@ -97,7 +98,7 @@ def run_manifest(
         counts=_counts(context, scored, failed_images),
         failed_groups=scored.failed,
         metrics=dict(metrics),
-        notes=(*_listing_notes(context), *notes, *outside_notes(night, compression), *_grown_notes(context, scored)),
+        notes=(*listing_notes(context), *notes, *outside_notes(night, compression), *_grown_notes(context, scored)),
         stages=_figures(stages),
         versions=_versions(),
         skipped=context.catalog.skipped_by_reason,
@@ -109,6 +110,7 @@ def run_manifest(
         intensity=stated(context.intensity),
         image_sizes=dict(context.image_sizes),
         compression=compression,
+        crops=_crops(context),
         matching=matching,
     )
 
@@ -127,23 +129,17 @@ def _versions() -> dict[str, str]:
     return {"musc-ray": __version__, "python": platform.python_version(), **packages}
 
 
-def _listing_notes(context: RunContext) -> tuple[str, ...]:
-    """Return the notes on how images are grouped, and on their shapes."""
-    sizes = {name: group.sizes for name, group in context.groups.items()}
-    meta = context.meta
-    return (*context.catalog.notes, *shape_notes(sizes, meta.image_size, meta.grid, context.image_sizes))
-
-
 def _resolved(context: RunContext, largest: str, images: Mapping[str, int]) -> Resolved:
     """Describe what `auto` and defaults resolved to; the precision is that of the largest group."""
     compressed = context.meta_of(largest).basis_sha256 is not None
     alike = len(set(context.image_sizes.values())) == 1
-    meta = context.meta_of(next(iter(context.image_sizes))) if alike else context.meta
+    meta = context.meta
+    height, width = next(iter(context.image_sizes.values())) if alike else meta.image_size
     return Resolved(
         backbone=meta.backbone,
         weights_sha256=meta.weights_sha256,
-        image_size=meta.image_size,
-        grid=meta.grid,
+        image_size=(height, width),
+        grid=(height // context.patch, width // context.patch),
         layers=meta.layers,
         channels=context.meta.channels,
         class_channels=meta.class_channels,
@@ -168,6 +164,16 @@ def _counts(context: RunContext, scored: ScoredGroups, failed_images: int) -> Co
         failed_groups=len(scored.failed),
         shards=sum(len(group.ring) for group in scored.groups),
     )
+
+
+def _crops(context: RunContext) -> dict[str, GroupCrops]:
+    """Describe the groups whose images are cut."""
+    return {
+        name: GroupCrops(
+            **asdict(crops.layout), image_size=crops.size, grid=crops.layout.map_grid(context.meta_of(name).grid)
+        )
+        for name, crops in context.crops.items()
+    }
 
 
 def _defect_counts(repeated: Mapping[str, Sequence[Mapping[str, int]]]) -> dict[str, tuple[DefectCount, ...]]:
@@ -207,7 +213,7 @@ def _compression(context: RunContext, scored: ScoredGroups) -> dict[str, GroupCo
         decided, meta = context.compression.get(group.group), context.meta_of(group.group)
         if decided is None or decided.sha256 is None or meta.original_channels is None:
             continue
-        tokens, stored = group.images * len(meta.layers), layer_bytes(meta.dtype, True, meta.patches, meta.channels)
+        tokens = group.images * len(meta.layers)
         content[group.group] = GroupCompression(
             channels=meta.channels,
             dtype=meta.dtype,
@@ -215,7 +221,7 @@ def _compression(context: RunContext, scored: ScoredGroups) -> dict[str, GroupCo
             sample=decided.sample,
             energy=tuple(round(share, 6) for share in decided.energy),
             outside=tuple(round(share, 6) for share in context.groups[group.group].outside.by_layer),
-            bytes=tokens * stored,
-            full_bytes=tokens * layer_bytes("float16", False, meta.patches, meta.original_channels),
+            bytes=tokens * sum(layer_bytes(meta.dtype, True, patches, meta.channels) for patches in meta.row_patches),
+            full_bytes=tokens * layer_bytes("float16", False, sum(meta.row_patches), meta.original_channels),
         )
     return content

@@ -35,6 +35,11 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return colours if lowest == highest else over_black(colours, alpha)
 
 
+def is_grey(picture: Image.Image) -> bool:
+    """Tell whether `to_rgb` would only repeat a picture's one band."""
+    return picture.mode == "L" and "transparency" not in picture.info and not picture.info.get("icc_profile")
+
+
 def over_black(colours: Image.Image, alpha: Image.Image) -> Image.Image:
     """Composite an RGB picture over black by its alpha (L)."""
     picture = colours.copy()

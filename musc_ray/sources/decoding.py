@@ -12,13 +12,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from musc_ray.core.crops import InputShape
 from musc_ray.errors import ImageError, reason_of
 from musc_ray.settings.limits import MAX_PIXELS
-from musc_ray.sources.colour import over_black, to_rgb
+from musc_ray.sources.colour import is_grey, over_black, to_rgb
+from musc_ray.sources.decoding_memory import DecodingMemory, Take
 from musc_ray.sources.deep import BY_FORMAT, DeepPixels, DeepSample, Intensity, check_size, sample_of, to_eight_bits
 from musc_ray.sources.deep_files import ORIENTATION, deep_pixels
+from musc_ray.sources.model_input import ModelInput, model_input
 from musc_ray.sources.png_text import needs_less_text, without_text
 from musc_ray.sources.tiff import TIFF_STARTS, is_plain, read_tiff, tiff_size
+from musc_ray.sources.tiff_bands import read_in_bands
 
 Image.init()
 ACCEPTED = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP")
@@ -40,6 +44,9 @@ TURNS = {
 TURNED = range(5, 9)
 """Orientations of images that are turned by 90 degrees."""
 
+DECODING = DecodingMemory()
+"""Of all threads of this process."""
+
 _pillow_limit = threading.Lock()
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # max_pixels decides
 
@@ -50,27 +57,43 @@ class Decoded(NamedTuple):
     """Pixels for the model.
 
     Attributes:
-        pixels: (H, W, 3) uint8 RGB.
+        pictures: of the whole image, and of its crops.
         size: (H, W) of the image itself, upright.
-        remarks: what the image holds and the pixels do not show; a phrase each.
+        remarks: what the image holds and the pictures do not show; a phrase each.
     """
 
-    pixels: npt.NDArray[np.uint8]
+    pictures: ModelInput
     size: tuple[int, int]
     remarks: tuple[str, ...]
 
 
+class Loading(NamedTuple):
+    """How an image is decoded.
+
+    Attributes:
+        max_pixels: larger images are refused before they are decoded.
+        take: takes memory for it, once its header is read.
+        at_least: see `decode_original`.
+        keeps_grey: whether grey may stay grey: RGB has four times its bytes.
+    """
+
+    max_pixels: int
+    take: Take
+    at_least: int | None = None
+    keeps_grey: bool = False
+
+
 def decode_image(data: bytes, image_size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Decode an image and resize it to the model's input; see `decode_for_model`."""
-    return decode_for_model(data, image_size, max_pixels, BY_FORMAT).pixels
+    return decode_for_model(data, InputShape(image_size), max_pixels, BY_FORMAT).pictures.whole
 
 
-def decode_for_model(data: bytes, image_size: tuple[int, int], max_pixels: int, intensity: Intensity) -> Decoded:
-    """Decode an image and resize it to the model's input, bicubic and without crop (as MuSc's code does).
+def decode_for_model(data: bytes, shape: InputShape, max_pixels: int, intensity: Intensity) -> Decoded:
+    """Decode an image and resize it, and its crops, to the model's input, bicubic (as MuSc's code does).
 
     Args:
         data: an encoded image; of an animation the first frame is used.
-        image_size: (H, W) in pixels.
+        shape: what of it enters the model.
         max_pixels: larger images are refused before they are decoded.
         intensity: see `decode_original`.
 
@@ -78,10 +101,13 @@ def decode_for_model(data: bytes, image_size: tuple[int, int], max_pixels: int, 
         ImageError: not an image, a broken one, one that is too large, or deep pixels that `intensity` does not fit.
         MemoryError: memory is too short for it now.
     """
-    height, width = image_size
-    picture, remarks = _decode(data, max_pixels, None, intensity)
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
-    return Decoded(pixels, (picture.height, picture.width), remarks)
+    with DECODING.lease() as take:
+        if data[:4] in TIFF_STARTS:
+            found = read_in_bands(data, shape, max_pixels, intensity, take)
+            if found is not None:
+                return Decoded(*found)
+        picture, remarks = _decode(data, Loading(max_pixels, take, keeps_grey=True), intensity)
+        return Decoded(model_input(picture, shape), (picture.height, picture.width), remarks)
 
 
 def decode_original(
@@ -104,7 +130,8 @@ def decode_original(
         ImageError: not an image, a broken one, one that is too large, or deep pixels that `intensity` does not fit.
         MemoryError: memory is too short for it now.
     """
-    return _decode(data, max_pixels, at_least, intensity)[0]
+    with DECODING.lease() as take:
+        return _decode(data, Loading(max_pixels, take, at_least), intensity)[0]
 
 
 def sample_image(data: bytes, max_pixels: int = MAX_PIXELS) -> DeepSample | None:
@@ -113,61 +140,72 @@ def sample_image(data: bytes, max_pixels: int = MAX_PIXELS) -> DeepSample | None
     Raises:
         ImageError, MemoryError: as `decode_original`.
     """
-    with _errors_as_image_errors(max_pixels):
-        found = _read(data, max_pixels, lambda _: None)
+    with DECODING.lease() as take, _errors_as_image_errors(max_pixels):
+        found = _read(data, Loading(max_pixels, take), lambda _: None)
         return None if found is None or found.values.dtype == np.uint8 else sample_of(found)
 
 
-def _decode(
-    data: bytes, max_pixels: int, at_least: int | None, intensity: Intensity
-) -> tuple[Image.Image, tuple[str, ...]]:
-    """Decode to upright RGB; return the remarks, too."""
-    with _errors_as_image_errors(max_pixels):
-        found = _read(data, max_pixels, lambda picture: _upright(picture, at_least))
-        return _shown(found, intensity) if isinstance(found, DeepPixels) else (to_rgb(found), ())
+def _decode(data: bytes, loading: Loading, intensity: Intensity) -> tuple[Image.Image, tuple[str, ...]]:
+    """Decode to upright RGB, or grey where that is kept; return the remarks, too."""
+    with _errors_as_image_errors(loading.max_pixels):
+        found = _read(data, loading, lambda picture: _upright(picture, loading.at_least))
+        if isinstance(found, DeepPixels):
+            return _shown(found, intensity, loading.keeps_grey)
+        return found if loading.keeps_grey and is_grey(found) else to_rgb(found), ()
 
 
-def _read(data: bytes, max_pixels: int, load: Callable[[Image.Image], Eight]) -> Eight | DeepPixels:
+def _read(data: bytes, loading: Loading, load: Callable[[Image.Image], Eight]) -> Eight | DeepPixels:
     """Read an image: what `load` makes of an opened 8-bit one, or deep pixels."""
     if not data:
         raise ImageError("The file is empty.")
     if data[:4] in TIFF_STARTS:
-        return _read_tiff(data, max_pixels, load)
+        return _read_tiff(data, loading, load)
     try:
-        return _read_with_pillow(data, max_pixels, load)
+        return _read_with_pillow(data, loading, load)
     except ValueError as error:
         if not needs_less_text(data, error):
             raise
-    return _read_with_pillow(without_text(data), max_pixels, load)
+    return _read_with_pillow(without_text(data), loading, load)
 
 
-def _read_tiff(data: bytes, max_pixels: int, load: Callable[[Image.Image], Eight]) -> Eight | DeepPixels:
+def _read_tiff(data: bytes, loading: Loading, load: Callable[[Image.Image], Eight]) -> Eight | DeepPixels:
     """Read a TIFF file: with Pillow what it shows as a viewer does, with tifffile what it does not know."""
     reason: Exception | None = None
     try:
-        with open_picture(data, max_pixels) as picture:
-            check_size(picture.width, picture.height, max_pixels)
+        with open_picture(data, loading.max_pixels) as picture:
+            check_size(picture.width, picture.height, loading.max_pixels)
             picture.seek(0)
-            if is_plain(picture, max_pixels):
+            if is_plain(picture, loading.max_pixels):
+                loading.take(decoded_bytes(picture))
                 return load(picture)
     except (ImageError, MemoryError, Image.DecompressionBombError):
         raise
     except Exception as error:  # noqa: BLE001 - broken, or of a kind that Pillow does not know
         reason = error
     try:
-        return read_tiff(data, max_pixels)
+        return read_tiff(data, loading.max_pixels, loading.take)
     except (ImageError, MemoryError):
         raise
     except Exception as error:
         raise reason or error from error
 
 
-def _read_with_pillow(data: bytes, max_pixels: int, load: Callable[[Image.Image], Eight]) -> Eight | DeepPixels:
-    with open_picture(data, max_pixels) as picture:
-        check_size(picture.width, picture.height, max_pixels)
+def _read_with_pillow(data: bytes, loading: Loading, load: Callable[[Image.Image], Eight]) -> Eight | DeepPixels:
+    with open_picture(data, loading.max_pixels) as picture:
+        check_size(picture.width, picture.height, loading.max_pixels)
         picture.seek(0)
-        deep = deep_pixels(picture, data, max_pixels)
+        loading.take(decoded_bytes(picture))
+        deep = deep_pixels(picture, data, loading.max_pixels)
         return load(picture) if deep is None else deep
+
+
+def decoded_bytes(picture: Image.Image) -> int:
+    """Estimate what decoding an opened image takes, at most: Pillow has 4 bytes a pixel, and copies to convert them."""
+    if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
+        copies = 1 + ("icc_profile" in picture.info) + (picture.getexif().get(ORIENTATION, 1) != 1)
+    else:
+        copies = 4  # deep values, alpha, palettes
+    return int(4 * picture.width * picture.height * copies)
 
 
 def _upright(picture: Image.Image, at_least: int | None) -> Image.Image:
@@ -190,11 +228,11 @@ def _tga_alpha_bits(picture: Image.Image) -> int:
     return int(file.read(1)[0] & 0x0F)
 
 
-def _shown(deep: DeepPixels, intensity: Intensity) -> tuple[Image.Image, tuple[str, ...]]:
-    """Convert deep pixels to upright RGB; return the remarks, too."""
+def _shown(deep: DeepPixels, intensity: Intensity, keeps_grey: bool) -> tuple[Image.Image, tuple[str, ...]]:
+    """Convert deep pixels to upright RGB, or grey where that is kept; return the remarks, too."""
     picture, remarks = to_eight_bits(deep, intensity)
     picture.info["icc_profile"] = deep.profile
-    colours = to_rgb(picture)
+    colours = picture if keeps_grey and deep.alpha is None and is_grey(picture) else to_rgb(picture)
     if deep.alpha is not None and deep.alpha.min() < deep.alpha.max():
         colours = over_black(colours, Image.fromarray(np.rint(deep.alpha * 255).astype(np.uint8)))
     turn = TURNS.get(deep.orientation)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, TiffImagePlugin
 
 from musc_ray.errors import ImageError
+from musc_ray.sources.decoding_memory import Take, unlimited
 from musc_ray.sources.deep import DeepPixels, Values, check_size
 from musc_ray.sources.deep_files import CODESTREAM, codestream_size
 
@@ -18,6 +19,9 @@ TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, MAX_SAMPLE = 258, 262, 274, 277, 281
 EXTRA_SAMPLES, SAMPLE_FORMAT, TILE_WIDTH, TILE_LENGTH, PROFILE = 338, 339, 322, 323, 34675
+
+PICTURE_BYTES = 8
+"""Bytes a pixel of what becomes a picture, beside its values."""
 
 MAX_TILE = 2**24
 """Pixels of a tile that is decoded even where images must be smaller: one with less is padded."""
@@ -59,7 +63,8 @@ def is_plain(picture: Image.Image, max_pixels: int) -> bool:
 
 
 @contextmanager
-def _first_page(data: bytes) -> Iterator[Any]:
+def first_page(data: bytes) -> Iterator[Any]:
+    """Open a TIFF file, give tifffile's view of its first page."""
     import tifffile  # here: few archives need it
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says of broken files becomes an ImageError
@@ -69,31 +74,34 @@ def _first_page(data: bytes) -> Iterator[Any]:
 
 def tiff_size(data: bytes) -> tuple[int, int]:
     """Return the (H, W) of a TIFF file's first page as it is shown upright."""
-    with _first_page(data) as page:
+    with first_page(data) as page:
         turned = page.tags.valueof(ORIENTATION, 1) in range(5, 9)
         height, width = page.imagelength, page.imagewidth
     return (width, height) if turned else (height, width)
 
 
-def read_tiff(data: bytes, max_pixels: int) -> DeepPixels:
+def read_tiff(data: bytes, max_pixels: int, take: Take = unlimited) -> DeepPixels:
     """Read the first page of a TIFF file.
 
     Args:
         data: the file.
         max_pixels: larger pages, strips and tiles are refused before they are decoded.
+        take: takes memory for it.
 
     Raises:
         ImageError: too large, broken, or of a kind that is not known.
     """
-    with _first_page(data) as page:
-        _check(page, data, max_pixels)
+    with first_page(data) as page:
+        check_page(page, data, max_pixels)
+        pixels, values_of_pixel = page.imagelength * page.imagewidth, page.shaped[0] * page.shaped[4]
+        take(pixels * (2 * values_of_pixel * np.dtype(page.dtype).itemsize + PICTURE_BYTES))
         values = page.asarray(maxworkers=1)
         # (separate bands, depth, height, width, bands)
         values = np.moveaxis(values.reshape(page.shaped)[:, 0], 0, -2).reshape(page.imagelength, page.imagewidth, -1)
-        return _interpreted(page, values)
+        return interpreted(page, values)
 
 
-def _check(page: Any, data: bytes, max_pixels: int) -> None:
+def check_page(page: Any, data: bytes, max_pixels: int) -> None:
     """Refuse what would take too much memory, and what cannot be decoded, before anything is decoded."""
     sizes = (page.imagewidth, page.imagelength, page.tilewidth, page.tilelength, page.tiledepth, page.rowsperstrip)
     if not all(isinstance(size, int) for size in sizes):
@@ -151,7 +159,7 @@ def _pixels_of(segment: bytes, compression: int) -> int | None:
     return None
 
 
-def _interpreted(page: Any, values: Values) -> DeepPixels:
+def interpreted(page: Any, values: Values) -> DeepPixels:
     """Choose the bands that are shown of (H, W, bands), and say which."""
     photometric, bands = int(page.photometric), values.shape[2]
     natural = BANDS.get(photometric, 1)

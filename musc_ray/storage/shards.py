@@ -11,7 +11,7 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import fsspec
@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from musc_ray.core.crops import CropLayout
+from musc_ray.core.crops import CropInput, CropLayout, InputShape
 from musc_ray.errors import MuscRayError, reason_of
 from musc_ray.storage.checked_columns import CROP, FLOAT32, CheckedTable, Checksums
 from musc_ray.storage.filesystem import is_local
@@ -109,9 +109,41 @@ class FeaturesMeta:
         return self.grid[0] * self.grid[1]
 
     @property
+    def row_patches(self) -> list[int]:
+        """Return the patches of each row of an image: of the whole of it, then of its crops."""
+        if self.whole_grid is None:
+            return [self.patches]
+        return [self.whole_grid[0] * self.whole_grid[1]] + [self.patches] * (self.places - 1)
+
+    @property
     def places(self) -> int:
         """Rows of an image: 1, or one more than it has crops."""
         return 1 if self.crops is None else self.crops.count + 1
+
+    @property
+    def shape(self) -> InputShape:
+        """Return what of an image entered the model."""
+        if self.crops is None or self.whole_size is None:
+            return InputShape(self.image_size)
+        return InputShape(self.whole_size, CropInput(self.crops, self.image_size))
+
+    def shaped(self, shape: InputShape) -> "FeaturesMeta":
+        """Return the same features of images of another shape."""
+        patch = self.image_size[0] // self.grid[0]
+
+        def grid(size: tuple[int, int]) -> tuple[int, int]:
+            return size[0] // patch, size[1] // patch
+
+        if shape.crops is None:
+            return replace(self, image_size=shape.whole, grid=grid(shape.whole))
+        return replace(
+            self,
+            image_size=shape.crops.size,
+            grid=grid(shape.crops.size),
+            crops=shape.crops.layout,
+            whole_size=shape.whole,
+            whole_grid=grid(shape.whole),
+        )
 
     def grid_of(self, places: Sequence[int]) -> tuple[int, int]:
         """Return the patches (h, w) that some places have in common.

@@ -17,6 +17,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from musc_ray.core.crops import InputShape
 from musc_ray.features.sharding import assign_shards
 from musc_ray.sources.catalog import catalog_images, to_table
 from musc_ray.storage.parquet import write_table
@@ -70,7 +71,7 @@ def main() -> None:
         started = time.perf_counter()
         groups = catalog_images(source, group_by)
         listed = time.perf_counter()
-        shards = {name: assign_shards(images, {}, 64, (224, 224)) for name, images in groups.items()}
+        shards = {name: assign_shards(images, {}, 64, InputShape((224, 224))) for name, images in groups.items()}
         assigned = time.perf_counter()
         table = to_table({name: group.all for name, group in shards.items()})
         write_table(fsspec.filesystem("file"), f"{folder}/catalog.parquet", table)

@@ -143,9 +143,11 @@ def test_the_last_lines_of_a_run_are_where_its_results_are_and_the_time_of_the_w
 
 def test_the_last_line_of_an_extraction_is_its_time(capsys, monkeypatch):
     monkeypatch.setattr(output, "seconds_since_start", lambda: 8.1)
-    output_run.print_extracted({"images": 40, "already_done": 2, "failed": 1, "skipped": 0, "seconds": 3.0})
+    figures = {"images": 40, "already_done": 2, "failed": 1, "skipped": 0, "seconds": 3.0, "notes": ("a [note]",)}
+    output_run.print_extracted(figures)
     assert capsys.readouterr().out.splitlines() == [
         "40 images extracted, 2 already done, 1 failed, 0 skipped",
+        "Note: a [note]",
         "Total time: 8.1 s",
     ]
 

@@ -70,15 +70,23 @@ def test_the_fewest_crops_show_the_model_enough_and_no_fewer_would(height, width
         return 224, 224
 
     layout = fewest_crops(height, width, overlap, square)
-    assert max(layout.crop_size(height, width)) <= 448
+    high, wide = layout.crop_size(height, width)
+    assert max(high, wide) <= 448 * (1 + 1e-9)
+    assert max(high / wide, wide / high) <= max(2, height / width, width / height) * (1 + 1e-6)
     exact = layout_of_size(height, width, 448, overlap)
-    assert layout.count == exact.count
+    assert layout.count >= exact.count
+    if max(high, wide) > 224 and max(height / width, width / height) < 2:
+        assert layout.count <= 1.5 * exact.count + 1
 
 
 def test_an_image_that_the_model_sees_well_is_one_crop_and_the_squarest_of_equals_wins():
     assert fewest_crops(400, 440, 0.2, lambda _: (224, 224)).count == 1
     shaped = fewest_crops(1000, 1000, 0.0, lambda ratio: (round(250 * ratio**0.5), round(250 / ratio**0.5)))
     assert (shaped.rows, shaped.columns) == (2, 2)  # 1 x 4 and 4 x 1 would do as well
+    long = fewest_crops(1000, 1500, 0.2, lambda ratio: (round(224 * ratio**0.5), round(224 / ratio**0.5)))
+    assert (long.rows, long.columns) == (2, 5)  # not 5 x 2, which are strips
+    strip = fewest_crops(100, 9000, 0.0, lambda _: (224, 224))
+    assert (strip.rows, strip.columns) == (1, 21)
 
 
 def test_what_no_layout_can_be_is_refused():

@@ -9,7 +9,7 @@ from PIL import Image
 from musc_ray.errors import MuscRayError
 from musc_ray.features import group_shapes
 from musc_ray.features.context import context_of
-from musc_ray.features.group_shapes import FIRST_IMAGES, SAMPLE_IMAGES, group_image_sizes
+from musc_ray.features.group_shapes import FIRST_IMAGES, SAMPLE_IMAGES
 from musc_ray.sources.catalog import catalog_images
 from musc_ray.storage.feature_shards import existing_shards
 from musc_ray.storage.retry import StorageError
@@ -36,7 +36,13 @@ def sizes(tmp_path, **given):
     workspace = opened(tmp_path / "out", **({"image_size": 224} | given))
     listed = catalog_images(str(tmp_path / "images"), "{group}/**")
     existing = {name: existing_shards(workspace.out_paths, workspace.meta.features_id, name) for name in listed}
-    return group_image_sizes(workspace, listed, existing)
+    return wholes(workspace, listed, existing)
+
+
+def wholes(workspace, listed, existing):
+    found = group_shapes.group_shapes(workspace, listed, existing)
+    assert all(shape.crops is None for shape in found.values())
+    return {name: shape.whole for name, shape in found.items()}
 
 
 def shard(size: tuple[int, int], error: str | None = None) -> FeaturesMeta:
@@ -95,10 +101,10 @@ def test_without_a_stored_size_that_of_the_shards_is_used(tmp_path, monkeypatch)
     metas = dict(enumerate(shard(size) for size in (TALL, SQUARE, TALL)))
     listed = catalog_images(str(tmp_path / "images"), "{group}/**")
     workspace = opened(tmp_path / "out", image_size=224)
-    assert group_image_sizes(workspace, listed, {"a": metas}) == {"a": TALL}
+    assert wholes(workspace, listed, {"a": metas}) == {"a": TALL}
     assert sizes(tmp_path) == {"a": TALL}  # stored now
     again = opened(tmp_path / "out", image_size=224, overwrite=True)
-    assert group_image_sizes(again, listed, {"a": metas}) == {"a": WIDE}
+    assert wholes(again, listed, {"a": metas}) == {"a": WIDE}
 
 
 def test_shards_without_a_readable_image_do_not_decide(tmp_path):
@@ -106,7 +112,7 @@ def test_shards_without_a_readable_image_do_not_decide(tmp_path):
     write(tmp_path / "images" / "a", 2, (125, 50))
     listed = catalog_images(str(tmp_path / "images"), "{group}/**")
     existing = {"a": {0: shard(SQUARE, "ImageError")}}
-    assert group_image_sizes(opened(tmp_path / "out", image_size=224), listed, existing) == {"a": TALL}
+    assert wholes(opened(tmp_path / "out", image_size=224), listed, existing) == {"a": TALL}
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from musc_ray.core.crops import InputShape
 from musc_ray.errors import ImageError
 from musc_ray.sources.decoding import decode_for_model, decode_original, upright_size
 from musc_ray.sources.deep import Range
@@ -108,7 +109,8 @@ def test_pixels_are_those_that_a_viewer_shows(name):
 )  # fmt: skip
 def test_bands_that_are_not_used_are_named(name, remark):
     data, intensity, _ = FILES[name]
-    assert decode_for_model(data, (14, 14), 10_000, intensity).remarks == (() if remark is None else (remark,))
+    found = decode_for_model(data, InputShape((14, 14)), 10_000, intensity)
+    assert found.remarks == (() if remark is None else (remark,))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import OutPaths, RunPaths, part_prefix
 from musc_ray.storage.schemas import ERRORS, MAPS
 from musc_ray.storage.scores import read_scores
-from musc_ray.storage.shards import FeaturesMeta, ShardImage, write_shard
+from musc_ray.storage.shard_writer import write_shard
+from musc_ray.storage.shards import FeaturesMeta, ShardImage
 
 GROUPS = ("001", "0", "a=b", "ä/ö", "", "long " * 40, "A", "a", "_hidden", ".hidden", "__HIVE_DEFAULT_PARTITION__")
 GRID, SHARD = (2, 3), 3
