@@ -84,13 +84,18 @@ def choose_matching(
 
 def radius_figures(anywhere: Tensor, near: Tensor, interval: tuple[float, float], radius: int) -> RadiusFigures:
     """Compare distances (D, S, L, S) within a radius with those from anywhere."""
+    return RadiusFigures(radius, *found_and_agreeing(anywhere, near, interval))
+
+
+def found_and_agreeing(anywhere: Tensor, near: Tensor, interval: tuple[float, float]) -> tuple[float, float]:
+    """Compute both figures of the module for distances (D, S, L, S) anywhere and in a part of the places."""
     scores, order = _scores(anywhere, interval)
     near_scores, _ = _scores(near, interval)
     same = (near - anywhere).abs() < SAME_DISTANCE
     found = same.gather(3, order).float().mean(dim=(0, 3))
     good = scores <= scores.median()
     agrees = (scores.argmax(dim=1) == near_scores.argmax(dim=1)).float().mean()
-    return RadiusFigures(radius, float(found[good].mean()), float(agrees))
+    return float(found[good].mean()), float(agrees)
 
 
 def _scores(distances: Tensor, interval: tuple[float, float]) -> tuple[Tensor, Tensor]:

@@ -34,13 +34,34 @@ def salient_features(
 ) -> FloatArray:
     """Compute the aggregated feature of each image's most anomalous patch, the first one of equals.
 
+    Args:
+        tokens, grid, degrees, aggregation, normalised: as in `features_at`.
+        patch_maps: (N, h*w) float32 on the CPU, mean over layers and degrees, not upsampled; NaN is not scored.
+
+    Returns:
+        (N, C) float32, as `features_at`.
+    """
+    most = torch.from_numpy(fill_unscored(patch_maps.numpy())).argmax(dim=1)
+    return features_at(tokens, grid, most, degrees, aggregation, normalised)
+
+
+def features_at(
+    tokens: Tensor,
+    grid: tuple[int, int],
+    patches: Tensor,
+    degrees: Sequence[int],
+    aggregation: str,
+    normalised: bool = False,
+) -> FloatArray:
+    """Compute the aggregated feature of one patch of each image, or of each crop, whose tokens are given.
+
     With SNAMD a patch has one unit vector, as in the authors' code. With LNAMD it has one per degree; they are
     concatenated, so that the similarity of two images is the mean over degrees of the cosines.
 
     Args:
         tokens: (N, h*w, C) raw patch tokens of the layer `salient_layer`, any float dtype.
         grid: (h, w).
-        patch_maps: (N, h*w) float32 on the CPU, mean over layers and degrees, not upsampled; NaN is not scored.
+        patches: (N,) index of the patch, row-major.
         degrees: odd neighbourhood sizes r.
         aggregation: `lnamd` or `snamd`.
         normalised: whether tokens are compressed ones; see `operands.prepare`.
@@ -48,11 +69,11 @@ def salient_features(
     Returns:
         (N, C) float32 unit vectors with SNAMD, (N, D * C) with LNAMD and D degrees.
     """
-    most = torch.from_numpy(fill_unscored(patch_maps.numpy())).argmax(dim=1).to(tokens.device)
+    at = patches.to(tokens.device)
     starts = range(0, len(tokens), IMAGES_CHUNK)
     chunks = [slice(start, start + IMAGES_CHUNK) for start in starts]
     plain = lnamd.layer_norm if aggregation == "lnamd" and not normalised else Tensor.float
-    parts = [_patch_vectors(plain(tokens[chunk]), grid, most[chunk], degrees, aggregation) for chunk in chunks]
+    parts = [_patch_vectors(plain(tokens[chunk]), grid, at[chunk], degrees, aggregation) for chunk in chunks]
     vectors: FloatArray = F.normalize(torch.cat(parts), dim=1).cpu().numpy()
     return vectors
 

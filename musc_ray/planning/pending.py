@@ -16,7 +16,8 @@ def check_pending(context: RunContext, groups: Sequence[GroupImages]) -> None:
     """
     settings = context.settings
     for group in groups:
-        pending = pending_bytes(group.window, group.patches, settings.vectors, settings.distance_bytes)
+        patches = max(patch_set.patches for patch_set in group.sets)
+        pending = pending_bytes(group.window, patches, settings.vectors, settings.distance_bytes)
         if pending > settings.max_pending_gb * 1e9:
             raise SettingsError(
                 f"Group '{group.group}' has {group.images:,} images: with references {settings.references} up to "

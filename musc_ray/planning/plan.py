@@ -146,7 +146,7 @@ def _job(settings: Settings, info: BackboneInfo, catalog: Catalog, gpu: str | No
         shard_size=settings.shard_size,
         batch_size=settings.batch_size,
         on_gpu=arithmetic.device == "cuda",
-        side=block_side(settings, shards, len(info.layers), patches, machine.workers),
+        side=block_side(settings, shards, len(info.layers), settings.shard_size**2 * patches, machine.workers),
         cache_bytes=settings.cache_mb * 2**20,
         executor=machine.executor,
         workers=machine.workers,

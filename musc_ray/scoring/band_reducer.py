@@ -1,4 +1,4 @@
-"""Reduce distances to bands on a scoring worker: patch scores of one shard and layer, written when complete."""
+"""Reduce distances to bands on a scoring worker: patch scores of a shard, layer and set, written when complete."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from musc_ray.core.nearest_images import NearestImages, distance_of_rank
 from musc_ray.core.patch_scores import Part, patch_scores, summarise
 from musc_ray.core.references import ReferenceWindow
 from musc_ray.core.repeated_defects import KEPT_IMAGES, far_rank
-from musc_ray.scoring.ring import BlockTask
+from musc_ray.scoring.ring import BandKey, BlockTask
 from musc_ray.settings.model import Settings
 from musc_ray.storage.arrays import write_array
 from musc_ray.storage.paths import RunPaths
@@ -20,9 +20,6 @@ StoredPart = tuple[np.ndarray | DistanceSummary, NearestImages | None]
 """A part of a band in Ray's object store; with the nearest images of its patches if repeated defects are searched."""
 
 LoadedPart = tuple[Part, NearestImages | None]
-
-BandKey = tuple[str, int, int]
-"""Group, layer and shard."""
 
 
 class BandReducer:
@@ -57,8 +54,9 @@ class BandReducer:
         fs, distances, nearest = self.run_paths.fs, [part for part, _ in parts], _merge(parts)
         if nearest is not None:
             far = distance_of_rank(distances, far_rank(window.references))
-            write_array(fs, self.run_paths.nearest(*band), nearest.keys.numpy())
-            write_array(fs, self.run_paths.far(*band), far.numpy())
+            # without crops: there is set 0 alone
+            write_array(fs, self.run_paths.nearest(*band[:3]), nearest.keys.numpy())
+            write_array(fs, self.run_paths.far(*band[:3]), far.numpy())
         scores, error = patch_scores(distances, window.references, self.settings.interval, self.device)
         write_array(fs, self.run_paths.band(*band), scores.numpy())
         return error

@@ -71,5 +71,4 @@ class BlockMultiplier:
         return distances, BlockStats(pairs=pairs, seconds_in_kernel=seconds)
 
     def _empty(self, task: BlockTask, shard: RingShard, columns: int, dtype: torch.dtype) -> Tensor:
-        patches = task.grid[0] * task.grid[1]
-        return torch.empty(self.settings.vectors, len(shard.ids), patches, columns, dtype=dtype)
+        return torch.empty(self.settings.vectors, len(shard.ids), task.patch_set.patches, columns, dtype=dtype)

@@ -12,8 +12,10 @@ from musc_ray.runtime.executor import Executor, ResultLostError, WorkerLostError
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
 from musc_ray.runtime.worker import Role
+from musc_ray.scoring.crop_references import settle_crop_references
 from musc_ray.scoring.defects.driver import find_defects
 from musc_ray.scoring.matching import settle_matching
+from musc_ray.scoring.patch_sets import PatchSet, patch_sets
 from musc_ray.scoring.ranking_driver import RankingDriver
 from musc_ray.scoring.ranking_worker import GroupFigures
 from musc_ray.scoring.ring import GroupImages
@@ -49,14 +51,13 @@ def score_groups(
         Figures of the scored groups; the error of each failed group.
     """
     settings, meta = context.settings, context.meta
-    shards = [len(group.ring) for group in groups]
-    workers = executor.plan(len(meta.layers) * sum(shards)).workers
-    side = block_side(settings, shards, len(meta.layers), max(group.patches for group in groups), workers)
+    workers = executor.plan(len(meta.layers) * sum(len(group.ring) for group in groups)).workers
     arguments = (settings, context.arithmetic, context.out_paths.uri(context.out_paths.root), context.run_id, meta)
     with Pool(executor, SCORER, workers, *arguments) as pool:
         scoring = _Stages(pool, context, progress, stages)
+        groups = scoring.settle_crop_references(groups)
         groups = scoring.settle_matching(groups)
-        scoring.multiply_tiles(groups, side)
+        scoring.multiply_tiles(groups, workers)
         if settings.repeated_defects:
             scoring.remove_defects(scoring.remaining(groups))
         scoring.write_patch_maps(scoring.remaining(groups))
@@ -87,35 +88,64 @@ class _Stages:
         """List the groups that have not failed."""
         return [group for group in groups if group.group not in self.failed]
 
+    def settle_crop_references(self, groups: Sequence[GroupImages]) -> list[GroupImages]:
+        """Settle which crops meet in each group that has any; returns the groups that have not failed."""
+        settled = settle_crop_references(self.pool, self.context, groups, self.progress)
+        self.failed |= settled.failed
+        if settled.seconds:
+            self.figures["crop_references"] = {"seconds": settled.seconds}
+        return [
+            replace(group, sets=patch_sets(self.context.meta_of(group.group), settled.answers[group.group].meeting))
+            if group.group in settled.answers
+            else group
+            for group in self.remaining(groups)
+        ]
+
     def settle_matching(self, groups: Sequence[GroupImages]) -> list[GroupImages]:
         """Settle where the patches of each group look for their nearest; returns the groups that have not failed."""
-        chosen, failed, seconds = settle_matching(self.pool, self.context, groups, self.progress)
-        self.failed |= failed
+        settled = settle_matching(self.pool, self.context, groups, self.progress)
+        self.failed |= settled.failed
         if self.context.settings.matching == "auto":
-            self.figures["matching"] = {"seconds": seconds}
-        return [replace(group, radius=chosen[group.group].radius) for group in self.remaining(groups)]
+            self.figures["matching"] = {"seconds": settled.seconds}
+        return [replace(group, radius=settled.answers[group.group].radius) for group in self.remaining(groups)]
 
-    def multiply_tiles(self, groups: Sequence[GroupImages], side: int) -> None:
-        """Multiply all tiles, in blocks of up to side x side shards, and write the bands."""
-        driver = TileDriver(self.context.run_paths, groups, self.context.meta.layers, side)
-        per_pair = {group.group: self._operations_per_pair(group) for group in groups}
+    def multiply_tiles(self, groups: Sequence[GroupImages], workers: int) -> None:
+        """Multiply all tiles on some workers and write the bands."""
+        driver = TileDriver(self.context.run_paths, groups, self.context.meta.layers, self._block_side(groups, workers))
+        per_pair = {
+            (group.group, patch_set.number): self._operations_per_pair(group, patch_set)
+            for group in groups
+            for patch_set in group.sets
+        }
         with self.progress.stage("mutual", total=driver.total, unit="tiles") as stage:
             for tiles, found in driver.run(self.pool):
                 stage.advance(tiles)
                 stage.already_done(found)
-                operations = sum(pairs * per_pair[group] for group, pairs in driver.pairs.items())
+                operations = sum(pairs * per_pair[scored] for scored, pairs in driver.pairs.items())
                 stage.note(f"{operations / stage.seconds / 1e12:.2g} TFLOP/s")
         self.figures["mutual"] = {"seconds": stage.seconds, **asdict(driver.stats), "operations": operations}
         self.failed |= driver.failed
 
-    def _operations_per_pair(self, group: GroupImages) -> float:
-        """Count the operations of one layer of a pair of images."""
+    def _block_side(self, groups: Sequence[GroupImages], workers: int) -> int:
+        """Choose the shards along a side of the blocks of all groups."""
+        settings, layers = self.context.settings, len(self.context.meta.layers)
+        sets = max((len(group.sets) for group in groups), default=1)
+        distances = [
+            max(1, settings.shard_size // group.places) ** 2 * patch_set.patches
+            for group in groups
+            for patch_set in group.sets
+        ]
+        shards = [len(group.ring) for group in groups]
+        return block_side(settings, shards, layers * sets, max(distances, default=1), workers)
+
+    def _operations_per_pair(self, group: GroupImages, patch_set: PatchSet) -> float:
+        """Count the operations of one layer and set of a pair of images."""
         arithmetic, meta = self.context.arithmetic, self.context.meta_of(group.group)
         precision = arithmetic.precision_for(group.images, meta.basis_sha256 is not None)
-        products = products_per_tile(
-            arithmetic.device == "cuda", precision, self.context.settings.vectors, group.radius
-        )
-        return 2.0 * group.patches * candidates(group.grid, group.radius) * meta.channels * products
+        radius, vectors = group.radius_of(patch_set), self.context.settings.vectors
+        products = products_per_tile(arithmetic.device == "cuda", precision, vectors, radius)
+        compared = len(patch_set.places) * candidates(patch_set.grid, radius)
+        return 2.0 * patch_set.patches * compared * meta.channels * products
 
     def remove_defects(self, groups: Sequence[GroupImages]) -> None:
         """Find the repeated defects of all groups and score the affected images again."""

@@ -7,10 +7,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from musc_ray.core.crop_reference_limits import SAMPLE_PLACES
 from musc_ray.core.matching import choose_matching, radii_to_try
 from musc_ray.core.matching_limits import SAMPLE_IMAGES
 from musc_ray.core.rscon import salient_layer
 from musc_ray.core.tile_product import multiply_tile
+from musc_ray.scoring.patch_sets import PatchSet, spread
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.scoring.shard_cache import ShardCache
 from musc_ray.storage.group_matching import GroupMatching
@@ -18,6 +20,8 @@ from musc_ray.storage.group_matching import GroupMatching
 
 def sample_matching(images: GroupImages, cache: ShardCache, layers: tuple[int, ...]) -> GroupMatching:
     """Choose the matching of a group by a seeded sample of its images, in one layer, in float32.
+
+    Of images that are cut, crops say it, where a displacement is more patches than in the whole image.
 
     Args:
         images: of the group.
@@ -27,13 +31,18 @@ def sample_matching(images: GroupImages, cache: ShardCache, layers: tuple[int, .
     settings, layer = cache.settings, salient_layer(layers)
 
     def distances(radius: int | None) -> Tensor:
-        """Compute distances (D, S, L, S) among the sample's images."""
+        """Compute distances (D, S, L, S) among the sample's images, L of all sampled sets."""
+        return torch.cat([of_set(patch_set, radius) for patch_set in sampled], dim=2)
+
+    def of_set(patch_set: PatchSet, radius: int | None) -> Tensor:
+        """Compute distances (D, S, L, S) of one set."""
+        of_layer = [(images.group, layer, number) for number, _ in sample]
         shards = [
-            cache.prepare((images.group, layer, number), ids, images.grid, torch.float32, radius)
-            for number, ids in sample
+            cache.prepare(band, ids, patch_set, torch.float32, radius)
+            for band, (_, ids) in zip(of_layer, sample, strict=True)
         ]
         starts = [sum(shard.images for shard in shards[:index]) for index in range(len(shards) + 1)]
-        found = torch.empty(settings.vectors, starts[-1], images.patches, starts[-1])
+        found = torch.empty(settings.vectors, starts[-1], patch_set.patches, starts[-1])
         slices = [slice(*ends) for ends in pairwise(starts)]
         for index, a in enumerate(shards):
             for other, b in list(enumerate(shards))[index:]:
@@ -41,15 +50,17 @@ def sample_matching(images: GroupImages, cache: ShardCache, layers: tuple[int, .
                 multiply_tile(a, b, out=(found[:, rows, :, columns], found[:, columns, :, rows]))
         return found
 
-    sample = list(sample_of(images, settings.seed))
-    radii = radii_to_try(images.grid, settings.radius)
+    crops = images.sets[1:]
+    sampled = [crops[at] for at in spread(len(crops), SAMPLE_PLACES)] if crops else images.sets[:1]
+    sample = list(sample_of(images, settings.seed, SAMPLE_IMAGES))
+    radii = radii_to_try(sampled[0].grid, settings.radius)
     choice = choose_matching(distances, settings.interval, radii)
     return GroupMatching.of(choice, images=sum(len(ids) for _, ids in sample))
 
 
-def sample_of(images: GroupImages, seed: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield shards and ids of their images, SAMPLE_IMAGES in all: few shards in a seeded order, random images each."""
-    left = SAMPLE_IMAGES
+def sample_of(images: GroupImages, seed: int, count: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield shards and ids of their images, `count` in all: few shards in a seeded order, random images each."""
+    left = count
     for shard in sorted(images.ring, key=lambda shard: _seeded(seed, str(shard.number))):
         ids = sorted(sorted(shard.ids, key=lambda image_id: _seeded(seed, image_id))[:left])
         if ids:

@@ -6,11 +6,15 @@ from typing import Any
 from musc_ray.core.compression_limits import MIN_IMAGES as MIN_IMAGES_COMPRESSED
 from musc_ray.features.intensity import FoundRange
 from musc_ray.features.outside import is_outside
+from musc_ray.storage.group_crop_references import GroupCropReferences
 from musc_ray.storage.group_matching import GroupMatching
 from musc_ray.storage.manifest_records import GroupCompression, GroupNight
 
 MAX_NAMED = 3
 """Groups that a note of many groups names."""
+
+CROPS = {"same": "those at the same place of other images", "all": "all crops of other images"}
+"""What crops are compared with."""
 
 MIN_IMAGES = 10
 """Images of a group below which a note says how little its scores rest on: by the interval 0-0.3 of MuSc, a patch score
@@ -82,6 +86,14 @@ def matching_notes(matching: Mapping[str, GroupMatching]) -> list[str]:
     for name, chosen in matching.items():
         groups.setdefault(f"{matching_text(chosen.radius)}, since {chosen.reason} (matching auto).", []).append(name)
     return [f"{_named(names)}: patches are matched {sentence}" for sentence, names in groups.items()]
+
+
+def crop_notes(crop_references: Mapping[str, GroupCropReferences]) -> list[str]:
+    """Say which crops were compared, and why; groups of one sentence share it."""
+    groups: dict[str, list[str]] = {}
+    for name, chosen in crop_references.items():
+        groups.setdefault(f"{CROPS[chosen.meeting]}, since {chosen.reason} (crop_references auto).", []).append(name)
+    return [f"{_named(names)}: crops are compared with {sentence}" for sentence, names in groups.items()]
 
 
 def matching_text(radius: int | None) -> str:

@@ -1,12 +1,14 @@
 """From bands to patch maps on a scoring worker: mean over layers, then the raw image score at pixel resolution."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
 
 from musc_ray.core.pixel_map import image_scores
-from musc_ray.scoring.ring import RingShard
+from musc_ray.scoring.ring import GroupImages, RingShard
 from musc_ray.storage.arrays import read_array
 from musc_ray.storage.listing import exists
 from musc_ray.storage.parquet import write_table
@@ -27,6 +29,22 @@ def patch_maps_of(run_paths: RunPaths, group: str, shard: RingShard, meta: Featu
     return patch_maps
 
 
+def set_maps_of(
+    run_paths: RunPaths, images: GroupImages, shard: RingShard, layers: Sequence[int]
+) -> dict[int, FloatArray]:
+    """Average a shard's bands of every set over layers, as `patch_maps_of` does.
+
+    Returns:
+        By number of the set (A, places, h, w): the patch maps of its places, in the order of `PatchSet.places`.
+    """
+    maps = {}
+    for patch_set in images.sets:
+        bands = [_band(run_paths, images.group, layer, shard.number, patch_set.number) for layer in layers]
+        mean = np.stack(bands).mean(axis=0, dtype=np.float64).astype(np.float32)
+        maps[patch_set.number] = mean.reshape(len(shard.ids), len(patch_set.places), *patch_set.grid)
+    return maps
+
+
 def write_patch_maps(
     run_paths: RunPaths, group: str, shard: RingShard, meta: FeaturesMeta, patch_maps: FloatArray
 ) -> None:
@@ -45,10 +63,12 @@ def write_patch_maps(
     write_table(run_paths.fs, run_paths.maps(group, shard.number), table)
 
 
-def _band(run_paths: RunPaths, group: str, layer: int, shard: int) -> np.ndarray:
-    """Read a band (A, L) float32; the newer one if images were scored again without repeated defects."""
+def _band(run_paths: RunPaths, group: str, layer: int, shard: int, patch_set: int = 0) -> np.ndarray:
+    """Read a band (A, L) float32; the newer one if images were scored again without repeated defects (in set 0)."""
     again = run_paths.rescored_band(group, layer, shard)
-    return read_array(run_paths.fs, again if exists(run_paths.fs, again) else run_paths.band(group, layer, shard))
+    if patch_set == 0 and exists(run_paths.fs, again):
+        return read_array(run_paths.fs, again)
+    return read_array(run_paths.fs, run_paths.band(group, layer, shard, patch_set))
 
 
 def list_rows(array: np.ndarray) -> pa.Array:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from musc_ray.core.references import ReferenceWindow, reference_window, section_pairs
+from musc_ray.scoring.patch_sets import PatchSet
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class RingShard:
 
 Tile = tuple[RingShard, RingShard]
 
+BandKey = tuple[str, int, int, int]
+"""Group, layer, shard and number of the set of patches: what a band is of."""
+
 
 @dataclass(frozen=True)
 class RingBlock:
@@ -45,7 +49,7 @@ class GroupImages:
     """The images of a group that are scored among themselves.
 
     Attributes:
-        grid: (h, w) patches of each image.
+        sets: patches that are compared with each other: the whole images, then their crops if they have any.
         earlier: images that are only references of the others: a night's window.
         publish_earlier: whether these get scores, too.
         radius: how far from its place a patch looks for its nearest, in patches; None means anywhere.
@@ -54,7 +58,7 @@ class GroupImages:
     group: str
     ring: Sequence[RingShard]
     window: ReferenceWindow
-    grid: tuple[int, int]
+    sets: tuple[PatchSet, ...]
     earlier: frozenset[str] = frozenset()
     publish_earlier: bool = False
     radius: int | None = None
@@ -68,7 +72,7 @@ class GroupImages:
         references: int | None = None,
         seed: int = 0,
     ) -> "GroupImages":
-        """Place shards on the ring.
+        """Place shards on the ring, without crops.
 
         Shards hold images in the order of their hashed ids. They stand in the order of one random image each, so that
         the ring of an archive extracted at once is the order of all ids, whatever the shard size, and shards that came
@@ -85,7 +89,7 @@ class GroupImages:
         for number in sorted(shards, key=lambda number: min(shards[number], key=_read_backwards)):
             ring.append(RingShard(number, first, tuple(shards[number])))
             first += len(shards[number])
-        return cls(group, ring, reference_window(first, references, seed), grid)
+        return cls(group, ring, reference_window(first, references, seed), (PatchSet(0, (0,), grid),))
 
     @property
     def images(self) -> int:
@@ -98,9 +102,18 @@ class GroupImages:
         return self.images if self.publish_earlier else self.images - len(self.earlier)
 
     @property
-    def patches(self) -> int:
-        """Count the patches of an image, L."""
-        return self.grid[0] * self.grid[1]
+    def grid(self) -> tuple[int, int]:
+        """Return the patches (h, w) of a whole image."""
+        return self.sets[0].grid
+
+    @property
+    def places(self) -> int:
+        """Count the places of an image: the whole of it, and its crops."""
+        return sum(len(patch_set.places) for patch_set in self.sets)
+
+    def radius_of(self, patch_set: PatchSet) -> int | None:
+        """Return how far from its place a patch looks for its nearest; anywhere in a set that compares places."""
+        return self.radius if len(patch_set.places) == 1 else None
 
     @cached_property
     def shards(self) -> dict[int, RingShard]:
@@ -157,11 +170,10 @@ class BlockStats:
 
 @dataclass(frozen=True)
 class BlockTask:
-    """A block of one layer: what a worker multiplies at a time.
+    """A block of one layer and set of patches: what a worker multiplies at a time.
 
     Attributes:
-        grid: (h, w) patches of each image of the group.
-        radius: see `GroupImages`.
+        radius: see `GroupImages.radius_of`.
         worth_keeping: number of shards that a worker should cache.
         rows: shards; columns: shards, the same object on the diagonal.
         unfinished: shards whose bands are not written yet: their distances are needed.
@@ -172,8 +184,8 @@ class BlockTask:
 
     group: str
     layer: int
+    patch_set: PatchSet
     window: ReferenceWindow
-    grid: tuple[int, int]
     radius: int | None
     worth_keeping: int
     rows: Sequence[RingShard]

@@ -1,7 +1,7 @@
 """Build the manifests of a run: what it will do, and what it did (`storage/manifest.py` has the models)."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,8 +15,9 @@ from musc_ray.features.context import RunContext
 from musc_ray.features.intensity import stated
 from musc_ray.features.listing_notes import listing_notes
 from musc_ray.features.outside import is_outside
+from musc_ray.scoring.crop_references import chosen_crop_references
 from musc_ray.scoring.matching import chosen_matching
-from musc_ray.scoring.notes import grown_notes, outside_notes, run_notes
+from musc_ray.scoring.notes import crop_notes, grown_notes, outside_notes, run_notes
 from musc_ray.scoring.scored_groups import ScoredGroups
 from musc_ray.storage.layer_columns import layer_bytes
 from musc_ray.storage.manifest import (
@@ -82,7 +83,6 @@ def run_manifest(
         metrics: by name, if labels are known.
     """
     thresholds = {group.group: scored.figures[group.group].threshold for group in scored.groups}
-    repeated = stages["repeats"]["defects"] if "repeats" in stages else None
     night = None if context.earlier is None else _night(context, scored)
     compression = _compression(context, scored)
     images = {group.group: group.images for group in scored.groups}
@@ -98,12 +98,12 @@ def run_manifest(
         counts=_counts(context, scored, failed_images),
         failed_groups=scored.failed,
         metrics=dict(metrics),
-        notes=(*listing_notes(context), *notes, *outside_notes(night, compression), *_grown_notes(context, scored)),
+        notes=(*listing_notes(context), *notes, *outside_notes(night, compression), *_decided_notes(context, scored)),
         stages=_figures(stages),
         versions=_versions(),
         skipped=context.catalog.skipped_by_reason,
         source_snapshot=context.catalog.snapshot,
-        repeated_defects=None if repeated is None else _defect_counts(repeated),
+        repeated_defects=_defect_counts(stages),
         waiting=dict(context.waiting),
         thresholds={name: threshold for name, threshold in thresholds.items() if threshold is not None},
         night=night,
@@ -112,6 +112,7 @@ def run_manifest(
         compression=compression,
         crops=_crops(context),
         matching=matching,
+        crop_references=chosen_crop_references(context),
     )
 
 
@@ -176,9 +177,11 @@ def _crops(context: RunContext) -> dict[str, GroupCrops]:
     }
 
 
-def _defect_counts(repeated: Mapping[str, Sequence[Mapping[str, int]]]) -> dict[str, tuple[DefectCount, ...]]:
-    """Convert the repeated defects of each group."""
-    return {name: tuple(DefectCount(**row) for row in rows) for name, rows in repeated.items()}
+def _defect_counts(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[DefectCount, ...]] | None:
+    """Convert the repeated defects of each group; None where they were not looked for."""
+    if "repeats" not in stages:
+        return None
+    return {name: tuple(DefectCount(**row) for row in rows) for name, rows in stages["repeats"]["defects"].items()}
 
 
 def _night(context: RunContext, scored: ScoredGroups) -> dict[str, GroupNight]:
@@ -200,10 +203,11 @@ def _night(context: RunContext, scored: ScoredGroups) -> dict[str, GroupNight]:
     return content
 
 
-def _grown_notes(context: RunContext, scored: ScoredGroups) -> list[str]:
-    """Name the groups that were too small for `compress: auto` when that was decided, and are not any more."""
+def _decided_notes(context: RunContext, scored: ScoredGroups) -> list[str]:
+    """Say which crops meet; name the groups that were too small for `compress: auto` when that was decided."""
     left = {name for name, decided in context.compression.items() if decided.sha256 is None}
-    return grown_notes([group.group for group in scored.groups if group.group in left and group.images >= MIN_IMAGES])
+    grown = [group.group for group in scored.groups if group.group in left and group.images >= MIN_IMAGES]
+    return crop_notes(chosen_crop_references(context)) + grown_notes(grown)
 
 
 def _compression(context: RunContext, scored: ScoredGroups) -> dict[str, GroupCompression]:

@@ -12,6 +12,7 @@ from musc_ray.features.repair import MAX_REPAIRS, add_figures, repair_features
 from musc_ray.runtime.executor import Executor
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.driver import Stages, score_groups
+from musc_ray.scoring.patch_sets import patch_sets
 from musc_ray.scoring.ranking_worker import GroupFigures
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.settings.credentials import redacted
@@ -91,10 +92,12 @@ def _extracted_groups(
 
 def _group_images(context: RunContext, group: str, shards: Mapping[int, Sequence[str]]) -> GroupImages:
     """Place a group's readable images, by shard, on the ring; in a night each is scored against the whole window."""
-    settings, grid = context.settings, context.meta_of(group).grid
+    settings, meta = context.settings, context.meta_of(group)
+    references = settings.reference_count if context.earlier is None else None
+    images = GroupImages.of(group, shards, meta.grid, references, settings.seed)
+    images = replace(images, sets=patch_sets(meta, "same" if settings.crop_references == "same" else "all"))
     if context.earlier is None:
-        return GroupImages.of(group, shards, grid, settings.reference_count, settings.seed)
-    images = GroupImages.of(group, shards, grid, None, settings.seed)
+        return images
     return replace(images, earlier=context.earlier[group], publish_earlier=settings.rescore_window)
 
 

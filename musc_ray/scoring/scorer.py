@@ -16,15 +16,17 @@ from musc_ray.features.arithmetic import Arithmetic
 from musc_ray.runtime.worker import WorkerResources, use_threads
 from musc_ray.scoring.band_reducer import BandReducer, StoredPart
 from musc_ray.scoring.block_multiplier import BlockMultiplier
+from musc_ray.scoring.crop_references_worker import sample_crop_references
 from musc_ray.scoring.defects.driver import DefectStep
 from musc_ray.scoring.defects.worker import ArrayCache, DefectWorker
 from musc_ray.scoring.matching_worker import sample_matching
 from musc_ray.scoring.patch_maps import patch_maps_of, write_patch_maps
 from musc_ray.scoring.ranking_worker import Columns, GroupFigures, PartNeighbours, Ranker
-from musc_ray.scoring.ring import BlockStats, BlockTask, GroupImages, RingShard
+from musc_ray.scoring.ring import BandKey, BlockStats, BlockTask, GroupImages, RingShard
 from musc_ray.scoring.shard_cache import ShardCache
 from musc_ray.settings.model import Settings
 from musc_ray.storage.arrays import write_array
+from musc_ray.storage.group_crop_references import GroupCropReferences
 from musc_ray.storage.group_matching import GroupMatching
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import FeaturesMeta, read_meta
@@ -63,12 +65,18 @@ class Scorer:
             use_threads(self.plan.threads)
             return sample_matching(images, self.cache, self.meta.layers)
 
+    def choose_crop_references(self, images: GroupImages) -> GroupCropReferences:
+        """Choose by a sample which crops of a group meet."""
+        with self.kernel_turn:
+            use_threads(self.plan.threads)
+            return sample_crop_references(images, self.cache, self.meta.layers)
+
     def multiply_block(self, task: BlockTask) -> BlockStats | list[BlockStats | StoredPart]:
         """Multiply the tiles of a block; write its whole bands.
 
         Returns:
-            Stats, then for each shard of `task.returned`, if any, its distances (D, A, L, B) to others of the block,
-            with the nearest images of its patches if repeated defects are searched.
+            Stats, then for each shard of `task.returned`, if any, its distances (D, A, L, B) to others of the block, L
+            of all places, with the nearest images of its patches if repeated defects are searched.
         """
         shards, read = self.cache.shards_of(task)  # loaded while the block before is in the kernel
         with self.kernel_turn:
@@ -79,7 +87,9 @@ class Scorer:
             }
             del distances
             errors = [
-                self.reducer.write((task.group, task.layer, number), task.window, [parts.pop(number)])
+                self.reducer.write(
+                    (task.group, task.layer, number, task.patch_set.number), task.window, [parts.pop(number)]
+                )
                 for number in sorted(task.whole)
             ]
         stats = replace(stats, shards_read=stats.shards_read + read, error=max(errors, default=0.0))
@@ -91,10 +101,10 @@ class Scorer:
         with self.kernel_turn:
             return None, self.reducer.summarise(parts)
 
-    def reduce_band(self, group: str, layer: int, shard: int, window: ReferenceWindow, *parts: StoredPart) -> float:
+    def reduce_band(self, band: BandKey, window: ReferenceWindow, *parts: StoredPart) -> float:
         """Reduce and write a band from its parts; returns its largest possible error."""
         with self.kernel_turn:
-            return self.reducer.write_stored((group, layer, shard), window, parts)
+            return self.reducer.write_stored(band, window, parts)
 
     def defect_step(self, images: GroupImages, step: DefectStep) -> Any:
         """Do a step of the search for repeated defects; see DefectWorker."""

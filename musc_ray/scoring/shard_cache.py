@@ -14,7 +14,8 @@ from musc_ray.core.precision import DTYPES
 from musc_ray.features.arithmetic import Arithmetic
 from musc_ray.features.layer_reader import LayerReader
 from musc_ray.runtime.worker import use_threads
-from musc_ray.scoring.ring import BlockTask, RingShard
+from musc_ray.scoring.patch_sets import PatchSet
+from musc_ray.scoring.ring import BandKey, BlockTask, RingShard
 from musc_ray.settings.model import Settings
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import FeaturesMeta
@@ -36,7 +37,7 @@ class ShardCache:
         self.device = torch.device(arithmetic.device)
         self.reader = LayerReader(paths, meta.features_id, settings, meta.layers)
         self.max_bytes = settings.cache_mb * 2**20
-        self._shards: OrderedDict[tuple[str, int, int], Future[PreparedShard]] = OrderedDict()
+        self._shards: OrderedDict[BandKey, Future[PreparedShard]] = OrderedDict()
         self._lock = threading.Lock()
         self._loaders = ThreadPoolExecutor(LOADERS, initializer=use_threads, initargs=(threads,))
 
@@ -49,7 +50,7 @@ class ShardCache:
         found, read = {}, 0
         with self._lock:
             for shard in task.shards:
-                key = (task.group, task.layer, shard.number)
+                key = (task.group, task.layer, shard.number, task.patch_set.number)
                 if key not in self._shards:
                     self._shards[key] = self._loaders.submit(self.load, task, shard)
                     read += 1
@@ -74,8 +75,8 @@ class ShardCache:
 
     def load(self, task: BlockTask, shard: RingShard) -> PreparedShard:
         """Read and prepare a shard's layer, without caching it."""
-        band = task.group, task.layer, shard.number
-        return self.prepare(band, shard.ids, task.grid, self.product_dtype(task.group, task.window.images), task.radius)
+        dtype = self.product_dtype(task.group, task.window.images)
+        return self.prepare((task.group, task.layer, shard.number), shard.ids, task.patch_set, dtype, task.radius)
 
     def product_dtype(self, group: str, images: int) -> torch.dtype:
         """Return the dtype of products in a group of this many images."""
@@ -85,7 +86,7 @@ class ShardCache:
         self,
         band: tuple[str, int, int],
         ids: Sequence[str],
-        grid: tuple[int, int],
+        patch_set: PatchSet,
         dtype: torch.dtype,
         radius: int | None,
     ) -> PreparedShard:
@@ -94,21 +95,22 @@ class ShardCache:
         Args:
             band: group, layer and number of the shard.
             ids: of the images.
-            grid: (h, w) patches of each.
+            patch_set: what of each is prepared.
             dtype: of products, see `product_dtype`.
             radius: how far from its place a patch looks for its nearest; None means anywhere.
         """
         group, layer, number = band
         path = self.paths.shard(self.meta.features_id, group, number)
-        tokens = self.reader.read(group, path, layer, ids)
+        tokens = self.reader.read(group, path, layer, ids, patch_set.places)
         return prepare(
             tokens.to(self.device),
-            grid,
+            patch_set.grid,
             self.settings.degrees,
             dtype,
             self.settings.aggregation,
             radius,
             normalised=self.reader.is_compressed(group),
+            places=len(patch_set.places),
         )
 
     def shrink(self) -> None:

@@ -1,14 +1,16 @@
 """From features to bands, the driver: every tile (pair of shards) is multiplied once and serves both of its shards.
 
-A band is one shard's patch scores of one layer. It is reduced and written as soon as its last tile is multiplied, and a
-written band is never computed again: bands are the unit of resume. Tiles are multiplied in blocks. A worker reduces the
-bands that need no other worker's distances; the rest goes from worker to worker through the executor. The driver
-holds ids and references only. Groups and layers follow each other without a pause.
+A band is one shard's patch scores of one layer and set of patches (`patch_sets`). It is reduced and written as soon as
+its last tile is multiplied, and a written band is never computed again: bands are the unit of resume. Tiles are
+multiplied in blocks. A worker reduces the bands that need no other worker's distances; the rest goes from worker to
+worker through the executor. The driver holds ids and references only. Groups, layers and sets follow each other without
+a pause.
 """
 
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from musc_ray.core.pending_distances import MAX_EXACT_REFERENCES, SUMMARY_CHUNK
@@ -16,7 +18,8 @@ from musc_ray.core.references import ReferenceWindow
 from musc_ray.errors import MuscRayError
 from musc_ray.runtime.executor import Executor, ResultLostError, Worker
 from musc_ray.runtime.pool import Member, Pool, References, Task
-from musc_ray.scoring.ring import BlockTask, GroupImages, RingBlock, ring_blocks
+from musc_ray.scoring.patch_sets import PatchSet
+from musc_ray.scoring.ring import BandKey, BlockTask, GroupImages, RingBlock, ring_blocks
 from musc_ray.settings.model import Settings
 from musc_ray.storage.arrays import finished_bands
 from musc_ray.storage.paths import RunPaths
@@ -33,8 +36,8 @@ DISTANCES_SHARE = 4
 MAX_REPAIRS = 3
 
 
-BandKey = tuple[str, int, int]
-Grid = tuple[int, int]
+OfGroup = tuple[str, int, PatchSet, ReferenceWindow, int | None, int]
+"""The first fields of a `BlockTask`, which tasks of a group, layer and set have in common."""
 
 
 @dataclass
@@ -49,6 +52,7 @@ class Band:
     group: GroupImages
     layer: int
     shard: int
+    patch_set: PatchSet
     awaited: int
     parts: list[Any] = field(default_factory=list)
     columns: int = 0
@@ -56,8 +60,8 @@ class Band:
 
     @property
     def key(self) -> BandKey:
-        """Group, layer and shard."""
-        return self.group.group, self.layer, self.shard
+        """Group, layer, shard and set."""
+        return self.group.group, self.layer, self.shard, self.patch_set.number
 
 
 @dataclass(frozen=True)
@@ -89,20 +93,20 @@ class MutualStats:
     largest_summary_error: float = 0.0
 
 
-def block_side(settings: Settings, shards: Sequence[int], layers: int, patches: int, workers: int) -> int:
+def block_side(settings: Settings, shards: Sequence[int], runs: int, distances: int, workers: int) -> int:
     """Choose the shards along a side of a block: as many as memory allows while every worker gets enough blocks.
 
     Args:
-        settings: shard_size, degrees, aggregation and cache_mb.
+        settings: degrees, aggregation, precision and cache_mb.
         shards: number of shards of each group.
-        layers: number of layers.
-        patches: L; of the group that has most.
+        runs: how often each group's tiles are multiplied: once a layer and set of patches.
+        distances: of a tile, A * L * B of its shards; of the largest.
         workers: number of workers.
     """
-    tile_bytes = 2 * settings.shard_size**2 * patches * settings.vectors * settings.distance_bytes
+    tile_bytes = 2 * distances * settings.vectors * settings.distance_bytes
     fitting = int((settings.cache_mb * 2**20 / DISTANCES_SHARE / tile_bytes) ** 0.5)
     side = max(1, min(MAX_SIDE, fitting))
-    while side > 1 and layers * sum(_block_count(count, side) for count in shards) < MIN_BLOCKS_PER_WORKER * workers:
+    while side > 1 and runs * sum(_block_count(count, side) for count in shards) < MIN_BLOCKS_PER_WORKER * workers:
         side -= 1
     return side
 
@@ -117,7 +121,7 @@ class TileDriver:
 
     Attributes:
         stats: figures of the stage.
-        pairs: image pairs of each group scored so far, each counted once for each layer.
+        pairs: image pairs scored so far by group and set, each counted once for each layer.
     """
 
     def __init__(self, run_paths: RunPaths, groups: Sequence[GroupImages], layers: Sequence[int], side: int) -> None:
@@ -131,12 +135,13 @@ class TileDriver:
         self.held: dict[Member, deque[BandKey]] = {}
         self.failed: dict[str, Exception] = {}
         self.stats = MutualStats()
-        self.pairs: Counter[str] = Counter()
+        self.pairs: Counter[tuple[str, int]] = Counter()
 
     @property
     def total(self) -> int:
-        """Count the tiles of all groups and layers."""
-        return len(self.layers) * sum(block.tiles for blocks in self.blocks.values() for block in blocks)
+        """Count the tiles of all groups, layers and sets."""
+        tiles = {name: sum(block.tiles for block in blocks) for name, blocks in self.blocks.items()}
+        return len(self.layers) * sum(len(group.sets) * tiles[name] for name, group in self.groups.items())
 
     def run(self, pool: Pool) -> Iterator[tuple[int, int]]:
         """Compute all missing bands; yields the numbers of tiles done, and found done, since the last time."""
@@ -148,34 +153,36 @@ class TileDriver:
         yield self.stats.tiles - done, self.stats.already_done - found
 
     def _block_tasks(self) -> Iterator[BlockTask]:
-        """Yield the blocks that unfinished bands need, group by group and layer by layer."""
+        """Yield the blocks that unfinished bands need, group by group, layer by layer and set by set."""
         for group in self.groups.values():
-            for layer in self.layers:
-                done = finished_bands(self.run_paths, group.group, layer)
+            for layer, patch_set in product(self.layers, group.sets):
+                done = finished_bands(self.run_paths, group.group, layer, patch_set.number)
                 blocks = self.blocks[group.group]
                 needed = [block for block in blocks if not block.shards <= done]
                 self.stats.already_done += sum(block.tiles for block in blocks) - sum(b.tiles for b in needed)
                 awaited = Counter(shard for block in needed for shard in block.shards - done)
                 for block in needed:
-                    yield self._begin_block(group, layer, block, done, awaited)
+                    of_group = self._of_group(group, layer, patch_set)
+                    yield self._begin_block(group, of_group, block, done, awaited)
 
     def _begin_block(
-        self, group: GroupImages, layer: int, block: RingBlock, done: set[int], awaited: Mapping[int, int]
+        self, group: GroupImages, of_group: OfGroup, block: RingBlock, done: set[int], awaited: Mapping[int, int]
     ) -> BlockTask:
         """Create the task of a block and the bands that it begins."""
         rows = group.ring[block.rows.start : block.rows.stop]
         columns = rows if block.columns == block.rows else group.ring[block.columns.start : block.columns.stop]
         unfinished = block.shards - done
         whole = frozenset(shard for shard in unfinished if awaited[shard] == 1)
-        task = BlockTask(*self._of_group(group, layer), rows, columns, unfinished, whole, block.tiles)
+        task = BlockTask(*of_group, rows, columns, unfinished, whole, block.tiles)
         for shard in task.returned:
-            self.bands.setdefault((group.group, layer, shard), Band(group, layer, shard, awaited[shard]))
+            band = Band(group, task.layer, shard, task.patch_set, awaited[shard])
+            self.bands.setdefault(band.key, band)
         return task
 
-    def _of_group(self, group: GroupImages, layer: int) -> tuple[str, int, ReferenceWindow, Grid, int | None, int]:
+    def _of_group(self, group: GroupImages, layer: int, patch_set: PatchSet) -> OfGroup:
         """Return the first fields of a task; workers keep all shards if every pair is scored, else two block sides."""
         keep = len(group.ring) if group.window.is_all else 2 * self.side
-        return group.group, layer, group.window, group.grid, group.radius, keep
+        return group.group, layer, patch_set, group.window, group.radius_of(patch_set), keep
 
     def _next_task(self, member: Member, workers: int) -> Task | None:
         """Choose a task: complete bands first, else of the next blocks the one with most shards that the worker has."""
@@ -198,7 +205,7 @@ class TileDriver:
         """Call the worker's method for a task."""
         if isinstance(task, BandTask):
             band = task.band
-            return worker.call("reduce_band", *band.key, band.group.window, *band.parts)
+            return worker.call("reduce_band", band.key, band.group.window, *band.parts)
         if isinstance(task, SummariseTask):
             return worker.call("summarise", *task.parts, returns=2)
         return worker.call("multiply_block", task, returns=1 + len(task.returned))
@@ -224,13 +231,13 @@ class TileDriver:
         """Add up a block's figures and add its parts to their bands."""
         self.stats.tiles += task.counted
         self.stats.pairs += block.pairs
-        self.pairs[task.group] += block.pairs
+        self.pairs[task.group, task.patch_set.number] += block.pairs
         self.stats.seconds_in_kernel += block.seconds_in_kernel
         self.stats.shards_read += block.shards_read
         self.stats.shrunk_blocks += block.shrunk
         self._note_error(block.error)
         for shard, part in zip(task.returned, parts, strict=True):
-            band = self.bands.get((task.group, task.layer, shard))
+            band = self.bands.get((task.group, task.layer, shard, task.patch_set.number))
             if band is not None and band.attempt == task.attempt:
                 self._add_part(band, part, task.columns_of(shard))
 
@@ -260,9 +267,9 @@ class TileDriver:
         own = group.shards[band.shard]
         others = [shard for shard in group.ring if group.window.touches(own.positions, shard.positions)]
         pieces = [others[start : start + self.side] for start in range(0, len(others), self.side)]
-        anew = Band(group, band.layer, band.shard, len(pieces), attempt=band.attempt + 1)
+        anew = Band(group, band.layer, band.shard, band.patch_set, len(pieces), attempt=band.attempt + 1)
         self.bands[anew.key] = anew
-        only, of_group = frozenset([band.shard]), self._of_group(group, band.layer)
+        only, of_group = frozenset([band.shard]), self._of_group(group, band.layer, band.patch_set)
         self.urgent.extend(BlockTask(*of_group, [own], piece, only, frozenset(), 0, anew.attempt) for piece in pieces)
 
     def _fail(self, group: str, error: Exception) -> None:
@@ -281,4 +288,5 @@ def _group_of(task: Task) -> str:
 
 
 def _shards_of(task: BlockTask) -> set[BandKey]:
-    return {(task.group, task.layer, shard.number) for shard in (*task.rows, *task.columns)}
+    number = task.patch_set.number
+    return {(task.group, task.layer, shard.number, number) for shard in (*task.rows, *task.columns)}

@@ -131,6 +131,16 @@ def check_together(settings: "Settings") -> None:
             f"Setting 'crop_references' {settings.crop_references} is for images that are cut, but 'crops' is none: "
             "give crops auto, or leave it out."
         )
+    if settings.repeated_defects and settings.crops != "none":
+        raise ValueError(
+            "Settings 'repeated_defects' and 'crops' do not go together yet: defects that repeat are found in whole "
+            "images; leave one of them out."
+        )
+    if settings.matching == "near" and settings.crop_references == "all":
+        raise ValueError(
+            "Settings 'matching' near and 'crop_references' all exclude each other, since patches near the same place "
+            "are in the same crop: use crop_references same, or matching anywhere."
+        )
     if settings.refit and settings.compress == "none":
         raise ValueError(
             f"Setting 'refit' {settings.refit} finds the directions of compressed features anew, but 'compress' is "

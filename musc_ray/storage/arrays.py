@@ -11,9 +11,9 @@ from musc_ray.storage.filesystem import atomic_file
 from musc_ray.storage.paths import RunPaths
 
 
-def finished_bands(run_paths: RunPaths, group: str, layer: int) -> set[int]:
-    """Shards whose band of this layer is already written."""
-    return set(run_paths.out.written_shards(run_paths.bands(group, layer)))
+def finished_bands(run_paths: RunPaths, group: str, layer: int, patch_set: int = 0) -> set[int]:
+    """Return the shards whose band of a layer and set of patches is already written."""
+    return set(run_paths.out.written_shards(run_paths.bands(group, layer, patch_set)))
 
 
 def write_array(fs: fsspec.AbstractFileSystem, path: str, array: npt.NDArray[Any]) -> None:

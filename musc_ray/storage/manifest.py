@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator
 from musc_ray.errors import MuscRayError
 from musc_ray.settings.model import Settings
 from musc_ray.storage.filesystem import read_json, write_json
+from musc_ray.storage.group_crop_references import GroupCropReferences
 from musc_ray.storage.group_matching import GroupMatching
 from musc_ray.storage.manifest_records import (
     Counts,
@@ -38,6 +39,7 @@ OPTIONAL = (
     "compression",
     "matching",
     "crops",
+    "crop_references",
 )
 """Fields of run.json that only some runs have."""
 
@@ -112,6 +114,7 @@ class RunManifest(_Manifest):
         compression: of each group whose features are compressed.
         crops: of each group whose images are cut.
         matching: where patches look for their nearest, by group, where it was chosen by samples (`matching: auto`).
+        crop_references: which crops were compared, by group, where samples chose it (`crop_references: auto`).
     """
 
     scored_at: datetime
@@ -133,6 +136,7 @@ class RunManifest(_Manifest):
     compression: dict[str, GroupCompression] = Field(default_factory=dict)
     crops: dict[str, GroupCrops] = Field(default_factory=dict)
     matching: dict[str, GroupMatching] = Field(default_factory=dict)
+    crop_references: dict[str, GroupCropReferences] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, run_paths: RunPaths) -> Self | None:

@@ -97,9 +97,9 @@ class OutPaths:
         """The directions that a group's features are compressed with."""
         return f"{self.features(features_id, group)}/{basis_name(sha256)}"
 
-    def matching(self, features_id: str, group: str, settings: str) -> str:
-        """Where patches of a group look for their nearest, found once for the settings of a digest."""
-        return f"{self.features(features_id, group)}/_matching-{settings}.json"
+    def settled(self, features_id: str, group: str, question: str, settings: str) -> str:
+        """What a sample of a group said once, for the settings of a digest; see `scoring/by_sample.py`."""
+        return f"{self.features(features_id, group)}/_{question}-{settings}.json"
 
     @property
     def night_lease(self) -> str:
@@ -201,10 +201,9 @@ class RunPaths:
         """Folder of the table of what lay under SOURCE and was not taken for an image."""
         return f"{self.folder}/skipped"
 
-    @property
-    def matching(self) -> str:
-        """Where patches look for their nearest, by group, as the run settled it from samples."""
-        return f"{self.folder}/matching.json"
+    def settled(self, question: str) -> str:
+        """What the run settled from samples, by group."""
+        return f"{self.folder}/{question}.json"
 
     @property
     def failed_json(self) -> str:
@@ -246,13 +245,14 @@ class RunPaths:
         """Hashes of the bases that the run's bands were computed with, by group."""
         return f"{self.work}/bases.json"
 
-    def bands(self, group: str, layer: int) -> str:
-        """Folder of a group's bands of one layer."""
-        return f"{self.work}/bands/group={escape_group(group)}/layer-{layer:02d}"
+    def bands(self, group: str, layer: int, patch_set: int = 0) -> str:
+        """Folder of a group's bands of one layer and set of patches; those of set 0 hold the folders of the others."""
+        of_set = f"/set-{patch_set:04d}" if patch_set else ""
+        return f"{self.work}/bands/group={escape_group(group)}/layer-{layer:02d}{of_set}"
 
-    def band(self, group: str, layer: int, shard: int) -> str:
-        """Patch scores of one shard's images for one layer: the unit of resume of the mutual stage."""
-        return f"{self.bands(group, layer)}/shard-{shard:05d}.npy"
+    def band(self, group: str, layer: int, shard: int, patch_set: int = 0) -> str:
+        """Patch scores of one shard's images for one layer and set: the unit of resume of the mutual stage."""
+        return f"{self.bands(group, layer, patch_set)}/shard-{shard:05d}.npy"
 
     def repeats(self, group: str) -> str:
         """Folder of what is known of a group's repeated defects."""

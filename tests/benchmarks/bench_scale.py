@@ -56,7 +56,8 @@ def mutual_stage(images: int, references: int | str, workers: int, groups: int =
     settings |= {"compress": DIRECTIONS} if COMPRESSED else {}
     with tempfile.TemporaryDirectory() as out:
         archive, rings = generated_archive(out, {**SHAPE, "images": images, "groups": groups, "settings": settings})
-        side = block_side(archive.settings, [len(ring.ring) for ring in rings], 1, 256, workers)
+        distances = archive.settings.shard_size**2 * 256
+        side = block_side(archive.settings, [len(ring.ring) for ring in rings], 1, distances, workers)
         mutual = TileDriver(archive.run_paths, rings, archive.meta.layers, side)
         arguments = (archive.settings, archive.arithmetic, out, archive.run_id, archive.meta)
         options = ExecutorOptions.of(archive.settings)

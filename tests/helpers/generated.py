@@ -31,13 +31,14 @@ from musc_ray.runtime.progress import Progress
 from musc_ray.runtime.worker import Role
 from musc_ray.scoring import driver, tile_driver
 from musc_ray.scoring.block_multiplier import BlockMultiplier
+from musc_ray.scoring.patch_sets import patch_sets
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.scoring.scorer import Scorer
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.bases import Compression, decide, write_directions
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.shard_writer import write_shard
+from musc_ray.storage.shard_writer import Wholes, write_shard
 from musc_ray.storage.shards import FeaturesMeta, ShardImage
 
 DEFAULTS = {
@@ -50,6 +51,7 @@ DEFAULTS = {
     "oom": False,
     "summaries": False,
     "planted": 0,
+    "loose": False,
     "shuffled": [],
     "settings": {},
 }
@@ -78,6 +80,26 @@ def group_features(spec: Mapping, group: int, images: range) -> tuple[list[str],
     return ids, np.array(class_tokens, np.float32), list(np.stack(layers, axis=1))
 
 
+def crop_grid(spec: Mapping) -> tuple[int, int]:
+    """The patches (h, w) of a crop: another number than of the whole image."""
+    return spec["grid"][0], spec["grid"][1] - 1
+
+
+def crop_features(spec: Mapping, group: int, images: range, crops: int) -> list[np.ndarray]:
+    """Tokens (n * crops, L, C) float16 of images, a layer each; their crops one after the other.
+
+    Crops at one place look alike; in a loose archive every image has its crops in an order of its own.
+    """
+    (h, w), channels = crop_grid(spec), spec["channels"]
+    common = np.random.default_rng([group, 7]).standard_normal((crops, spec["layers"], h * w, channels))
+    layers = []
+    for n in images:
+        generator = np.random.default_rng([group, n, 7])
+        tokens = common + 0.5 * generator.standard_normal(common.shape)
+        layers.append((tokens[generator.permutation(crops)] if spec["loose"] else tokens).astype(np.float16))
+    return list(np.concatenate(layers).swapaxes(0, 1))
+
+
 def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupImages]]:
     """Write the feature shards that are missing; returns what `score_groups` takes."""
     spec = {**DEFAULTS, **given}
@@ -87,6 +109,11 @@ def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupI
     out_paths, layers = OutPaths.at(out), tuple(range(spec["layers"]))
     size = (14 * spec["grid"][0], 14 * spec["grid"][1])
     meta = FeaturesMeta(tuple(spec["grid"]), layers, spec["channels"], 8, size, "generated", "0" * 64, "generated")
+    if settings.crop_rule is not None:  # the whole image keeps the grid, crops have another one
+        grid = crop_grid(spec)
+        crop_size = (14 * grid[0], 14 * grid[1])
+        meta = replace(meta, crops=settings.crop_rule.layout, whole_grid=meta.grid, whole_size=size)
+        meta = replace(meta, grid=grid, image_size=crop_size)
     groups, compression = {}, {}
     for group in range(spec["groups"]):
         name, shards = f"group-{group}", {}
@@ -103,7 +130,14 @@ def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupI
                 found = Tokens([torch.from_numpy(layer) for layer in tokens], torch.from_numpy(class_tokens))
                 features = store.features(found, name, compression.get(name))
                 of_group = replace(store.meta_of(compression.get(name)), images=images)
-                write_shard(out_paths.fs, path, of_group, features.class_tokens, features.layers)
+                wholes = None
+                if meta.crops is not None:
+                    wholes = Wholes(features.class_tokens, features.layers)
+                    layers_of_crops = crop_features(spec, group, range(start, start + len(ids)), meta.crops.count)
+                    crop_tokens = torch.from_numpy(np.repeat(class_tokens, meta.crops.count, axis=0))
+                    found = Tokens([torch.from_numpy(layer) for layer in layers_of_crops], crop_tokens)
+                    features = store.features(found, name, compression.get(name))
+                write_shard(out_paths.fs, path, of_group, features.class_tokens, features.layers, wholes)
             shards[number] = [CatalogImage(image_id, f"made://{image_id}", name, "") for image_id in ids]
         groups[name] = GroupShards(done=shards)
     hardware = LocalHardware()
@@ -116,9 +150,11 @@ def generated_archive(out: str, given: Mapping) -> tuple[RunContext, list[GroupI
         name: {number: [image.image_id for image in images] for number, images in group.done.items()}
         for name, group in groups.items()
     }
-    return context, [
+    of_groups = [
         GroupImages.of(name, ids, meta.grid, settings.reference_count, settings.seed) for name, ids in images.items()
     ]
+    meeting = "same" if settings.crop_references == "same" else "all"
+    return context, [replace(group, sets=patch_sets(context.meta_of(group.group), meeting)) for group in of_groups]
 
 
 def fitted(out_paths: OutPaths, meta: FeaturesMeta, spec: Mapping, group: int, channels: int) -> Compression:

@@ -12,8 +12,8 @@ from PIL import Image
 from musc_ray.runtime.executor import open_executor
 from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
+from musc_ray.scoring import by_sample, matching_worker
 from musc_ray.scoring import matching as matching_driver
-from musc_ray.scoring import matching_worker
 from musc_ray.scoring.driver import score_groups
 from musc_ray.scoring.matching import chosen_matching
 from musc_ray.storage.shards import BrokenShardError
@@ -97,7 +97,7 @@ def test_auto_decides_for_each_group_and_a_resumed_run_decides_nothing_anew(
         raise AssertionError("it is known")
 
     monkeypatch.setattr(matching_worker, "choose_matching", forget)
-    monkeypatch.setattr(matching_driver, "_stored", forget)
+    monkeypatch.setattr(by_sample._Stored, "read", forget)
     context.out_paths.fs.rm(context.run_paths.work, recursive=True)
     score(tmp_path, matching="auto", radius=1)  # the run's own folder
     for group in range(2):

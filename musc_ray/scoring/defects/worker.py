@@ -130,18 +130,18 @@ class DefectWorker:
             How many images were scored again; if any, the new band is stored.
         """
         shard, window, group = self.images.shards[number], self.images.window, self.images.group
-        grid, radius = self.images.grid, self.images.radius
+        whole, radius = self.images.sets[0], self.images.radius
         rows = self.affected_images(number)
         if not rows:
             return 0
         product_dtype = cache.product_dtype(group, window.images)
-        own = cache.prepare((group, layer, number), [shard.ids[row] for row in rows], grid, product_dtype, radius)
+        own = cache.prepare((group, layer, number), [shard.ids[row] for row in rows], whole, product_dtype, radius)
         parts: list[Part] = []
         columns = 0
         for other in self.images.ring:
             if not window.touches(shard.positions, other.positions):
                 continue
-            right = cache.prepare((group, layer, other.number), other.ids, grid, product_dtype, radius)
+            right = cache.prepare((group, layer, other.number), other.ids, whole, product_dtype, radius)
             right.exclude(torch.from_numpy(self.excluded(other.number)))
             scored = torch.from_numpy(window.contains(shard.positions, other.positions)[rows])
             parts.append(multiply_tile(own, right, dtype, scored)[0])

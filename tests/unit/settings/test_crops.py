@@ -63,3 +63,23 @@ def test_crops_enter_ids_as_resolved_and_only_where_images_are_cut():
     assert identity_values(same, "scores")["crop_references"] == "same"
     with pytest.raises(SettingsError, match="but 'crops' is none"):
         load_settings(None, {"crop_references": "same"})
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"crops": "3x2", "repeated_defects": True}, "Settings 'repeated_defects' and 'crops' do not go together yet"),
+        (
+            {"crops": "3x2", "crop_references": "all", "matching": "near"},
+            "Settings 'matching' near and 'crop_references' all exclude each other",
+        ),
+    ],
+)
+def test_what_crops_do_not_go_together_with(given, sentence):
+    with pytest.raises(SettingsError) as error:
+        load_settings(None, given)
+    assert sentence in str(error.value)
+    for name in given:  # each two of three, and each alone, are possible
+        rest = {key: value for key, value in given.items() if key != name}
+        if "crops" in rest or "crop_references" not in rest:
+            load_settings(None, rest)
