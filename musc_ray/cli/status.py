@@ -78,7 +78,8 @@ def _run_status(run_paths: RunPaths) -> RunStatus | None:
     share, seconds_left = _how_far(started, run, progress["stages"])
     groups = started.groups
     shards = {(name, shard) for name, group in groups.items() for shard in group.shards}
-    bands = len(shards) * len(started.layers)
+    sets = _set_counts(run_paths, started)
+    bands = sum(len(set(group.shards)) * sets[name] for name, group in groups.items()) * len(started.layers)
     if run is not None:
         shards_done, bands_done = len(shards), bands
     else:
@@ -87,7 +88,12 @@ def _run_status(run_paths: RunPaths) -> RunStatus | None:
             len(out_paths.written_shards(out_paths.features(started.features_id, name)).keys() & set(group.shards))
             for name, group in groups.items()
         )
-        bands_done = sum(len(finished_bands(run_paths, name, layer)) for name in groups for layer in started.layers)
+        bands_done = sum(
+            len(finished_bands(run_paths, name, layer, patch_set))
+            for name in groups
+            for layer in started.layers
+            for patch_set in range(sets[name])
+        )
     return RunStatus(
         run_id=run_paths.run_id,
         started_at=started.started_at.isoformat(),
@@ -113,6 +119,22 @@ def _run_status(run_paths: RunPaths) -> RunStatus | None:
         seconds_left=None if held is None else seconds_left,
         phases=[] if held is None else progress.get("phases", []),
     )
+
+
+def _set_counts(run_paths: RunPaths, started: StartedManifest) -> dict[str, int]:
+    """Count the sets of patches of each group: the whole images, and of crops one, or one each where the same meet.
+
+    Until a sample has said which meet, all do.
+    """
+    settings = started.settings
+    given = "same" if settings.matching == "near" else settings.crop_references
+    path = run_paths.settled("crop_references")
+    chosen = read_json(run_paths.fs, path) or {} if given == "auto" and settings.crops != "none" else {}
+    counts = {}
+    for name, group in started.groups.items():
+        meeting = chosen.get(name, {}).get("meeting", given)
+        counts[name] = 1 + (group.crops if meeting == "same" else min(group.crops, 1))
+    return counts
 
 
 def _state(run: RunManifest | None, held: Holder | None, failure: Failure | None) -> State:

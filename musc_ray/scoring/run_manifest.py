@@ -41,7 +41,9 @@ def started_manifest(context: RunContext) -> StartedManifest:
         features_id=context.meta.features_id,
         layers=context.meta.layers,
         groups={
-            name: StartedGroup(images=group.images, shards=tuple(sorted(group.all)))
+            name: StartedGroup(
+                images=group.images, shards=tuple(sorted(group.all)), crops=context.shape_of(name).places - 1
+            )
             for name, group in context.groups.items()
         },
         settings=context.settings,

@@ -186,10 +186,11 @@ class RunManifest(_Manifest):
 
 
 class StartedGroup(Record):
-    """What there is to do of a group: images, and the numbers of their shards."""
+    """What there is to do of a group: images, the numbers of their shards, and of the crops of an image."""
 
     images: int
     shards: tuple[int, ...] = ()
+    crops: int = 0
 
 
 class StartedManifest(_Manifest):
@@ -215,5 +216,9 @@ class StartedManifest(_Manifest):
         return cls._read(run_paths, run_paths.started_json)
 
     def write(self, run_paths: RunPaths) -> None:
-        """Write started.json."""
-        write_json(run_paths.fs, run_paths.started_json, self.model_dump(mode="json"))
+        """Write started.json; of groups without crops as earlier versions did."""
+        content = self.model_dump(mode="json")
+        for group in content["groups"].values():
+            if not group["crops"]:
+                del group["crops"]
+        write_json(run_paths.fs, run_paths.started_json, content)

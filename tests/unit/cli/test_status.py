@@ -7,6 +7,7 @@ import sys
 import time
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -15,6 +16,7 @@ from musc_ray.cli import app
 from musc_ray.cli.status import read_status
 from musc_ray.runtime.durations import format_duration
 from musc_ray.storage import lease as lease_module
+from musc_ray.storage.arrays import write_array
 from musc_ray.storage.failure import Failure
 from musc_ray.storage.filesystem import write_json
 from musc_ray.storage.lease import lease
@@ -154,3 +156,28 @@ def test_it_fits_80_columns_of_a_terminal(run, monkeypatch):
     assert "and more of it" in " ".join(text.split())
     table = text.splitlines()[: text.splitlines().index("")]
     assert any(RUN in line and "running" in line and "about " in line and "1,000" in line for line in table)
+
+
+@pytest.mark.parametrize(
+    ("settings", "chosen", "sets"),
+    [
+        ({"crops": "2x3", "crop_references": "same"}, None, 7),
+        ({"crops": "2x3", "crop_references": "all"}, None, 2),
+        ({"crops": "2x3"}, None, 2),
+        ({"crops": "2x3"}, "same", 7),
+        ({"crops": "2x3"}, "all", 2),
+        ({"crops": "2x3", "matching": "near", "radius": 2}, None, 7),
+    ],
+)
+def test_bands_of_crops_are_counted(run, settings, chosen, sets):
+    record = started_record(RUN, {"all": 1000})
+    record["settings"] |= settings
+    record["groups"]["all"] |= {"crops": 6, "shards": [0, 1, 2]}
+    write_json(run.fs, run.started_json, record)
+    if chosen is not None:
+        write_json(run.fs, run.settled("crop_references"), {"all": {"meeting": chosen, "reason": "as measured"}})
+    layers = record["layers"]
+    assert only(run).bands == 3 * sets * len(layers)
+    write_array(run.fs, run.band("all", layers[0], 2), np.zeros((2, 2)))
+    write_array(run.fs, run.band("all", layers[0], 0, sets - 1), np.zeros((2, 2)))
+    assert only(run).bands_done == 2
