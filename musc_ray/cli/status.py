@@ -1,5 +1,6 @@
 """Read the progress of an OUT's runs from the files that they write."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -88,12 +89,7 @@ def _run_status(run_paths: RunPaths) -> RunStatus | None:
             len(out_paths.written_shards(out_paths.features(started.features_id, name)).keys() & set(group.shards))
             for name, group in groups.items()
         )
-        bands_done = sum(
-            len(finished_bands(run_paths, name, layer, patch_set))
-            for name in groups
-            for layer in started.layers
-            for patch_set in range(sets[name])
-        )
+        bands_done = _bands_done(run_paths, started.layers, sets)
     return RunStatus(
         run_id=run_paths.run_id,
         started_at=started.started_at.isoformat(),
@@ -135,6 +131,14 @@ def _set_counts(run_paths: RunPaths, started: StartedManifest) -> dict[str, int]
         meeting = chosen.get(name, {}).get("meeting", given)
         counts[name] = 1 + (group.crops if meeting == "same" else min(group.crops, 1))
     return counts
+
+
+def _bands_done(run_paths: RunPaths, layers: Sequence[int], sets: Mapping[str, int]) -> int:
+    """Count the bands that are written, of all groups, layers and sets."""
+    numbered = [(name, patch_set) for name, count in sets.items() for patch_set in range(count)]
+    return sum(
+        len(finished_bands(run_paths, name, layer, patch_set)) for name, patch_set in numbered for layer in layers
+    )
 
 
 def _state(run: RunManifest | None, held: Holder | None, failure: Failure | None) -> State:

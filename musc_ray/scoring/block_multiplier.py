@@ -11,7 +11,7 @@ from musc_ray.core.memory import is_out_of_memory
 from musc_ray.core.precision import distance_dtype
 from musc_ray.core.tile_product import multiply_tile
 from musc_ray.scoring.ring import BlockStats, BlockTask, RingShard
-from musc_ray.scoring.shard_cache import LoadedShards, ShardCache
+from musc_ray.scoring.shard_cache import LoadedShards, ShardCache, numbers_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class BlockMultiplier:
         When memory runs out the cache shrinks, and the shards are loaded again, tile by tile.
         """
         try:
-            return self._multiply(task, shards)
+            return self._multiply_merged(task, shards) if task.merged else self._multiply(task, shards)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -60,14 +60,37 @@ class BlockMultiplier:
         pairs, seconds = 0, 0.0
         for a, b in task.tiles:
             scored = torch.from_numpy(task.window.contains(a.positions, b.positions))
-            left = self.cache.load(task, a) if shards is None else shards[a.number].result()
-            right = left if a == b else self.cache.load(task, b) if shards is None else shards[b.number].result()
+            left = self.cache.load(task, [a]) if shards is None else shards[a.number,].result()
+            right = left if a == b else self.cache.load(task, [b]) if shards is None else shards[b.number,].result()
             started = time.perf_counter()
             rows = target(a, b)
             columns = rows if a == b else target(b, a)
             multiply_tile(left, right, dtype, scored, (rows, columns))
             seconds += time.perf_counter() - started
             pairs += int(scored.sum()) // (2 if a == b else 1)
+        return distances, BlockStats(pairs=pairs, seconds_in_kernel=seconds)
+
+    def _multiply_merged(self, task: BlockTask, shards: LoadedShards) -> tuple[dict[int, Tensor], BlockStats]:
+        """Multiply a block as a single tile; images that do not score each other are at distance inf."""
+        left, right = shards[numbers_of(task.rows)].result(), shards[numbers_of(task.columns)].result()
+        scored = torch.cat(
+            [
+                torch.cat([torch.from_numpy(task.window.contains(a.positions, b.positions)) for b in task.columns], 1)
+                for a in task.rows
+            ]
+        )
+        started = time.perf_counter()
+        rows, columns = multiply_tile(left, right, self.distance_dtype(task.group, task.window.images), scored)
+        seconds = time.perf_counter() - started
+        distances: dict[int, Tensor] = {}
+        for side, found in ((task.rows, rows), (task.columns, columns)):
+            first = 0
+            for shard in side:
+                part = slice(first, first + len(shard.ids))
+                if shard.number in task.unfinished and shard.number not in distances:
+                    distances[shard.number] = found[:, part].contiguous()
+                first = part.stop
+        pairs = int(scored.sum()) // (2 if rows is columns else 1)
         return distances, BlockStats(pairs=pairs, seconds_in_kernel=seconds)
 
     def _empty(self, task: BlockTask, shard: RingShard, columns: int, dtype: torch.dtype) -> Tensor:

@@ -33,7 +33,7 @@ def sample_crop_references(images: GroupImages, cache: ShardCache, layers: tuple
     def prepared(sampled: tuple[int, str], patch_set: PatchSet) -> PreparedShard:
         """Prepare the crops of an image, each by itself: which of them is the nearest is the question."""
         number, image_id = sampled
-        shard = cache.prepare((images.group, layer, number), [image_id], patch_set, dtype, None)
+        shard = cache.prepare((images.group, layer), {number: [image_id]}, patch_set, dtype, None)
         shard.places = 1
         return shard
 

@@ -19,7 +19,7 @@ from musc_ray.scoring.patch_sets import PatchSet, patch_sets
 from musc_ray.scoring.ranking_driver import RankingDriver
 from musc_ray.scoring.ranking_worker import GroupFigures
 from musc_ray.scoring.ring import GroupImages
-from musc_ray.scoring.tile_driver import TileDriver, block_side
+from musc_ray.scoring.tile_driver import MAX_SIDE, TileDriver, block_side
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class _Stages:
 
     def multiply_tiles(self, groups: Sequence[GroupImages], workers: int) -> None:
         """Multiply all tiles on some workers and write the bands."""
-        driver = TileDriver(self.context.run_paths, groups, self.context.meta.layers, self._block_side(groups, workers))
+        driver = TileDriver(self.context.run_paths, groups, self.context.meta.layers, self._sides(groups, workers))
         per_pair = {
             (group.group, patch_set.number): self._operations_per_pair(group, patch_set)
             for group in groups
@@ -126,17 +126,22 @@ class _Stages:
         self.figures["mutual"] = {"seconds": stage.seconds, **asdict(driver.stats), "operations": operations}
         self.failed |= driver.failed
 
-    def _block_side(self, groups: Sequence[GroupImages], workers: int) -> int:
-        """Choose the shards along a side of the blocks of all groups."""
+    def _sides(self, groups: Sequence[GroupImages], workers: int) -> dict[tuple[str, int], int]:
+        """Choose the shards along a side of the blocks of each group and set; those of crops are small, and more."""
         settings, layers = self.context.settings, len(self.context.meta.layers)
-        sets = max((len(group.sets) for group in groups), default=1)
-        distances = [
-            max(1, settings.shard_size // group.places) ** 2 * patch_set.patches
-            for group in groups
-            for patch_set in group.sets
-        ]
-        shards = [len(group.ring) for group in groups]
-        return block_side(settings, shards, layers * sets, max(distances, default=1), workers)
+        whole = [group for group in groups if group.places == 1]
+        sides: dict[tuple[str, int], int] = {}
+        if whole:
+            distances = settings.shard_size**2 * max(group.sets[0].patches for group in whole)
+            side = block_side(settings, [len(group.ring) for group in whole], layers, distances, workers)
+            sides = {(group.group, 0): side for group in whole}
+        for group in groups:
+            for patch_set in group.sets if group.places > 1 else ():
+                images, runs = max(len(shard.ids) for shard in group.ring), layers * len(group.sets)
+                most, distances = MAX_SIDE * group.places // len(patch_set.places), images**2 * patch_set.patches
+                side = block_side(settings, [len(group.ring)], runs, distances, workers, most)
+                sides[group.group, patch_set.number] = side
+        return sides
 
     def _operations_per_pair(self, group: GroupImages, patch_set: PatchSet) -> float:
         """Count the operations of one layer and set of a pair of images."""

@@ -36,10 +36,9 @@ def sample_matching(images: GroupImages, cache: ShardCache, layers: tuple[int, .
 
     def of_set(patch_set: PatchSet, radius: int | None) -> Tensor:
         """Compute distances (D, S, L, S) of one set."""
-        of_layer = [(images.group, layer, number) for number, _ in sample]
         shards = [
-            cache.prepare(band, ids, patch_set, torch.float32, radius)
-            for band, (_, ids) in zip(of_layer, sample, strict=True)
+            cache.prepare((images.group, layer), {number: ids}, patch_set, torch.float32, radius)
+            for number, ids in sample
         ]
         starts = [sum(shard.images for shard in shards[:index]) for index in range(len(shards) + 1)]
         found = torch.empty(settings.vectors, starts[-1], patch_set.patches, starts[-1])

@@ -180,6 +180,7 @@ class BlockTask:
         whole: those of them without tiles in other blocks: their bands are reduced and written on the spot.
         counted: tiles that this block adds to the progress.
         attempt: number of restarts of its bands.
+        merged: whether rows and columns are each prepared and multiplied as one shard: those of crops are small.
     """
 
     group: str
@@ -194,6 +195,14 @@ class BlockTask:
     whole: frozenset[int]
     counted: int
     attempt: int = 0
+    merged: bool = False
+
+    @property
+    def units(self) -> list[tuple[RingShard, ...]]:
+        """List the shards that are prepared together: each alone, or all rows and all columns."""
+        if not self.merged:
+            return [(shard,) for shard in self.shards]
+        return [tuple(self.rows)] if self.rows == self.columns else [tuple(self.rows), tuple(self.columns)]
 
     @property
     def returned(self) -> list[int]:

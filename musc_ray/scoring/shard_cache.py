@@ -3,7 +3,7 @@
 import gc
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -15,7 +15,7 @@ from musc_ray.features.arithmetic import Arithmetic
 from musc_ray.features.layer_reader import LayerReader
 from musc_ray.runtime.worker import use_threads
 from musc_ray.scoring.patch_sets import PatchSet
-from musc_ray.scoring.ring import BandKey, BlockTask, RingShard
+from musc_ray.scoring.ring import BlockTask, RingShard
 from musc_ray.settings.model import Settings
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import FeaturesMeta
@@ -23,8 +23,16 @@ from musc_ray.storage.shards import FeaturesMeta
 LOADERS = 2
 """Threads that read and prepare the next shards."""
 
-LoadedShards = dict[int, Future[PreparedShard]]
-"""Shards of a block by number, prepared or still loading."""
+Numbers = tuple[int, ...]
+"""Of shards that are prepared together."""
+
+LoadedShards = dict[Numbers, Future[PreparedShard]]
+"""Units of a block, prepared or still loading."""
+
+
+def numbers_of(unit: Sequence[RingShard]) -> Numbers:
+    """Return the numbers of the shards of a unit."""
+    return tuple(shard.number for shard in unit)
 
 
 class ShardCache:
@@ -37,25 +45,26 @@ class ShardCache:
         self.device = torch.device(arithmetic.device)
         self.reader = LayerReader(paths, meta.features_id, settings, meta.layers)
         self.max_bytes = settings.cache_mb * 2**20
-        self._shards: OrderedDict[BandKey, Future[PreparedShard]] = OrderedDict()
+        self._shards: OrderedDict[tuple[str, int, int, Numbers], Future[PreparedShard]] = OrderedDict()
         self._lock = threading.Lock()
         self._loaders = ThreadPoolExecutor(LOADERS, initializer=use_threads, initargs=(threads,))
 
     def shards_of(self, task: BlockTask) -> tuple[LoadedShards, int]:
-        """Start to load a block's shards that are not cached; evict others where memory is needed.
+        """Start to load a block's units that are not cached; evict others where memory is needed.
 
         Returns:
-            The block's shards, and how many of them are loaded for it.
+            The block's units, and how many shards are loaded for it.
         """
         found, read = {}, 0
         with self._lock:
-            for shard in task.shards:
-                key = (task.group, task.layer, shard.number, task.patch_set.number)
+            for unit in task.units:
+                numbers = numbers_of(unit)
+                key = (task.group, task.layer, task.patch_set.number, numbers)
                 if key not in self._shards:
-                    self._shards[key] = self._loaders.submit(self.load, task, shard)
-                    read += 1
+                    self._shards[key] = self._loaders.submit(self.load, task, unit)
+                    read += len(unit)
                 self._shards.move_to_end(key)
-                found[shard.number] = self._shards[key]
+                found[numbers] = self._shards[key]
             self._evict(task.worth_keeping, found)
         return found, read
 
@@ -73,10 +82,11 @@ class ShardCache:
             ):
                 held -= self._shards.pop(key).result().nbytes
 
-    def load(self, task: BlockTask, shard: RingShard) -> PreparedShard:
-        """Read and prepare a shard's layer, without caching it."""
+    def load(self, task: BlockTask, unit: Sequence[RingShard]) -> PreparedShard:
+        """Read and prepare a layer of some shards as one, without caching it."""
         dtype = self.product_dtype(task.group, task.window.images)
-        return self.prepare((task.group, task.layer, shard.number), shard.ids, task.patch_set, dtype, task.radius)
+        ids = {shard.number: shard.ids for shard in unit}
+        return self.prepare((task.group, task.layer), ids, task.patch_set, dtype, task.radius)
 
     def product_dtype(self, group: str, images: int) -> torch.dtype:
         """Return the dtype of products in a group of this many images."""
@@ -84,24 +94,29 @@ class ShardCache:
 
     def prepare(
         self,
-        band: tuple[str, int, int],
-        ids: Sequence[str],
+        layer: tuple[str, int],
+        ids: Mapping[int, Sequence[str]],
         patch_set: PatchSet,
         dtype: torch.dtype,
         radius: int | None,
     ) -> PreparedShard:
-        """Read and prepare some images of a shard.
+        """Read and prepare some images of a group, as one shard.
 
         Args:
-            band: group, layer and number of the shard.
-            ids: of the images.
+            layer: group and layer.
+            ids: of the images by number of their shard.
             patch_set: what of each is prepared.
             dtype: of products, see `product_dtype`.
             radius: how far from its place a patch looks for its nearest; None means anywhere.
         """
-        group, layer, number = band
-        path = self.paths.shard(self.meta.features_id, group, number)
-        tokens = self.reader.read(group, path, layer, ids, patch_set.places)
+        group, number = layer
+        parts = [
+            self.reader.read(
+                group, self.paths.shard(self.meta.features_id, group, shard), number, of_shard, patch_set.places
+            )
+            for shard, of_shard in ids.items()
+        ]
+        tokens = parts[0] if len(parts) == 1 else torch.cat(parts)
         return prepare(
             tokens.to(self.device),
             patch_set.grid,

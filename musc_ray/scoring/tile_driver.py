@@ -36,6 +36,9 @@ DISTANCES_SHARE = 4
 MAX_REPAIRS = 3
 
 
+Sides = Mapping[tuple[str, int], int]
+"""Shards along a side of the blocks of each group and set of patches."""
+
 OfGroup = tuple[str, int, PatchSet, ReferenceWindow, int | None, int]
 """The first fields of a `BlockTask`, which tasks of a group, layer and set have in common."""
 
@@ -93,7 +96,9 @@ class MutualStats:
     largest_summary_error: float = 0.0
 
 
-def block_side(settings: Settings, shards: Sequence[int], runs: int, distances: int, workers: int) -> int:
+def block_side(
+    settings: Settings, shards: Sequence[int], runs: int, distances: int, workers: int, most: int = MAX_SIDE
+) -> int:
     """Choose the shards along a side of a block: as many as memory allows while every worker gets enough blocks.
 
     Args:
@@ -102,10 +107,11 @@ def block_side(settings: Settings, shards: Sequence[int], runs: int, distances: 
         runs: how often each group's tiles are multiplied: once a layer and set of patches.
         distances: of a tile, A * L * B of its shards; of the largest.
         workers: number of workers.
+        most: the side is at most this.
     """
     tile_bytes = 2 * distances * settings.vectors * settings.distance_bytes
     fitting = int((settings.cache_mb * 2**20 / DISTANCES_SHARE / tile_bytes) ** 0.5)
-    side = max(1, min(MAX_SIDE, fitting))
+    side = max(1, min(most, fitting))
     while side > 1 and runs * sum(_block_count(count, side) for count in shards) < MIN_BLOCKS_PER_WORKER * workers:
         side -= 1
     return side
@@ -124,10 +130,10 @@ class TileDriver:
         pairs: image pairs scored so far by group and set, each counted once for each layer.
     """
 
-    def __init__(self, run_paths: RunPaths, groups: Sequence[GroupImages], layers: Sequence[int], side: int) -> None:
-        self.run_paths, self.layers, self.side = run_paths, layers, side
+    def __init__(self, run_paths: RunPaths, groups: Sequence[GroupImages], layers: Sequence[int], sides: Sides) -> None:
+        self.run_paths, self.layers, self.sides = run_paths, layers, sides
         self.groups = {group.group: group for group in groups}
-        self.blocks = {group.group: ring_blocks(group, side) for group in groups}
+        self.blocks = {scored: ring_blocks(self.groups[scored[0]], side) for scored, side in sides.items()}
         self.bands: dict[BandKey, Band] = {}
         self.urgent: deque[Task] = deque()
         self.upcoming: deque[BlockTask] = deque()
@@ -140,8 +146,7 @@ class TileDriver:
     @property
     def total(self) -> int:
         """Count the tiles of all groups, layers and sets."""
-        tiles = {name: sum(block.tiles for block in blocks) for name, blocks in self.blocks.items()}
-        return len(self.layers) * sum(len(group.sets) * tiles[name] for name, group in self.groups.items())
+        return len(self.layers) * sum(block.tiles for blocks in self.blocks.values() for block in blocks)
 
     def run(self, pool: Pool) -> Iterator[tuple[int, int]]:
         """Compute all missing bands; yields the numbers of tiles done, and found done, since the last time."""
@@ -157,7 +162,7 @@ class TileDriver:
         for group in self.groups.values():
             for layer, patch_set in product(self.layers, group.sets):
                 done = finished_bands(self.run_paths, group.group, layer, patch_set.number)
-                blocks = self.blocks[group.group]
+                blocks = self.blocks[group.group, patch_set.number]
                 needed = [block for block in blocks if not block.shards <= done]
                 self.stats.already_done += sum(block.tiles for block in blocks) - sum(b.tiles for b in needed)
                 awaited = Counter(shard for block in needed for shard in block.shards - done)
@@ -173,7 +178,7 @@ class TileDriver:
         columns = rows if block.columns == block.rows else group.ring[block.columns.start : block.columns.stop]
         unfinished = block.shards - done
         whole = frozenset(shard for shard in unfinished if awaited[shard] == 1)
-        task = BlockTask(*of_group, rows, columns, unfinished, whole, block.tiles)
+        task = BlockTask(*of_group, rows, columns, unfinished, whole, block.tiles, merged=group.places > 1)
         for shard in task.returned:
             band = Band(group, task.layer, shard, task.patch_set, awaited[shard])
             self.bands.setdefault(band.key, band)
@@ -181,7 +186,7 @@ class TileDriver:
 
     def _of_group(self, group: GroupImages, layer: int, patch_set: PatchSet) -> OfGroup:
         """Return the first fields of a task; workers keep all shards if every pair is scored, else two block sides."""
-        keep = len(group.ring) if group.window.is_all else 2 * self.side
+        keep = len(group.ring) if group.window.is_all else 2 * self.sides[group.group, patch_set.number]
         return group.group, layer, patch_set, group.window, group.radius_of(patch_set), keep
 
     def _next_task(self, member: Member, workers: int) -> Task | None:
@@ -195,7 +200,7 @@ class TileDriver:
                 self.upcoming.append(block)
         if not self.upcoming:
             return None
-        held = self.held.setdefault(member, deque(maxlen=4 * self.side))
+        held = self.held.setdefault(member, deque(maxlen=4 * max(self.sides.values())))
         best = max(self.upcoming, key=lambda task: len(_shards_of(task) & set(held)))
         self.upcoming.remove(best)
         held.extend(_shards_of(best) - set(held))
@@ -266,11 +271,13 @@ class TileDriver:
         self.stats.repaired_bands += 1
         own = group.shards[band.shard]
         others = [shard for shard in group.ring if group.window.touches(own.positions, shard.positions)]
-        pieces = [others[start : start + self.side] for start in range(0, len(others), self.side)]
+        side = self.sides[group.group, band.patch_set.number]
+        pieces = [others[start : start + side] for start in range(0, len(others), side)]
         anew = Band(group, band.layer, band.shard, band.patch_set, len(pieces), attempt=band.attempt + 1)
         self.bands[anew.key] = anew
         only, of_group = frozenset([band.shard]), self._of_group(group, band.layer, band.patch_set)
-        self.urgent.extend(BlockTask(*of_group, [own], piece, only, frozenset(), 0, anew.attempt) for piece in pieces)
+        rest = only, frozenset[int](), 0, anew.attempt, group.places > 1
+        self.urgent.extend(BlockTask(*of_group, [own], piece, *rest) for piece in pieces)
 
     def _fail(self, group: str, error: Exception) -> None:
         """Drop a failed group; the others continue."""

@@ -124,7 +124,7 @@ def fast_blocks(folder: Path, stack: ExitStack) -> Counts:
         str(folder), {**spec, "settings": {"references": 128, "workers": WORKERS, "cache_mb": 256}}
     )
     side = block_side(context.settings, [len(rings[0].ring)], 1, context.settings.shard_size**2 * 256, WORKERS)
-    mutual = TileDriver(context.run_paths, rings, context.meta.layers, side)
+    mutual = TileDriver(context.run_paths, rings, context.meta.layers, {(ring.group, 0): side for ring in rings})
     executor = stack.enter_context(open_executor(ExecutorOptions.of(context.settings), Progress(quiet=True)))
     arguments = (context.settings, context.arithmetic, str(folder), context.run_id, context.meta)
     role = Role("tests.helpers.slow_actors", "SlowReducer", calls=2)

@@ -1,7 +1,10 @@
 """Who scores whom among crops, through the mutual stage: bands against loops, decisions that stay, resume."""
 
+import contextlib
 import json
 import shutil
+import subprocess
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,18 +12,22 @@ import numpy as np
 import pytest
 
 from musc_ray.features.context import RunContext
-from musc_ray.runtime.executor import open_executor
+from musc_ray.runtime.executor import ResultLostError, open_executor
 from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring import crop_references_worker
+from musc_ray.scoring.block_multiplier import BlockMultiplier
 from musc_ray.scoring.crop_references import chosen_crop_references
 from musc_ray.scoring.driver import score_groups
 from musc_ray.scoring.notes import crop_notes
 from musc_ray.scoring.patch_maps import set_maps_of
 from musc_ray.scoring.patch_sets import patch_sets
 from musc_ray.scoring.ring import GroupImages
+from musc_ray.scoring.tile_driver import BandTask, TileDriver
 from tests.helpers import brute_force
 from tests.helpers.generated import DEFAULTS, crop_features, crop_grid, generated_archive, group_features
+from tests.helpers.processes import kill, named
+from tests.integration.test_nodes import figures, start
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 SPEC = {**DEFAULTS, "images": 13, "grid": [4, 5], "channels": 24, "shard_size": 3}
@@ -198,3 +205,86 @@ def test_a_stopped_run_continues_where_it_was(tmp_path, meeting):
     assert {path for path in bands if again[path] != bands[path]} == set(lost)
     assert 0 < stages["mutual"]["tiles"] < stages["mutual"]["already_done"]
     check(maps(context, groups[0], meeting), before, 1e-6)
+
+
+@pytest.mark.parametrize("meeting", ["same", "all"])
+def test_a_band_whose_parts_are_lost_is_multiplied_again(tmp_path, monkeypatch, meeting):
+    spec = SPEC | {"shard_size": 1}
+    wanted = expected(spec, meeting)
+    handle, lost = TileDriver._handle, []
+
+    def lose_first(self, executor, task, references, error):
+        if isinstance(task, BandTask) and task.band.patch_set.number == 1 and not lost:
+            lost.append(task.band.key)
+            error = ResultLostError("lost with its node")
+        handle(self, executor, task, references, error)
+
+    monkeypatch.setattr(TileDriver, "_handle", lose_first)
+    context, groups, stages = mutual(tmp_path, spec, crop_references=meeting, references=6)
+    assert len(lost) == 1
+    assert stages["mutual"]["repaired_bands"] == 1
+    monkeypatch.undo()
+    repaired = maps(context, groups[0], meeting)
+    again, groups, _ = mutual(tmp_path / "again", spec, crop_references=meeting, references=6)
+    check(repaired, maps(again, groups[0], meeting), 1e-6)
+    assert repaired.keys() == wanted.keys()
+
+
+def test_a_block_that_runs_out_of_memory_is_multiplied_tile_by_tile(tmp_path, monkeypatch):
+    merged, failed = BlockMultiplier._multiply_merged, []
+
+    def fail_first(self, task, shards):
+        if not failed:
+            failed.append(task)
+            raise MemoryError("injected")
+        return merged(self, task, shards)
+
+    monkeypatch.setattr(BlockMultiplier, "_multiply_merged", fail_first)
+    context, groups, stages = mutual(tmp_path, SPEC, crop_references="all")
+    assert stages["mutual"]["shrunk_blocks"] == 1
+    check(maps(context, groups[0], "all"), expected(SPEC, "all"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("meeting", ["same", "all"])
+def test_a_killed_driver_and_a_killed_worker_change_nothing(tmp_path, meeting):
+    """Of many tiles: the driver dies, and the one that continues loses a worker."""
+    settings = {**SETTINGS, "executor": "ray", "workers": 2, "crop_references": meeting, "degrees": [1, 3, 5]}
+    spec = {"images": 90, "grid": [8, 8], "channels": 64, "layers": 3, "shard_size": 2, "settings": settings}
+    process = start(tmp_path, spec)
+    wait_for_bands(tmp_path, process, 30)
+    process.kill()
+    process.communicate()
+    written = bands_of(tmp_path)
+    process = start(tmp_path, spec)
+    wait_for_bands(tmp_path, process, len(written) + 10)
+    kill(named("WorkerProcess.call", process.pid)[0])
+    stats = figures(process)["mutual"]
+    assert {path: when for path, when in bands_of(tmp_path).items() if path in written} == written
+    assert stats["lost_workers"] == 1
+    assert stats["already_done"] > 0
+    sets = 1 + (PLACES if meeting == "same" else 1)
+    assert stats["tiles"] + stats["already_done"] == 3 * sets * 45 * 46 // 2
+    context, groups = generated_archive(str(tmp_path), spec)  # of the features that are there
+    whole, others, _ = mutual(
+        tmp_path / "whole", DEFAULTS | spec | {"shard_size": 90}, crop_references=meeting, degrees=[1, 3, 5]
+    )
+    check(maps(context, groups[0], meeting), maps(whole, others[0], meeting), 1e-6)
+
+
+def bands_of(out: Path) -> dict[Path, int]:
+    """The bands that are written, and when."""
+    found = {}
+    for path in out.glob("runs/generated/work/bands/**/*.npy"):
+        with contextlib.suppress(FileNotFoundError):
+            found[path] = path.stat().st_mtime_ns
+    return found
+
+
+def wait_for_bands(out: Path, process: subprocess.Popen, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if len(bands_of(out)) >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(process.communicate()[1])

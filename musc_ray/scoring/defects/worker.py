@@ -135,13 +135,14 @@ class DefectWorker:
         if not rows:
             return 0
         product_dtype = cache.product_dtype(group, window.images)
-        own = cache.prepare((group, layer, number), [shard.ids[row] for row in rows], whole, product_dtype, radius)
+        ids = {number: [shard.ids[row] for row in rows]}
+        own = cache.prepare((group, layer), ids, whole, product_dtype, radius)
         parts: list[Part] = []
         columns = 0
         for other in self.images.ring:
             if not window.touches(shard.positions, other.positions):
                 continue
-            right = cache.prepare((group, layer, other.number), other.ids, whole, product_dtype, radius)
+            right = cache.prepare((group, layer), {other.number: other.ids}, whole, product_dtype, radius)
             right.exclude(torch.from_numpy(self.excluded(other.number)))
             scored = torch.from_numpy(window.contains(shard.positions, other.positions)[rows])
             parts.append(multiply_tile(own, right, dtype, scored)[0])
