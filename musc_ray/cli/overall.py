@@ -71,10 +71,14 @@ def _shares(stage: Mapping[str, Any]) -> tuple[float, float]:
 
 def _work(started: StartedManifest) -> dict[str, float]:
     """Return the work of each stage, in images that are extracted."""
-    sizes = [group.images for group in started.groups.values()]
-    references = started.settings.reference_count
-    pairs = sum(n * min(n - 1, n if references is None else references) / 2 for n in sizes)
-    work = {"extract": float(sum(sizes)), "mutual": pairs / PAIRS}
+    groups, settings = list(started.groups.values()), started.settings
+    sizes, references = [group.images for group in groups], settings.reference_count
+    meet_same = settings.crop_references == "same" or settings.matching == "near"
+    pairs = 0.0
+    for group in groups:
+        met = min(group.images - 1, group.images if references is None else references)
+        pairs += group.images * met / 2 * (1 + group.crops ** (1 if meet_same else 2))  # 0 ** 1 and 0 ** 2 are 0
+    work = {"extract": float(sum(group.images * (1 + group.crops) for group in groups)), "mutual": pairs / PAIRS}
     if started.settings.repeated_defects:
         work["repeats"] = work["mutual"] * REPEATS
     return work | {

@@ -12,5 +12,6 @@ SAMPLE_PLACES = 4
 MIN_FOUND = 0.8
 """Least share of good patches that find their nearest at their own place.
 
-It was 0.97 and more in the aligned sets of the study, 0.23 and less in the others, where 1 / P is chance.
+It was 0.97 and more in the aligned sets of the study, 0.23 and less in the others, where 1 / P is chance; in samples of
+8 images 0.92 and more, 0.29 and less.
 """

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from musc_ray.core import patch_scores
 from musc_ray.features.context import RunContext
 from musc_ray.runtime.executor import ResultLostError, open_executor
 from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
-from musc_ray.scoring import crop_references_worker
+from musc_ray.scoring import crop_references_worker, tile_driver
 from musc_ray.scoring.block_multiplier import BlockMultiplier
 from musc_ray.scoring.crop_references import chosen_crop_references
 from musc_ray.scoring.driver import score_groups
@@ -252,7 +253,7 @@ def test_a_killed_driver_and_a_killed_worker_change_nothing(tmp_path, meeting):
     settings = {**SETTINGS, "executor": "ray", "workers": 2, "crop_references": meeting, "degrees": [1, 3, 5]}
     spec = {"images": 90, "grid": [8, 8], "channels": 64, "layers": 3, "shard_size": 2, "settings": settings}
     process = start(tmp_path, spec)
-    wait_for_bands(tmp_path, process, 30)
+    wait_for_bands(tmp_path, process, 100)  # two sets and more
     process.kill()
     process.communicate()
     written = bands_of(tmp_path)
@@ -288,3 +289,15 @@ def wait_for_bands(out: Path, process: subprocess.Popen, count: int) -> None:
             return
         time.sleep(0.02)
     raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.parametrize("meeting", ["same", "all"])
+def test_summaries_of_many_references_are_within_their_bound(tmp_path, monkeypatch, meeting):
+    for module in (patch_scores, tile_driver):
+        monkeypatch.setattr(module, "MAX_EXACT_REFERENCES", 20)
+    monkeypatch.setattr(tile_driver, "SUMMARY_CHUNK", 12)
+    spec = SPEC | {"images": 30, "shard_size": 1}
+    context, groups, stages = mutual(tmp_path, spec, crop_references=meeting)
+    bound = stages["mutual"]["largest_summary_error"]
+    assert 0 < bound < 5e-3
+    check(maps(context, groups[0], meeting), expected(spec, meeting), bound)

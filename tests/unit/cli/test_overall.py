@@ -2,7 +2,7 @@
 
 import pytest
 
-from musc_ray.cli.overall import overall
+from musc_ray.cli.overall import _work, overall
 from musc_ray.storage.manifest import StartedManifest
 from tests.helpers.manifests import started_record
 
@@ -91,3 +91,15 @@ def test_a_stage_that_is_repeated_counts_as_it_is_now():
 def test_an_empty_record_of_an_older_version_is_read():
     share, left = overall(started(), [{"name": "extract", "done": 3, "total": None, "seconds": 1.0, "ended": False}])
     assert (0 <= share <= 1, left) == (True, None)
+
+
+@pytest.mark.parametrize(("settings", "pairs"), [({}, 37), ({"crop_references": "same"}, 7), ({"matching": "near"}, 7)])
+def test_crops_are_extracted_and_compared_beside_the_whole_images(settings, pairs):
+    record = started_record("run-a", {"all": 100})
+    plain = _work(StartedManifest.model_validate(record))
+    record["groups"]["all"]["crops"] = 6
+    record["settings"] |= {"crops": "2x3", **settings}
+    cut = _work(StartedManifest.model_validate(record))
+    assert cut["extract"] == 7 * plain["extract"]
+    assert cut["mutual"] == pytest.approx(pairs * plain["mutual"])
+    assert cut["report"] == plain["report"]
