@@ -39,6 +39,17 @@ def products_per_tile(on_gpu: bool, precision: str, vectors: int, radius: int | 
     return vectors if on_gpu or precision == "int8" or radius is not None else 1
 
 
+def operand_bytes(on_gpu: bool, precision: str, vectors: int, near: bool) -> int:
+    """Compute the bytes of a channel of a patch as operands of products; see `operands/`.
+
+    Each vector of a patch has its own on a GPU, in int8 and near the same place, else all have one; products anywhere
+    on a CPU take a left and a right operand, but for float32.
+    """
+    copies = vectors if on_gpu or precision == "int8" or near else 1
+    both = not on_gpu and precision != "float32" and not near
+    return PRECISION_BYTES[precision] * copies * (2 if both else 1)
+
+
 def candidates(grid: tuple[int, int], radius: int | None) -> float:
     """Count the patches of an image that a patch is compared with, on average over a grid.
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from musc_ray.backbones.shape import BackboneInfo
-from musc_ray.core import PRECISION_BYTES, candidates, products_per_tile
+from musc_ray.core import candidates, operand_bytes, products_per_tile
 from musc_ray.core.pending_distances import MAX_EXACT_REFERENCES, SUMMARY_BYTES, pending_bytes_per_patch
 from musc_ray.core.references import ReferenceWindow, section_pairs
 from musc_ray.planning.formats import GroupFormat
@@ -180,11 +180,8 @@ def _shards_read(window: ReferenceWindow, group: GroupFormat, job: Job) -> int:
 
 def _prepared_bytes(group: GroupFormat, job: Job) -> float:
     """Bytes of one layer of a shard as operands (see core/operands)."""
-    near = job.radius is not None
-    copies = job.vectors if job.on_gpu or group.precision == "int8" or near else 1
-    if not job.on_gpu and group.precision != "float32" and not near:
-        copies *= 2  # as a left and as a right operand
-    return float(job.shard_size * job.patches * group.channels * PRECISION_BYTES[group.precision] * copies)
+    bytes_of_channel = operand_bytes(job.on_gpu, group.precision, job.vectors, job.radius is not None)
+    return float(job.shard_size * job.patches * group.channels * bytes_of_channel)
 
 
 def _extract_memory(job: Job) -> float:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from musc_ray.core import candidates, products_per_tile
+from musc_ray.core import candidates, operand_bytes, products_per_tile
 from musc_ray.features.context import RunContext
 from musc_ray.runtime.executor import Executor, ResultLostError, WorkerLostError
 from musc_ray.runtime.pool import Pool
@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 SCORER = Role("musc_ray.scoring.scorer", "Scorer", calls=2, begins="preparing the kernels")
 """Has two blocks: one in the kernel, the shards of another loading."""
+
+TOGETHER_SHARE = 4
+"""Shards of crops that are prepared together may take 1 / TOGETHER_SHARE of `cache_mb`."""
 
 Stages = dict[str, dict[str, Any]]
 
@@ -139,9 +142,19 @@ class _Stages:
             for patch_set in group.sets if group.places > 1 else ():
                 images, runs = max(len(shard.ids) for shard in group.ring), layers * len(group.sets)
                 most, distances = MAX_SIDE * group.places // len(patch_set.places), images**2 * patch_set.patches
+                most = min(most, self._most_together(group, patch_set, images))
                 side = block_side(settings, [len(group.ring)], runs, distances, workers, most)
                 sides[group.group, patch_set.number] = side
         return sides
+
+    def _most_together(self, group: GroupImages, patch_set: PatchSet, images: int) -> int:
+        """Return how many shards of so many images, at least one, may be prepared together."""
+        settings, arithmetic, meta = self.context.settings, self.context.arithmetic, self.context.meta_of(group.group)
+        precision = arithmetic.precision_for(group.images, meta.basis_sha256 is not None)
+        near = group.radius_of(patch_set) is not None
+        of_channel = operand_bytes(arithmetic.device == "cuda", precision, settings.vectors, near)
+        shard = images * patch_set.patches * meta.channels * of_channel
+        return max(1, settings.cache_mb * 2**20 // TOGETHER_SHARE // shard)
 
     def _operations_per_pair(self, group: GroupImages, patch_set: PatchSet) -> float:
         """Count the operations of one layer and set of a pair of images."""
