@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -83,15 +84,21 @@ class BlockMultiplier:
         rows, columns = multiply_tile(left, right, self.distance_dtype(task.group, task.window.images), scored)
         seconds = time.perf_counter() - started
         distances: dict[int, Tensor] = {}
-        for side, found in ((task.rows, rows), (task.columns, columns)):
+        for side, others, found in ((task.rows, task.columns, rows), (task.columns, task.rows, columns)):
             first = 0
             for shard in side:
                 part = slice(first, first + len(shard.ids))
                 if shard.number in task.unfinished and shard.number not in distances:
-                    distances[shard.number] = found[:, part].contiguous()
+                    distances[shard.number] = found[:, part][..., _met(task, shard, others)]
                 first = part.stop
         pairs = int(scored.sum()) // (2 if rows is columns else 1)
         return distances, BlockStats(pairs=pairs, seconds_in_kernel=seconds)
 
     def _empty(self, task: BlockTask, shard: RingShard, columns: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(self.settings.vectors, len(shard.ids), task.patch_set.patches, columns, dtype=dtype)
+
+
+def _met(task: BlockTask, shard: RingShard, others: Sequence[RingShard]) -> Tensor:
+    """Tell which images of some shards are in one that a shard meets, (B,) bool: the others would only take memory."""
+    met = [task.window.touches(shard.positions, other.positions) for other in others]
+    return torch.tensor(met).repeat_interleave(torch.tensor([len(other.ids) for other in others]))
