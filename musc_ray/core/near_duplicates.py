@@ -55,11 +55,15 @@ class NearDuplicates:
         if not pairs.any():
             return
         x, y = self._vectors_of(d, (a, i), pairs.any(dim=1)), self._vectors_of(d, (b, j), pairs.any(dim=0))
-        here = _place_distances(x, y, near_b.permute(0, 2, 1) | near_a.permute(2, 0, 1))
+        wanted = _on_grid((a, i), near_b).permute(0, 2, 1) | _on_grid((b, j), near_a).permute(2, 0, 1)
+        wanted &= _has_patch((a, i))[:, None] & _has_patch((b, j))
+        here = _place_distances(_images_on_grid((a, i), x), _images_on_grid((b, j), y), wanted)
         apart_a, apart_b = self._apart_of(d, (a, i), x), self._apart_of(d, (b, j), y)
         in_b, in_a = here.permute(0, 2, 1), here.permute(1, 2, 0)
-        certain_b = (in_b == 0) | (2 * in_b <= apart_b.T - TOLERANCE)
-        certain_a = (in_a == 0) | (2 * in_a <= apart_a.T - TOLERANCE)
+        certain_b = (in_b == 0) | (2 * in_b <= _on_grid((b, j), apart_b[:, :, None])[:, :, 0].T - TOLERANCE)
+        certain_a = (in_a == 0) | (2 * in_a <= _on_grid((a, i), apart_a[:, :, None])[:, :, 0].T - TOLERANCE)
+        in_b, certain_b = _of_vectors((a, i), in_b), _of_vectors((a, i), certain_b)
+        in_a, certain_a = _of_vectors((b, j), in_a), _of_vectors((b, j), certain_a)
         nearest_in_b.copy_(torch.where(near_b & certain_b, in_b, nearest_in_b))
         nearest_in_a.copy_(torch.where(near_a & certain_a, in_a, nearest_in_a))
         open_b, open_a = near_b & ~certain_b, near_a & ~certain_a
@@ -98,6 +102,43 @@ class NearDuplicates:
                 self._apart[key] = _apart(of_image)
             found[image] = self._apart[key]
         return found
+
+
+def _on_grid(side: Side, values: Tensor) -> Tensor:
+    """Put values (n, K, m) of the vectors of some images in their places (n, L, m); 0 where there is no vector."""
+    shard, images = side
+    if shard.kept is None:
+        return values
+    return torch.from_numpy(shard.kept.rows(images).spread(values.cpu().numpy(), 0)).to(values.device)
+
+
+def _of_vectors(side: Side, values: Tensor) -> Tensor:
+    """Select the values (n, K, m) of the vectors of some images from those of all places (n, L, m)."""
+    shard, images = side
+    if shard.kept is None:
+        return values
+    index = torch.from_numpy(shard.kept.index[images]).to(values.device)
+    return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[2]))
+
+
+def _has_patch(side: Side) -> Tensor:
+    """Tell where some images have vectors, (n, L) bool."""
+    shard, images = side
+    if shard.kept is None:
+        return torch.ones(images.stop - images.start, shard.patches, dtype=torch.bool, device=shard.device)
+    return torch.from_numpy(shard.kept.flags[images]).to(shard.device)
+
+
+def _images_on_grid(side: Side, vectors: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Put the vectors (K, C) of images in their places (L, C)."""
+    shard, images = side
+    if shard.kept is None:
+        return vectors
+    first = images.start
+    return {
+        number: _on_grid((shard, slice(first + number, first + number + 1)), of_image[None])[0]
+        for number, of_image in vectors.items()
+    }
 
 
 def _apart(vectors: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from musc_ray.core import AGGREGATIONS, DEFAULT_RADIUS, MATCHINGS, MAX_DEGREE
+from musc_ray.core.kept_patches import KeptPatches
 from musc_ray.core.matching import choose_matching, radii_to_try
 from musc_ray.core.matching_limits import MIN_IMAGES, SAMPLE_IMAGES
 from musc_ray.core.operands.base import PreparedShard
@@ -30,6 +31,7 @@ def score_features(
     aggregation: str = "lnamd",
     matching: str = "anywhere",
     radius: int | None = None,
+    kept: Any = None,
 ) -> Tensor:
     """Compute patch anomaly scores of N images of one product against each other (MuSc: LNAMD, MSM, interval average).
 
@@ -48,9 +50,12 @@ def score_features(
         aggregation: `lnamd` (plain means, one vector per degree) or `snamd` (similarity-weighted, one vector; MuSc-V2).
         matching: patches look for their nearest `anywhere`, `near` their place, or as a sample says (`auto`).
         radius: how far, in patches; with `near` 2 if not given, with `auto` the only one that is tried.
+        kept: (h*w,) or (N, h*w) bool, patches that are scored and compared with; the others, masked or background, are
+            averaged into their neighbours as ever. None means all.
 
     Returns:
-        (N, h*w) float32 on the CPU: the patch map of each image, mean over layers and degrees.
+        (N, h*w) float32 on the CPU: the patch map of each image, mean over layers and degrees; NaN of patches that are
+        not kept.
 
     Raises:
         ValueError: mismatched shapes, fewer than 2 images, NaN or infinite features, invalid settings.
@@ -64,11 +69,30 @@ def score_features(
     if matching == "auto":
         prepared = partial(prepare, grid=grid, degrees=degrees, aggregation=aggregation)
         radius = _auto_radius(layers[max(0, len(layers) - 2)], prepared, radii_to_try(grid, radius), interval, target)
+    patches = _kept_patches(kept, images, total.shape[1])
     for tokens in layers:
-        shard = prepare(tokens.to(target), grid, degrees, dtype, aggregation, radius)
+        shard = prepare(tokens.to(target), grid, degrees, dtype, aggregation, radius, kept=patches)
         distances, _ = multiply_tile(shard, shard, distance_dtype(dtype))
-        total += exact_scores([distances], images - 1, interval, target)
+        scores = exact_scores([distances], images - 1, interval, target)
+        total += scores if patches is None else torch.from_numpy(patches.spread(scores.numpy(), np.nan))
     return (total / len(layers)).float()
+
+
+def _kept_patches(kept: Any, images: int, patches: int) -> KeptPatches | None:
+    """Return the kept patches of all images.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    if kept is None:
+        return None
+    flags = np.asarray(kept)
+    if flags.dtype != np.bool_ or flags.shape not in ((patches,), (images, patches)):
+        raise ValueError(f"kept must be ({patches},) or ({images}, {patches}) bool, got {flags.shape} {flags.dtype}.")
+    flags = np.broadcast_to(flags, (images, patches))
+    if not flags.any(axis=1).all():
+        raise ValueError(f"image {int((~flags.any(axis=1)).argmax())} keeps no patch: it cannot be scored.")
+    return KeptPatches.of(flags, flags.any(axis=0))
 
 
 def _auto_radius(

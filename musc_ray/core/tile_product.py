@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.near_duplicates import NearDuplicates
-from musc_ray.core.operands.base import PreparedShard
+from musc_ray.core.operands.base import FARTHEST, PreparedShard
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def multiply_tile(
 
     Returns:
         rows (D, A, P * L, B): distance of every patch of a to its nearest patch in every image of b, per degree;
-        columns (D, B, P * L, A): the same in the other direction. Both on the CPU.
+        columns (D, B, P * L, A): the same in the other direction. Both on the CPU. Where only some patches are kept, L
+        is their number in a place; distances to an image that keeps none are FARTHEST.
     """
     rows, columns = _allocate(a, b, out_dtype) if out is None else out
     if pairs is None:
@@ -75,11 +76,11 @@ def multiply_tile(
 
 def _allocate(a: PreparedShard, b: PreparedShard, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Allocate rows and columns of a tile; they are the same of a diagonal one."""
-    degrees, patches = len(a.degrees), a.places * a.patches
-    rows = torch.empty((degrees, a.whole_images, patches, b.whole_images), dtype=dtype)
+    degrees, places = len(a.degrees), a.places
+    rows = torch.empty((degrees, a.whole_images, places * a.patches, b.whole_images), dtype=dtype)
     if a is b:
         return rows, rows
-    return rows, torch.empty((degrees, b.whole_images, patches, a.whole_images), dtype=dtype)
+    return rows, torch.empty((degrees, b.whole_images, places * b.patches, a.whole_images), dtype=dtype)
 
 
 def tile_chunks(a: PreparedShard, b: PreparedShard) -> Iterator[TileChunk]:
@@ -116,14 +117,14 @@ def _multiply_chunk(chunk: TileChunk, unwanted: Tensor | None, near: NearDuplica
         return _nearest_distances(a, b, (chunk.rows, chunk.columns), unwanted, near)
     images = chunk.rows.stop - chunk.rows.start, chunk.columns.stop - chunk.columns.start
     in_b = torch.full((len(a.degrees), images[0], places, a.patches, images[1]), torch.inf, device=a.device)
-    in_a = torch.full((len(a.degrees), images[1], places, a.patches, images[0]), torch.inf, device=a.device)
+    in_a = torch.full((len(a.degrees), images[1], places, b.patches, images[0]), torch.inf, device=a.device)
     for p in _place_parts(places, a.chunk_side):
         for q in _place_parts(places, a.chunk_side):
             of_part = None if unwanted is None else _of_places(unwanted, p, q)
             multiplied = _grids(chunk.rows, p, places), _grids(chunk.columns, q, places)
             rows, columns = _nearest_distances(a, b, multiplied, of_part, near)
             for all_places, part, found, others in ((in_b, p, rows, q), (in_a, q, columns, p)):
-                sides = all_places.shape[1], len(part), a.patches, all_places.shape[4], len(others)
+                sides = all_places.shape[1], len(part), all_places.shape[3], all_places.shape[4], len(others)
                 own = all_places[:, :, part.start : part.stop]
                 torch.minimum(own, found.reshape(-1, *sides).amin(dim=5), out=own)
     return in_b.flatten(2, 3), in_a.flatten(2, 3)
@@ -154,10 +155,21 @@ def _nearest_distances(
         nearest_in_b.masked_fill_(unwanted[:, None, :], torch.inf)
         nearest_in_a.masked_fill_(unwanted.T[:, None, :], torch.inf)
     limits = torch.maximum(a.near_duplicate_limits, b.near_duplicate_limits)
-    if not (limits.any() or a.with_zeros.any() or b.with_zeros.any()):  # products of this form are exact
-        return nearest_in_b, nearest_in_a
-    closest = torch.minimum(nearest_in_b.amin(dim=(1, 2, 3)), nearest_in_a.amin(dim=(1, 2, 3)))
-    suspicious = (closest < limits) | a.with_zeros | b.with_zeros
-    for d in suspicious.nonzero().flatten().tolist():  # nearly always empty
-        near.replace(d, grids, nearest_in_b[d], nearest_in_a[d])
+    if limits.any() or a.with_zeros.any() or b.with_zeros.any():  # else products of this form are exact
+        closest = torch.minimum(nearest_in_b.amin(dim=(1, 2, 3)), nearest_in_a.amin(dim=(1, 2, 3)))
+        suspicious = (closest < limits) | a.with_zeros | b.with_zeros
+        for d in suspicious.nonzero().flatten().tolist():  # nearly always empty
+            near.replace(d, grids, nearest_in_b[d], nearest_in_a[d])
+    unwanted_in_a = None if unwanted is None else unwanted.T
+    _set_farthest(nearest_in_b, b.empty_images(grids[1]), unwanted)
+    _set_farthest(nearest_in_a, a.empty_images(grids[0]), unwanted_in_a)
     return nearest_in_b, nearest_in_a
+
+
+def _set_farthest(distances: Tensor, empty: Tensor | None, unwanted: Tensor | None) -> None:
+    """Set the distances (D, a, L, b) to images that keep no patch (b,) bool, but of unwanted pairs (a, b), in place."""
+    if empty is None:
+        return
+    distances.masked_fill_(empty, FARTHEST)
+    if unwanted is not None:
+        distances.masked_fill_(unwanted[:, None, :], torch.inf)

@@ -183,6 +183,8 @@ def _fold(kept, plane, vectors, w, scales, to, best, tops, taps):
         inverse, ratio = load(right[0], to[1] + v * VECTOR), load(right[1], to[1] + v * VECTOR)
         top_n = load(best, to[2] + v * VECTOR)
         for x in range(w):
+            if left[1][to[0] + x] <= F32(0):
+                continue  # hidden: nobody's nearest, and its own distances are not used
             box = sum_of(kept, (v * w + x) * VECTOR, plane, taps)
             value = _half_square(box, inverse, splat(left[0][to[0] + x]), ratio, splat(left[1][to[0] + x]))
             top_n = larger(top_n, value)
@@ -200,6 +202,12 @@ def _maxima(product, block, sizes, scales, maxima, places):
     left, right = scales
     for m in range(U(0), h * w, U(2)):
         n = min(m + U(1), h * w - U(1))
+        if left[1][places[0] + n] <= F32(0):
+            n = m
+        if left[1][places[0] + m] <= F32(0):
+            m = n
+        if left[1][places[0] + m] <= F32(0):
+            continue  # both are hidden: nobody's nearest, and their own distances are not used
         at_m, at_n = block[0] + m * block[1], block[0] + n * block[1]
         inverse_m, inverse_n = splat(left[0][places[0] + m]), splat(left[0][places[0] + n])
         ratio_m, ratio_n = splat(left[1][places[0] + m]), splat(left[1][places[0] + n])

@@ -93,25 +93,29 @@ def split_depth(channels: int) -> tuple[int, int]:
     return (depth, rest) if rest < depth else (2 * depth, 0)
 
 
-def nearest(a: Tensor, half_a: Tensor, b: Tensor, half_b: Tensor, patches: int, channels: int) -> tuple[Tensor, Tensor]:
+def nearest(
+    left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], patches: tuple[int, int], channels: int
+) -> tuple[Tensor, Tensor]:
     """Compute row and column maxima of a . b - |a|^2 / 2 - |b|^2 / 2 = -|a - b|^2 / 2 over all pairs of A and B images.
 
     Args:
-        a: (A * L, at least C) float16, bfloat16, float32 or int8, rows contiguous; channels beyond C are ignored. Rows
-            and C that are multiples of 16 bytes are read fastest.
-        half_a: (A * L,) half squared lengths of a's rows: float32, or int32 of int8 patches.
-        b, half_b: the same of the B images.
-        patches: L; channels: C.
+        left: patches a (A * L, at least C) float16, bfloat16, float32 or int8, rows contiguous; channels beyond C are
+            ignored; rows and C that are multiples of 16 bytes are read fastest. Half squared lengths of a's rows
+            (A * L,): float32, or int32 of int8 patches.
+        right: the same of the B images.
+        patches: L of an image of a and of one of b.
+        channels: C.
 
     Returns:
         (A, L, B) the maximum over the patches of b, and (B, L, A) the maximum over the patches of a: float32, or exact
         in int32 of int8 patches.
     """
-    images_a, images_b = len(a) // patches, len(b) // patches
+    (a, half_a), (b, half_b), (patches_a, patches_b) = left, right, patches
+    images_a, images_b = len(a) // patches_a, len(b) // patches_b
     blocks = blocks_for(a.dtype, channels)
-    tiles = triton.cdiv(patches, blocks.columns)
-    in_b = torch.empty(images_a, images_b, tiles, patches, dtype=half_a.dtype, device=a.device)
-    in_a = torch.empty(images_a, images_b, patches, dtype=half_a.dtype, device=a.device)
+    tiles = triton.cdiv(patches_b, blocks.columns)
+    in_b = torch.empty(images_a, images_b, tiles, patches_a, dtype=half_a.dtype, device=a.device)
+    in_a = torch.empty(images_a, images_b, patches_b, dtype=half_a.dtype, device=a.device)
     _nearest[(images_a * images_b * tiles,)](
         a,
         half_a,
@@ -120,7 +124,8 @@ def nearest(a: Tensor, half_a: Tensor, b: Tensor, half_b: Tensor, patches: int, 
         in_b,
         in_a,
         images_b,
-        patches,
+        patches_a,
+        patches_b,
         channels,
         a.stride(0),
         b.stride(0),
@@ -162,7 +167,8 @@ def _nearest(
     in_b,
     in_a,
     images_b,
-    patches,
+    patches_a,
+    patches_b,
     channels,
     stride_a,
     stride_b,
@@ -176,34 +182,34 @@ def _nearest(
 ):
     """All patches of an image of a against COLUMNS of an image of b; row maxima are over these columns only."""
     SUM: tl.constexpr = half_a.dtype.element_ty
-    tiles = tl.cdiv(patches, COLUMNS)
+    tiles = tl.cdiv(patches_b, COLUMNS)
     pair, tile = (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles
-    first_a, first_b = (pair // images_b) * patches, (pair % images_b) * patches
+    first_a, first_b = (pair // images_b) * patches_a, (pair % images_b) * patches_b
     a, b = a + first_a * stride_a, b + first_b * stride_b
     half_a, half_b = half_a + first_a, half_b + first_b
     n = tile * COLUMNS + tl.arange(0, COLUMNS)
-    half_n = tl.load(half_b + n, mask=n < patches, other=FAR)
+    half_n = tl.load(half_b + n, mask=n < patches_b, other=FAR)
     if RESIDENT:
-        y = tl.trans(load(b, n, patches, 0, channels, stride_b, DEPTH))
+        y = tl.trans(load(b, n, patches_b, 0, channels, stride_b, DEPTH))
         if REST > 0:
-            y_rest = tl.trans(load(b, n, patches, DEPTH, channels, stride_b, REST))
+            y_rest = tl.trans(load(b, n, patches_b, DEPTH, channels, stride_b, REST))
     best = tl.full((ROWS // FOLDED if FOLDED > 0 else 1, COLUMNS), -2 * FAR, SUM)
-    half_m = tl.load(half_a + tl.arange(0, ROWS), mask=tl.arange(0, ROWS) < patches, other=FAR)
-    for start in range(0, patches, ROWS):
+    half_m = tl.load(half_a + tl.arange(0, ROWS), mask=tl.arange(0, ROWS) < patches_a, other=FAR)
+    for start in range(0, patches_a, ROWS):
         m = start + tl.arange(0, ROWS)
         value = -half_m[:, None] - half_n[None, :]
-        half_m = tl.load(half_a + m + ROWS, mask=m + ROWS < patches, other=FAR)  # of the next rows: no wait for it
+        half_m = tl.load(half_a + m + ROWS, mask=m + ROWS < patches_a, other=FAR)  # of the next rows: no wait for it
         if RESIDENT:
-            value = multiply(value, a, m, patches, 0, channels, stride_a, y, DEPTH)
+            value = multiply(value, a, m, patches_a, 0, channels, stride_a, y, DEPTH)
             if REST > 0:
-                value = multiply(value, a, m, patches, DEPTH, channels, stride_a, y_rest, REST)
+                value = multiply(value, a, m, patches_a, DEPTH, channels, stride_a, y_rest, REST)
         else:
             for depth in range(0, channels, DEPTH):
-                y = tl.trans(load(b, n, patches, depth, channels, stride_b, DEPTH))
-                value = multiply(value, a, m, patches, depth, channels, stride_a, y, DEPTH)
-        tl.store(in_b + (pair * tiles + tile) * patches + m, tl.max(value, axis=1), mask=m < patches)
+                y = tl.trans(load(b, n, patches_b, depth, channels, stride_b, DEPTH))
+                value = multiply(value, a, m, patches_a, depth, channels, stride_a, y, DEPTH)
+        tl.store(in_b + (pair * tiles + tile) * patches_a + m, tl.max(value, axis=1), mask=m < patches_a)
         best = tl.maximum(best, _over_rows(value, ROWS, COLUMNS, FOLDED))
-    tl.store(in_a + pair * patches + n, tl.max(best, axis=0), mask=n < patches)
+    tl.store(in_a + pair * patches_b + n, tl.max(best, axis=0), mask=n < patches_b)
 
 
 @triton.jit

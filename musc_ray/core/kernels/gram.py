@@ -66,8 +66,9 @@ def nearest(
             C-contiguous and finite.
         grid: (h, w), L = h * w.
         degrees: odd r, up to MAX_DEGREE.
-        left: 1 / n and T / n of the patches of shard a, each (D, A, L); a positive number instead of T / n = 0.
-        right: the same of shard b, T / n unchanged, padded by `lines`.
+        left: 1 / n and T / n of the patches of shard a, each (D, A, L); a positive number instead of T / n = 0, NOWHERE
+            of hidden patches, which are nobody's nearest and whose own distances are undefined.
+        right: the same of shard b, T / n unchanged, padded by `lines`; 1 / n of hidden patches is 0.
         images: the images of A and of B that the product holds.
 
     Returns:

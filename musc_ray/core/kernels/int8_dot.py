@@ -105,7 +105,7 @@ def nearest(
     int8_tiles.nearest(
         _flat(left),
         _flat(right),
-        (U(out[0].shape[1]), U(rows), U(vectors), U(groups)),
+        (U(out[0].shape[1]), U(out[1].shape[1]), U(rows), U(vectors), U(groups)),
         (U(a), U(b), U(images[0].start), U(images[1].start)),
         _workspace(rows, vectors),
         _flat(out),
@@ -122,13 +122,13 @@ def nearest_of_product(product: Tensor, left: Tensor, right: Tensor, scale: floa
         right: constants of its columns (b * L,) int32.
         scale, out: as in `nearest`.
     """
-    images_a, patches, images_b = out[0].shape
+    (images_a, patches_a, images_b), patches_b = out[0].shape, out[1].shape[1]
     int8_tiles.nearest_of_product(
         product.view(-1).numpy(),
         left.numpy(),
         right.numpy(),
-        (U(patches), U(images_a), U(images_b)),
-        (*(_aligned(size) for size in (patches, patches, LANES)), np.empty(patches, np.float32)),
+        (U(patches_a), U(patches_b), U(images_a), U(images_b)),
+        (*(_aligned(size) for size in (patches_a, patches_b, LANES)), np.empty(max(patches_a, patches_b), np.float32)),
         _flat(out),
         np.float32(scale),
     )
@@ -137,8 +137,7 @@ def nearest_of_product(product: Tensor, left: Tensor, right: Tensor, scale: floa
 def nearest_places(
     left: tuple[Tensor, Tensor],
     right: tuple[Tensor, Tensor],
-    grid: tuple[int, int],
-    radius: int,
+    places: tuple[tuple[int, int], int, tuple[Array, Array]],
     images: tuple[slice, slice],
     scale: float,
     farthest: float,
@@ -153,8 +152,8 @@ def nearest_places(
     Args:
         left: rows (L, R, 4 G) of the places of all images of a shard, and their constants (L, R).
         right: columns (L, V, G, 16, 4) and their constants (L, 16 V).
-        grid: (h, w), L = h * w.
-        radius: in patches.
+        places: the grid (h, w), L = h * w; the radius in patches; the places of A and of B that are used, (L,) bool:
+            distances of others are undefined, and nothing is compared with them.
         images: the images of A and of B to multiply; the second slice starts at a multiple of 16.
         scale: of the int8 vectors: distances are divided by it.
         farthest: replaces larger distances, as of patches all of whose candidates are excluded.
@@ -164,6 +163,7 @@ def nearest_places(
         ValueError: images of B from within a vector, or too few rows.
     """
     (i, j), (a, b) = images, (part.stop - part.start for part in images)
+    grid, radius, used = places
     rows, vectors, groups = left[0].shape[1], right[0].shape[1], right[0].shape[2]
     if j.start % LANES or i.start + _whole(a, ROWS) > rows:
         raise ValueError(f"Images {i} by {j} must end within {rows} rows and start at a multiple of {LANES} columns.")
@@ -173,6 +173,7 @@ def nearest_places(
         _flat(right),
         (U(rows), U(vectors), U(groups)),
         (U(grid[0]), U(grid[1]), U(radius)),
+        used,
         (U(a), U(b), U(i.start), U(j.start // LANES)),
         (_aligned(area), _aligned(area * (2 * radius + 1) * grid[1]), _aligned(area).view(np.float32)),
         (out[0].numpy(), out[1].numpy()),

@@ -16,7 +16,7 @@ LOWEST = I32(-(2**31))
 
 
 @numba.njit(**OPTIONS)
-def nearest_places(left, right, sizes, grid, images, room, out, scale, farthest):
+def nearest_places(left, right, sizes, grid, used, images, room, out, scale, farthest):
     """Compute the distances of patches to the nearest ones within a radius of their place.
 
     Args:
@@ -24,6 +24,7 @@ def nearest_places(left, right, sizes, grid, images, room, out, scale, farthest)
         right: vectors of columns of every place, flat int8, and their constants, flat int32.
         sizes: rows and vectors of a place, groups of four channels.
         grid: h, w and the radius.
+        used: which places of a and of b are compared, (L,) bool each.
         images: number of a and b, first row of a, first vector of b.
         room: int32 maxima of a place, (rows, pitch), and of 2 radius + 1 rows of the grid of places; float32 distances
             of a place; flat.
@@ -42,10 +43,14 @@ def nearest_places(left, right, sizes, grid, images, room, out, scale, farthest)
         for x in range(w):
             own[:] = LOWEST
             p = y * w + x
+            if not used[0][p]:
+                continue
             a = ahead(pointer(left[0]), (p * rows + first_a) * groups * FOUR)
             of_a = ahead(pointer(left[1]), p * rows + first_a)
             for t in range(y - min(radius, y), min(h, y + radius + U(1))):
                 for s in range(x - min(radius, x), min(w, x + radius + U(1))):
+                    if not used[1][t * w + s]:
+                        continue
                     at = (t * w + s) * vectors + first_v
                     b, of_b = ahead(pointer(right[0]), at * groups * GROUP), ahead(pointer(right[1]), at * VECTOR)
                     its = ahead(pointer(others), ((t % span) * w + s) * area)

@@ -28,13 +28,13 @@ def nearest(left, right, sizes, images, room, out, scale):
     Args:
         left: rows, flat uint8, and their constants, flat int32.
         right: vectors of columns, flat int8, and their constants, flat int32.
-        sizes: patches, rows and vectors of columns of an image, groups of four channels.
+        sizes: patches of an image of a and of b, rows and vectors of columns of an image, groups of four channels.
         images: number of a and b, first of each.
         room: buffers of this thread: int32 maxima of rows lane by lane, of rows, and of columns; float32 distances.
         out: (a, L, b) and (b, L, a) float32, flat.
         scale: of the int8 vectors.
     """
-    patches, rows, vectors, groups = sizes
+    patches_a, patches_b, rows, vectors, groups = sizes
     images_a, images_b, first_a, first_b = images
     lanes, tops, columns, distances = room
     for i in range(images_a):
@@ -48,8 +48,8 @@ def nearest(left, right, sizes, images, room, out, scale):
             _fold_pair(a, b, of_a, of_b, pointer(lanes), pointer(columns), (rows, vectors, groups))
             for m in range(U(0), rows, VECTOR):
                 largest_of_each(ahead(pointer(lanes), m * VECTOR), ahead(pointer(tops), m))
-            _write_distances(tops, distances, patches, scale, out[0], i * patches * images_b + j, images_b)
-            _write_distances(columns, distances, patches, scale, out[1], j * patches * images_a + i, images_a)
+            _write_distances(tops, distances, patches_a, scale, out[0], i * patches_a * images_b + j, images_b)
+            _write_distances(columns, distances, patches_b, scale, out[1], j * patches_b * images_a + i, images_a)
 
 
 @numba.njit(**OPTIONS)
@@ -101,29 +101,29 @@ def nearest_of_product(product, left, right, sizes, room, out, scale):
     Args:
         product: (a * L, b * L) int32, flat.
         left, right: constants of its rows and columns, int32.
-        sizes: patches, number of images a and b.
-        room: int32 maxima of rows and of columns (L,), lanes (16,), and float32 distances (L,).
+        sizes: patches of an image of a and of b, number of images a and b.
+        room: int32 maxima of rows and of columns (L,), lanes (16,), and float32 distances (L of either).
         out: (a, L, b) and (b, L, a) float32, flat.
         scale: of the int8 vectors.
     """
-    patches, images_a, images_b = sizes
+    patches_a, patches_b, images_a, images_b = sizes
     tops, columns, lanes, distances = room
-    whole = patches // VECTOR * VECTOR
+    whole = patches_b // VECTOR * VECTOR
     for i in range(images_a):
         for j in range(images_b):
-            of_right = ahead(pointer(right), j * patches)
+            of_right = ahead(pointer(right), j * patches_b)
             columns[:] = I32(-(2**31))
-            for m in range(patches):
-                at, own = (i * patches + m) * images_b * patches + j * patches, left[i * patches + m]
+            for m in range(patches_a):
+                at, own = (i * patches_a + m) * images_b * patches_b + j * patches_b, left[i * patches_a + m]
                 lanes[:] = I32(-(2**31))
                 row = ahead(pointer(product), at)
                 for n in range(U(0), whole, VECTOR):
                     best = ahead(pointer(columns), n)
                     fold_values(ahead(row, n), own, ahead(of_right, n), best, pointer(lanes))
                 top = lanes.max()
-                for n in range(whole, patches):
+                for n in range(whole, patches_b):
                     value = I32(row[n] + own + of_right[n])
                     top, columns[n] = max(top, value), max(columns[n], value)
                 tops[m] = top
-            _write_distances(tops, distances, patches, scale, out[0], i * patches * images_b + j, images_b)
-            _write_distances(columns, distances, patches, scale, out[1], j * patches * images_a + i, images_a)
+            _write_distances(tops, distances, patches_a, scale, out[0], i * patches_a * images_b + j, images_b)
+            _write_distances(columns, distances, patches_b, scale, out[1], j * patches_b * images_a + i, images_a)

@@ -7,6 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from musc_ray.core.kept_patches import KeptPatches
+
 PlainPatches = Callable[[Tensor], Tensor]
 """Turns raw tokens (A, L, C) into the float32 patches (A, L, C) whose neighbourhoods a shard averages."""
 
@@ -23,11 +25,17 @@ MIN_NEAR_DUPLICATE_LIMIT = 1e-2
 """Below this distance float32 cancellation costs more than 1e-5."""
 
 
+FARTHEST = 2.0
+"""Largest distance of unit vectors: that of a patch from images that have no patch to compare it with."""
+
+
 class PreparedShard(ABC):
     """One layer of A images, ready to be multiplied; or of the places of fewer images, each place like an image.
 
     Attributes:
         places: consecutive ones of the A that are places of one image: `tile_product` takes minima over all of them.
+        patches: vectors of an image: all of its grid, or those that are kept.
+        kept: which of the grid's patches have vectors; None means all.
         degrees: those that the shard averages over itself; (1,) after SNAMD.
         operands: left operands (A * L, C + extra), images row-major; of `NearShard` by place.
         near_duplicate_limits: (D,) per degree, the distance below which a product is too inexact.
@@ -44,9 +52,17 @@ class PreparedShard(ABC):
     zero_vectors: Tensor
     with_zeros: Tensor
 
-    def __init__(self, images: int, grid: tuple[int, int], channels: int, degrees: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        images: int,
+        grid: tuple[int, int],
+        channels: int,
+        degrees: tuple[int, ...],
+        kept: KeptPatches | None = None,
+    ) -> None:
         self.images, self.grid, self.channels, self.degrees = images, grid, channels, degrees
-        self.patches = grid[0] * grid[1]
+        self.kept = kept
+        self.patches = grid[0] * grid[1] if kept is None else kept.most
 
     @property
     def whole_images(self) -> int:
@@ -78,6 +94,19 @@ class PreparedShard(ABC):
         own = torch.arange(self.patches, device=excluded.device).expand_as(excluded)
         return torch.where(excluded, (~excluded).int().argmax(dim=1, keepdim=True), own)
 
+    def _kept_vectors(self, vectors: Tensor, images: slice) -> Tensor:
+        """Select the vectors (a, K, C) of the kept patches from those of all patches (a, L, C) of some images."""
+        if self.kept is None:
+            return vectors
+        index = torch.from_numpy(self.kept.index[images]).to(vectors.device)
+        return vectors.gather(1, index[:, :, None].expand(-1, -1, vectors.shape[2]))
+
+    def empty_images(self, images: slice) -> Tensor | None:
+        """Tell which of some images keep no patch, (a,) bool; None where all keep one."""
+        if self.kept is None or not self.kept.empty[images].any():
+            return None
+        return torch.from_numpy(self.kept.empty[images]).to(self.device)
+
     def _rows(self, operand: Tensor, images: slice) -> Tensor:
         return operand[images.start * self.patches : images.stop * self.patches]
 
@@ -96,7 +125,7 @@ class PreparedShard(ABC):
         Distances of the patches of this shard are undefined afterwards.
 
         Args:
-            patches: (A, L) bool; every image keeps at least one.
+            patches: (A, L) bool, L as `patches` says; every image keeps at least one.
         """
 
     @abstractmethod

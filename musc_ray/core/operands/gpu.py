@@ -6,6 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from musc_ray.core.kept_patches import KeptPatches
 from musc_ray.core.lnamd import aggregate, layer_norm
 from musc_ray.core.operands.base import MIN_NEAR_DUPLICATE_LIMIT, PlainPatches, PreparedShard
 
@@ -33,11 +34,14 @@ class UnitVectorShard(PreparedShard):
         degrees: tuple[int, ...],
         dtype: torch.dtype,
         plain_patches: PlainPatches = layer_norm,
+        kept: KeptPatches | None = None,
     ) -> None:
-        super().__init__(tokens.shape[0], grid, tokens.shape[2], degrees)
-        plain = plain_patches(tokens)
+        super().__init__(tokens.shape[0], grid, tokens.shape[2], degrees, kept)
+        plain, images = plain_patches(tokens), slice(0, self.images)
         self.half_squares: list[Tensor] = []
-        self.operands = [self._operand(aggregate(plain, grid, degree), dtype) for degree in degrees]
+        self.operands = [
+            self._operand(self._kept_vectors(aggregate(plain, grid, degree), images), dtype) for degree in degrees
+        ]
         self.near_duplicate_limits = torch.full((len(degrees),), MIN_NEAR_DUPLICATE_LIMIT, device=self.device)
         self.zero_vectors = torch.zeros(len(degrees), self.images, dtype=torch.bool, device=self.device)
         self.with_zeros = self.zero_vectors.any(dim=1)  # False: the product includes the lengths
@@ -64,18 +68,18 @@ class UnitVectorShard(PreparedShard):
         """Compute maxima of -|z_a - z_b|^2 / 2, (a, L, b) and (b, L, a), without holding the product in memory."""
         from musc_ray.core.kernels.fused import nearest
 
-        halves = self._rows(self.half_squares[d], i), self._rows(other.half_squares[d], j)
-        own, others = self._rows(self.operands[d], i), self._rows(other.operands[d], j)
-        return nearest(own, halves[0], others, halves[1], self.patches, self.channels)
+        halves = self._rows(self.half_squares[d], i), other._rows(other.half_squares[d], j)
+        own, others = self._rows(self.operands[d], i), other._rows(other.operands[d], j)
+        return nearest((own, halves[0]), (others, halves[1]), (self.patches, other.patches), self.channels)
 
     def _product_maxima(self, other: Self, d: int, i: slice, j: slice) -> tuple[Tensor, Tensor]:
         """Compute `_fused_maxima` from the product, with PyTorch alone."""
-        others = self._rows(other.operands[d], j)
+        others = other._rows(other.operands[d], j)
         pieces = PIECES[self.dtype]
         ends = [self.channels, self.channels + pieces, self.channels + 2 * pieces]
         z, ones, lengths, padding = others.tensor_split(ends, dim=1)
         product = self._rows(self.operands[d], i) @ torch.cat([z, lengths, ones, padding], dim=1).T
-        product = product.view(i.stop - i.start, self.patches, j.stop - j.start, self.patches)
+        product = product.view(i.stop - i.start, self.patches, j.stop - j.start, other.patches)
         return product.amax(dim=3), product.amax(dim=1).permute(1, 2, 0)
 
     def exclude(self, patches: Tensor) -> None:

@@ -5,6 +5,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from musc_ray.core.kept_patches import KeptPatches
 from musc_ray.core.lnamd import aggregate, layer_norm
 from musc_ray.core.operands.base import IMAGES_CHUNK, PlainPatches, PreparedShard
 from musc_ray.core.quantised import NOWHERE, int8_scale, quantise
@@ -34,8 +35,9 @@ class Int8Shard(PreparedShard):
         degrees: tuple[int, ...],
         plain_patches: PlainPatches = layer_norm,
         turned: bool = False,
+        kept: KeptPatches | None = None,
     ) -> None:
-        super().__init__(tokens.shape[0], grid, tokens.shape[2], degrees)
+        super().__init__(tokens.shape[0], grid, tokens.shape[2], degrees, kept)
         self.scale = int8_scale(self.channels)
         self.substitutes: Tensor | None = None
         self._allocate(tokens.device)
@@ -43,7 +45,7 @@ class Int8Shard(PreparedShard):
             part = slice(start, min(start + IMAGES_CHUNK, self.images))
             plain = plain_patches(tokens[part])
             for d, degree in enumerate(degrees):
-                self._fill(d, part, quantise(aggregate(plain, grid, degree), turned))
+                self._fill(d, part, quantise(self._kept_vectors(aggregate(plain, grid, degree), part), turned))
         self.near_duplicate_limits = torch.zeros(len(degrees), device=self.device)
         self.zero_vectors = torch.zeros(len(degrees), self.images, dtype=torch.bool, device=self.device)
         self.with_zeros = self.zero_vectors.any(dim=1)  # False: the constants include the lengths
@@ -66,16 +68,16 @@ class Int8Shard(PreparedShard):
 
     def nearest_distances(self, other: Self, i: slice, j: slice) -> tuple[Tensor, Tensor]:
         """See PreparedShard; one product per degree."""
-        shape = len(self.degrees), i.stop - i.start, self.patches, j.stop - j.start
-        in_b = torch.empty(shape, device=self.device)
-        in_a = torch.empty(shape[0], shape[3], shape[2], shape[1], device=self.device)
+        count, a, b = len(self.degrees), i.stop - i.start, j.stop - j.start
+        in_b = torch.empty(count, a, self.patches, b, device=self.device)
+        in_a = torch.empty(count, b, other.patches, a, device=self.device)
         for d in range(len(self.degrees)):
             self._nearest(other, d, i, j, (in_b[d], in_a[d]))
         return in_b, in_a
 
     def _nearest(self, other: Self, d: int, i: slice, j: slice, out: tuple[Tensor, Tensor]) -> None:
         """Compute the distances of one degree, (a, L, b) and (b, L, a), into `out`."""
-        product = _product(self._rows(self.operands[d], i), self._rows(other.operands[d], j))
+        product = _product(self._rows(self.operands[d], i), other._rows(other.operands[d], j))
         left, right = self._rows(self.constants[d], i), other._rows(other.right_constants[d], j)
         if self.device.type == "cpu":
             from musc_ray.core.kernels import int8_dot  # here: imports numba, which a GPU does without
@@ -84,7 +86,7 @@ class Int8Shard(PreparedShard):
             return
         product += left[:, None]
         product += right
-        by_image = product.view(i.stop - i.start, self.patches, j.stop - j.start, self.patches)
+        by_image = product.view(i.stop - i.start, self.patches, j.stop - j.start, other.patches)
         for maxima, distances in ((by_image.amax(dim=3), out[0]), (by_image.amax(dim=1).permute(1, 2, 0), out[1])):
             distances.copy_(to_distances(maxima, self.scale))
 

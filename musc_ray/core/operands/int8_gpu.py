@@ -14,8 +14,8 @@ class FusedInt8Shard(Int8Shard):
         """See Int8Shard."""
         from musc_ray.core.kernels.fused import nearest
 
-        own, others = self._rows(self.operands[d], i), self._rows(other.operands[d], j)
-        halves = -self._rows(self.constants[d], i), -self._rows(other.right_constants[d], j)
-        maxima = nearest(own, halves[0], others, halves[1], self.patches, own.shape[1])
+        own, others = self._rows(self.operands[d], i), other._rows(other.operands[d], j)
+        halves = -self._rows(self.constants[d], i), -other._rows(other.right_constants[d], j)
+        maxima = nearest((own, halves[0]), (others, halves[1]), (self.patches, other.patches), own.shape[1])
         for found, distances in zip(maxima, out, strict=True):
             distances.copy_(to_distances(found, self.scale))

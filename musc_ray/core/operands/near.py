@@ -8,19 +8,26 @@ p + o. So a pair of images costs (2 radius + 1)^2 L products of patches in place
 
 from typing import Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from musc_ray.core.kept_patches import KeptPatches
 from musc_ray.core.lnamd import aggregate, layer_norm
-from musc_ray.core.operands.base import EQUAL, IMAGES_CHUNK, MIN_NEAR_DUPLICATE_LIMIT, PlainPatches, PreparedShard
+from musc_ray.core.operands.base import (
+    EQUAL,
+    FARTHEST,
+    IMAGES_CHUNK,
+    MIN_NEAR_DUPLICATE_LIMIT,
+    PlainPatches,
+    PreparedShard,
+)
 from musc_ray.core.operands.gpu import PIECES, ROW_ALIGNMENT
 from musc_ray.core.quantised import int8_scale, quantise
 
 CHUNK_SIDE = {"cpu": 32, "cuda": 256}
 """Images along a side of a chunk: products of fewer are slow, those of a row of the grid should stay in cache."""
-
-FARTHEST = 2.0
-"""Largest distance of unit vectors: that of a patch all of whose candidates are excluded."""
 
 EXCLUDED_HALF = 4.0
 """Half squared length that an excluded patch is given: larger than FARTHEST^2 / 2 + 1/2, so that it never wins."""
@@ -36,8 +43,12 @@ class NearShard(PreparedShard):
     Vectors in int8 are integers below 128 and these products integers below 2^24, since
     |sum q p| <= |q| |p|: exact in float32.
 
+    Where only some patches are kept, places that no image keeps are not multiplied, and further patches that an image
+    does not keep are excluded.
+
     Attributes:
         radius: in patches.
+        used: places of the grid that an image keeps, (h, w) bool.
         halves: h of every degree, (L, A) float32.
         scale: from unit vectors to operands.
     """
@@ -55,6 +66,7 @@ class NearShard(PreparedShard):
     ) -> None:
         super().__init__(tokens.shape[0], grid, tokens.shape[2], degrees)
         self.radius = radius
+        self.used = np.ones(grid, np.bool_)
         self.scale = int8_scale(self.channels) if dtype == torch.int8 else 1.0
         shape = (self.patches, self.images, self.channels)
         self.operands = [torch.empty(shape, dtype=dtype, device=tokens.device) for _ in degrees]
@@ -69,6 +81,18 @@ class NearShard(PreparedShard):
         self.zero_vectors = torch.zeros(len(degrees), self.images, dtype=torch.bool, device=self.device)
         self.with_zeros = self.zero_vectors.any(dim=1)  # False: the product includes the lengths
 
+    def keep(self, kept: KeptPatches) -> None:
+        """Keep some patches alone: the others are neither scored nor anybody's nearest."""
+        self.exclude(torch.from_numpy(~kept.flags))
+        self.kept, self.patches = kept, kept.most
+        self.used = kept.flags.any(axis=0).reshape(self.grid)
+
+    def _of_kept(self, distances: Tensor, images: slice) -> Tensor:
+        """Select the distances (D, a, K, b) of kept patches from those of all places (D, a, L, b)."""
+        if self.kept is None:
+            return distances
+        return torch.stack([self._kept_vectors(of_degree, images) for of_degree in distances])
+
     @property
     def chunk_side(self) -> int:
         """See PreparedShard."""
@@ -76,35 +100,46 @@ class NearShard(PreparedShard):
 
     def nearest_distances(self, other: Self, i: slice, j: slice) -> tuple[Tensor, Tensor]:
         """See PreparedShard; the patches within the radius alone; FARTHEST where all of them are excluded."""
-        in_b = torch.empty(len(self.degrees), i.stop - i.start, self.patches, j.stop - j.start, device=self.device)
-        in_a = in_b.new_empty(len(self.degrees), j.stop - j.start, self.patches, i.stop - i.start)
-        for d in range(len(self.degrees)):
+        count, patches = len(self.degrees), self.grid[0] * self.grid[1]
+        in_b = torch.empty(count, i.stop - i.start, patches, j.stop - j.start, device=self.device)
+        in_a = in_b.new_empty(count, j.stop - j.start, patches, i.stop - i.start)
+        for d in range(count):
             rows, columns = self._maxima(other, d, i, j)
             in_b[d], in_a[d] = rows.permute(1, 0, 2), columns.permute(2, 0, 1)
-        return self._distances(in_b), self._distances(in_a)
+        return self._of_kept(self._distances(in_b), i), other._of_kept(self._distances(in_a), j)
 
     def _maxima(self, other: Self, d: int, i: slice, j: slice) -> tuple[Tensor, Tensor]:
         """Compute maxima of -|z_a - z_b|^2 / 2 over the neighbours of a place: (L, a, b) of a, and (L, a, b) of b."""
         (height, width), radius = self.grid, self.radius
-        shape = (self.patches, i.stop - i.start, j.stop - j.start)
+        shape = (height * width, i.stop - i.start, j.stop - j.start)
         in_b = torch.full(shape, -torch.inf, dtype=self.product_dtype, device=self.device)
         in_a = in_b.clone()
         rights: dict[int, Tensor] = {}
-        for row in range(height):
+        for row in np.flatnonzero(self.used.any(axis=1)).tolist():
             left = self._factors(d, row, i, is_left=True)
             near = range(max(0, row - radius), min(height, row + radius + 1))
             rights = {at: rights[at] if at in rights else other._factors(d, at, j, is_left=False) for at in near}
             for at, right in rights.items():
                 for shift in range(max(-radius, 1 - width), min(radius, width - 1) + 1):
-                    own = slice(max(0, -shift), width - max(0, shift))
-                    its = slice(own.start + shift, own.stop + shift)
-                    product = torch.bmm(left[own], right[its].transpose(1, 2))
-                    places = _places(row, own, width), _places(at, its, width)
-                    if self.dtype != torch.int8:
-                        self._refine(other, d, product, (i, j), places)
-                    for maxima, place in ((in_b, places[0]), (in_a, places[1])):
-                        torch.maximum(maxima[place], product, out=maxima[place])
+                    for own in self._runs(other, (row, at), shift):
+                        its = slice(own.start + shift, own.stop + shift)
+                        product = torch.bmm(left[own], right[its].transpose(1, 2))
+                        places = _places(row, own, width), _places(at, its, width)
+                        if self.dtype != torch.int8:
+                            self._refine(other, d, product, (i, j), places)
+                        for maxima, place in ((in_b, places[0]), (in_a, places[1])):
+                            torch.maximum(maxima[place], product, out=maxima[place])
         return in_b, in_a
+
+    def _runs(self, other: Self, rows: tuple[int, int], shift: int) -> list[slice]:
+        """List the runs of columns of a row of this grid that meet those `shift` further in a row of the other's."""
+        width = self.grid[1]
+        columns = slice(max(0, -shift), width - max(0, shift))
+        its = slice(columns.start + shift, columns.stop + shift)
+        used = np.zeros(width + 2, np.int8)
+        used[1:-1][columns] = self.used[rows[0], columns] & other.used[rows[1], its]
+        steps = np.diff(used)
+        return [slice(*ends) for ends in zip((steps > 0).nonzero()[0], (steps < 0).nonzero()[0], strict=True)]
 
     @property
     def product_dtype(self) -> torch.dtype:
@@ -152,9 +187,14 @@ class NearShard(PreparedShard):
 
     def exclude(self, patches: Tensor) -> None:
         """See PreparedShard; a patch all of whose neighbours are excluded gets the distance FARTHEST."""
-        where = patches.to(self.device).T
+        where = torch.from_numpy(self._of_grid(patches)).to(self.device).T
         for half in self.halves:
             half[where] = EXCLUDED_HALF * self.scale**2
+
+    def _of_grid(self, patches: Tensor) -> npt.NDArray[np.bool_]:
+        """Return flags (A, K) of vectors as flags (A, L) of the patches of the grid."""
+        flags: npt.NDArray[np.bool_] = patches.cpu().numpy()
+        return flags if self.kept is None else self.kept.spread(flags, False)
 
     def unit_vectors(self, d: int, image: int) -> Tensor:
         """See PreparedShard; excluded patches have no substitutes here; in int8 they are turned."""

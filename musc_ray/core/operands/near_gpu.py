@@ -5,8 +5,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from musc_ray.core.operands.base import MIN_NEAR_DUPLICATE_LIMIT
-from musc_ray.core.operands.near import EXCLUDED_HALF, FARTHEST, NearShard
+from musc_ray.core.operands.base import FARTHEST, MIN_NEAR_DUPLICATE_LIMIT
+from musc_ray.core.operands.near import EXCLUDED_HALF, NearShard
 
 EQUAL = {torch.int8: 0.0, torch.float16: 4e-3, torch.bfloat16: 4e-3, torch.float32: 0.0}
 """Distances below this are those of equal patches.
@@ -28,15 +28,16 @@ class FusedNearShard(NearShard):
         from musc_ray.core.kernels.fused_near import nearest
 
         count, images_a, images_b = len(self.degrees), i.stop - i.start, j.stop - j.start
-        in_b = torch.empty(count, images_a, self.patches, images_b, device=self.device)
-        in_a = torch.empty(count, images_b, self.patches, images_a, device=self.device)
+        patches = self.grid[0] * self.grid[1]
+        in_b = torch.empty(count, images_a, patches, images_b, device=self.device)
+        in_a = torch.empty(count, images_b, patches, images_a, device=self.device)
         for d in range(count):
             own, others = self._images(d, i), other._images(d, j)
             for left, right, out in ((own, others, in_b[d]), (others, own, in_a[d])):
                 nearest(left, right, self.grid, self.radius, self.scale, (EQUAL[self.dtype], FARTHEST), out)
                 if self.dtype == torch.float32:
                     self._refine_near_duplicates(left, right, out)
-        return in_b, in_a
+        return self._of_kept(in_b, i), other._of_kept(in_a, j)
 
     def _images(self, d: int, images: slice) -> tuple[Tensor, Tensor]:
         """Return patches (L, a, C) and half squared lengths (L, a) of some images."""

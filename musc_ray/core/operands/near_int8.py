@@ -5,11 +5,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from musc_ray.core.kept_patches import KeptPatches
 from musc_ray.core.kernels import int8_dot
 from musc_ray.core.kernels.simd import LANES
 from musc_ray.core.lnamd import layer_norm
-from musc_ray.core.operands.base import PlainPatches
-from musc_ray.core.operands.near import FARTHEST, NearShard
+from musc_ray.core.operands.base import FARTHEST, PlainPatches
+from musc_ray.core.operands.near import NearShard
 from musc_ray.core.quantised import NOWHERE
 
 
@@ -51,19 +52,29 @@ class PackedNearShard(NearShard):
     def nearest_distances(self, other: Self, i: slice, j: slice) -> tuple[Tensor, Tensor]:
         """See NearShard; from a whole vector of columns on, whose first ones are dropped."""
         before = j.start % LANES
-        j = slice(j.start - before, j.stop)
-        in_b = torch.empty(len(self.degrees), i.stop - i.start, self.patches, j.stop - j.start)
-        in_a = torch.empty(len(self.degrees), j.stop - j.start, self.patches, i.stop - i.start)
+        whole = slice(j.start - before, j.stop)
+        patches = self.grid[0] * self.grid[1]
+        in_b = torch.empty(len(self.degrees), i.stop - i.start, patches, whole.stop - whole.start)
+        in_a = torch.empty(len(self.degrees), whole.stop - whole.start, patches, i.stop - i.start)
+        places = self.grid, self.radius, (self.used.ravel(), other.used.ravel())
         for d in range(len(self.degrees)):
             left, right = (self.operands[d], self.constants[d]), (other.right[d], other.right_constants[d])
             out = in_b[d], in_a[d]
-            int8_dot.nearest_places(left, right, self.grid, self.radius, (i, j), self.scale, FARTHEST, out)
-        return in_b[..., before:], in_a[:, before:]
+            int8_dot.nearest_places(left, right, places, (i, whole), self.scale, FARTHEST, out)
+        return self._of_kept(in_b[..., before:], i), other._of_kept(in_a[:, before:], j)
 
     def exclude(self, patches: Tensor) -> None:
         """See NearShard."""
+        where = torch.from_numpy(self._of_grid(patches)).T
         for constants in self.right_constants:
-            constants[:, : self.images].masked_fill_(patches.T, NOWHERE)
+            constants[:, : self.images].masked_fill_(where, NOWHERE)
+
+    def keep(self, kept: KeptPatches) -> None:
+        """See NearShard."""
+        where = torch.from_numpy(~kept.flags).T
+        for constants in self.constants:
+            constants[:, : self.images].masked_fill_(where, NOWHERE)
+        super().keep(kept)
 
     def unit_vectors(self, d: int, image: int) -> Tensor:
         """See NearShard."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from musc_ray.core import snamd
+from musc_ray.core.kept_patches import KeptPatches
 from musc_ray.core.lnamd import layer_norm
 from musc_ray.core.operands.base import PlainPatches, PreparedShard
 from musc_ray.core.operands.gpu import HAS_TRITON, UnitVectorShard
@@ -25,6 +26,7 @@ def prepare(
     radius: int | None = None,
     normalised: bool = False,
     places: int = 1,
+    kept: KeptPatches | None = None,
 ) -> PreparedShard:
     """Prepare a shard: the operands from which a product gives the distances of every degree.
 
@@ -45,6 +47,8 @@ def prepare(
             turned (`compression.project`). With SNAMD the tokens are `compression.raw_tokens` of them.
         places: consecutive token grids that are places of one image, each with neighbourhoods and a LayerNorm of its
             own; patches look for their nearest in all places of another image.
+        kept: the patches that have vectors: neighbourhoods are averaged, and images normalised, over all tokens first.
+            None means all.
     """
     plain_patches: PlainPatches = Tensor.float if normalised else layer_norm
     if aggregation == "snamd":
@@ -52,15 +56,18 @@ def prepare(
     shard: PreparedShard
     degrees = tuple(degrees)
     if radius is not None:
-        shard = near_form(tokens.device, dtype)(tokens, grid, degrees, dtype, radius, plain_patches)
+        near = near_form(tokens.device, dtype)(tokens, grid, degrees, dtype, radius, plain_patches)
+        if kept is not None:
+            near.keep(kept)
+        shard = near
     elif dtype == torch.int8:
-        shard = int8_form(tokens.device, tokens.shape[2])(tokens, grid, degrees, plain_patches, turned=normalised)
+        shard = int8_form(tokens.device, tokens.shape[2])(tokens, grid, degrees, plain_patches, normalised, kept)
     elif tokens.device.type == "cpu":
         from musc_ray.core.operands.cpu import GramShard  # here: imports numba, which a GPU does without
 
-        shard = GramShard(tokens, grid, degrees, dtype, plain_patches)
+        shard = GramShard(tokens, grid, degrees, dtype, plain_patches, kept)
     else:
-        shard = UnitVectorShard(tokens, grid, degrees, dtype, plain_patches)
+        shard = UnitVectorShard(tokens, grid, degrees, dtype, plain_patches, kept)
     shard.places = places
     return shard
 

@@ -97,6 +97,9 @@ def test_a_product_of_any_other_source_gives_the_same():
 )
 def test_places_near_one_another(images, grid, radius):
     (h, w), channels = grid, 10
+    generator = np.random.default_rng(h * w)
+    used = tuple(generator.random(h * w) < share for share in (0.6, 0.8))
+    used[0][0] = used[1][0] = True
     q, p = (vectors_of(h * w, count, channels) for count in images)
     right = right_of(p)
     right[1][0, images[1] - 1] = NOWHERE
@@ -105,13 +108,14 @@ def test_places_near_one_another(images, grid, radius):
     expected = distances(own, its)  # (L, a, L, b)
     y, x = np.divmod(np.arange(h * w), w)
     near = np.maximum(abs(y[:, None] - y), abs(x[:, None] - x)) <= radius
-    expected = np.where(near[:, None, :, None], expected, np.inf)
+    compared = near & used[0][:, None] & used[1]
+    expected = np.where(compared[:, None, :, None], expected, np.inf)
     expected[:, :, 0, -1] = np.inf
     out = torch.empty(own.shape[1], h * w, its.shape[1]), torch.empty(its.shape[1], h * w, own.shape[1])
     left = left_of(q, int8_dot.SPARE_ROWS)
-    int8_dot.nearest_places(left, right, grid, radius, (i, j), SCALE, 1000.0, out)
+    int8_dot.nearest_places(left, right, (grid, radius, used), (i, j), SCALE, 1000.0, out)
     in_b, in_a = expected.min(axis=2).transpose(1, 0, 2), expected.min(axis=0).transpose(2, 1, 0)
-    np.testing.assert_allclose(out[0], np.minimum(in_b, 1000), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(out[0][:, used[0]], np.minimum(in_b, 1000)[:, used[0]], rtol=1e-6, atol=1e-6)
     counted = np.isfinite(in_a)  # of an excluded patch itself nothing is asked
     np.testing.assert_allclose(out[1].numpy()[counted], in_a[counted], rtol=1e-6, atol=1e-6)
 
@@ -119,7 +123,8 @@ def test_places_near_one_another(images, grid, radius):
 def test_places_refuse_a_part_that_operands_cannot_give():
     q = vectors_of(4, 24, 8)
     out = torch.empty(18, 4, 8), torch.empty(8, 4, 18)
+    place = (2, 2), 1, (np.ones(4, bool), np.ones(4, bool))
     with pytest.raises(ValueError, match="multiple of 16"):
-        int8_dot.nearest_places(left_of(q, 5), right_of(q), (2, 2), 1, (slice(0, 18), slice(8, 16)), SCALE, 2.0, out)
+        int8_dot.nearest_places(left_of(q, 5), right_of(q), place, (slice(0, 18), slice(8, 16)), SCALE, 2.0, out)
     with pytest.raises(ValueError, match="within 24 rows"):
-        int8_dot.nearest_places(left_of(q), right_of(q), (2, 2), 1, (slice(7, 20), slice(0, 8)), SCALE, 2.0, out)
+        int8_dot.nearest_places(left_of(q), right_of(q), place, (slice(7, 20), slice(0, 8)), SCALE, 2.0, out)

@@ -6,7 +6,8 @@ import torch
 
 from musc_ray.core.kernels import int8_dot
 from musc_ray.core.operands import near
-from musc_ray.core.operands.near import FARTHEST, NearShard
+from musc_ray.core.operands.base import FARTHEST
+from musc_ray.core.operands.near import NearShard
 from musc_ray.core.operands.near_int8 import PackedNearShard
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.tile_product import multiply_tile

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from musc_ray.core.operands import prepare as choice
-from musc_ray.core.operands.near import FARTHEST, NearShard
+from musc_ray.core.operands.base import FARTHEST
+from musc_ray.core.operands.near import NearShard
 from musc_ray.core.operands.near_gpu import FusedNearShard
 from musc_ray.core.tile_product import multiply_tile
 from tests.helpers.triton_kernels import interpret
