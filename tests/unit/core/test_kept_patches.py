@@ -209,3 +209,25 @@ def test_kept_patches_of_images_with_fewer_repeat_their_first():
     values = np.arange(6.0).reshape(3, 2)
     np.testing.assert_array_equal(kept.spread(values, np.nan), [[np.nan, 0, 1], [np.nan, np.nan, 2], [np.nan] * 3])
     assert KeptPatches.of(np.ones((2, 2), bool)) is None
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+@pytest.mark.parametrize("radius", [None, 1])
+def test_places_of_an_image_keep_their_own_patches(dtype, radius):
+    """Six grids are two places of three images: the nearest kept patch of both places; one place keeps nothing."""
+    tokens, flags = tokens_of()[:6], of_each()[:6]
+    flags[3] = False
+    kept = KeptPatches(flags)
+    shard = prepare(tokens, GRID, DEGREES, dtype, radius=radius, places=2, kept=kept)
+    found, _ = multiply_tile(shard, shard)
+    assert found.shape == (len(DEGREES), 3, 2 * kept.most, 3)
+    grids = torch.cat([tokens, tokens[:1]])
+    expected = (
+        minima(grids, np.concatenate([flags, flags[:1]]), radius)[:, :6, :, :6].reshape(3, 3, 2, 42, 3, 2).min(-1)
+    )
+    for d in range(len(DEGREES)):
+        by_grid = kept.spread(found[d].reshape(6, kept.most, 3).numpy(), np.nan).reshape(3, 2, 42, 3)
+        for image in range(3):
+            others = [other for other in range(3) if other != image]
+            wanted, got = expected[d, image][..., others], by_grid[image][..., others]
+            np.testing.assert_allclose(got, wanted, atol=max(TOLERANCES[dtype], 1e-4 if radius else 0))
