@@ -19,22 +19,25 @@ TYPES = {torch.int8: "i8", torch.float16: "fp16", torch.bfloat16: "bf16", torch.
 
 
 def check_integers() -> None:
-    """Maxima of int8 are exact: odd numbers of patches, of channels, one image, equal patches, an excluded one."""
+    """Maxima of int8 are exact: odd numbers of patches, of channels, one image, equal patches, an excluded one.
+
+    Images of one side may have other numbers of patches than those of the other.
+    """
     from musc_ray.core.kernels.fused import far, nearest
 
     generator = torch.Generator().manual_seed(0)
-    for images_a, images_b, patches in ((1, 2, 35), (2, 1, 137), (1, 1, 1)):
+    for images_a, images_b, patches_a, patches_b in ((1, 2, 35, 35), (2, 1, 137, 90), (2, 1, 20, 137), (1, 1, 1, 1)):
         for channels in (20, 64, 96, 150, 600):
-            shapes = (images_a * patches, channels), (images_b * patches, channels)
+            shapes = (images_a * patches_a, channels), (images_b * patches_b, channels)
             a, b = (torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8) for shape in shapes)
             a[0], b[0] = 127, -127  # the largest sums
             b[-1] = a[-1]
             half_a, half_b = (x.int().square().sum(dim=1, dtype=torch.int32) // 2 for x in (a, b))
-            if patches > 1:
+            if patches_b > 1:
                 half_b[1] = far(torch.int8)
             product = a.long() @ b.long().T - half_a.long()[:, None] - half_b.long()[None, :]
-            product = product.view(images_a, patches, images_b, patches)
-            in_b, in_a = nearest(a, half_a, b, half_b, patches, channels)
+            product = product.view(images_a, patches_a, images_b, patches_b)
+            in_b, in_a = nearest((a, half_a), (b, half_b), (patches_a, patches_b), channels)
             assert in_b.dtype == in_a.dtype == torch.int32
             assert torch.equal(in_b.long(), product.amax(dim=3))
             assert torch.equal(in_a.long(), product.amax(dim=1).permute(1, 2, 0))
@@ -59,7 +62,7 @@ def check_floats() -> None:
             product = sides[0].double() @ sides[1].double().T - half_a[:, None] - half_b[None, :]
             product = product.view(2, 135, 1, 135)
             wide = [torch.cat([side, torch.full((len(side), 5), 3.0, dtype=dtype)], dim=1) for side in sides]
-            in_b, in_a = nearest(wide[0], half_a.float(), wide[1], half_b.float(), 135, channels)
+            in_b, in_a = nearest((wide[0], half_a.float()), (wide[1], half_b.float()), (135, 135), channels)
             torch.testing.assert_close(in_b.double(), product.amax(dim=3), atol=1e-6, rtol=0)
             torch.testing.assert_close(in_a.double(), product.amax(dim=1).permute(1, 2, 0), atol=1e-6, rtol=0)
     print("close")
@@ -75,7 +78,7 @@ def check_machine_code() -> None:
             blocks = fused.blocks_for(dtype, channels)
             types = {"a": kind, "half_a": total, "b": kind, "half_b": total, "in_b": total, "in_a": total}
             types = {name: "*" + of for name, of in types.items()}
-            types |= dict.fromkeys(["images_b", "patches", "channels", "stride_a", "stride_b"], "i32")
+            types |= dict.fromkeys(["images_b", "patches_a", "patches_b", "channels", "stride_a", "stride_b"], "i32")
             for capability, limit in MAX_SHARED.items():
                 constants = fused.constants(dtype, blocks)
                 used = compile_kernel(fused._nearest, types, constants, capability, fused.options(blocks))
