@@ -44,17 +44,17 @@ class KeptPatches:
     @property
     def most(self) -> int:
         """Return K, the largest number of kept patches of an image, at least 1."""
-        return self.index.shape[1]
+        return int(self.index.shape[1])
 
     @property
     def patches(self) -> int:
         """Count the patches of an image, L."""
-        return self.flags.shape[1]
+        return int(self.flags.shape[1])
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
         """Count the kept patches of each image, (A,)."""
-        return self.flags.sum(axis=1)
+        return np.asarray(self.flags.sum(axis=1), np.int64)
 
     @cached_property
     def index(self) -> npt.NDArray[np.int64]:
@@ -66,7 +66,7 @@ class KeptPatches:
     @cached_property
     def empty(self) -> Flags:
         """Tell which images keep no patch, (A,): their vectors are those of a patch that does not count."""
-        return self.counts == 0
+        return np.asarray(self.counts == 0)
 
     def rows(self, images: slice | Sequence[int]) -> "KeptPatches":
         """Return the kept patches of some images."""

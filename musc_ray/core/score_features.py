@@ -92,7 +92,7 @@ def _kept_patches(kept: Any, images: int, patches: int) -> KeptPatches | None:
     flags = np.broadcast_to(flags, (images, patches))
     if not flags.any(axis=1).all():
         raise ValueError(f"image {int((~flags.any(axis=1)).argmax())} keeps no patch: it cannot be scored.")
-    return KeptPatches.of(flags, flags.any(axis=0))
+    return KeptPatches.of(flags, np.asarray(flags.any(axis=0)))
 
 
 def _auto_radius(

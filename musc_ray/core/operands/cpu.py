@@ -2,6 +2,7 @@
 
 from typing import Any, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -65,7 +66,7 @@ class GramShard(PreparedShard):
         inverses = _inverse(lengths)
         ratios = torch.stack([_box_sums(shift, self.box, degree) for degree in degrees]) * inverses
         hidden = (
-            ~torch.from_numpy(self.kept_in_box.flags.copy()) if self.kept_in_box else torch.zeros_like(own, dtype=bool)
+            ~torch.from_numpy(self.kept_in_box.flags.copy()) if self.kept_in_box else torch.zeros_like(own, dtype=torch.bool)
         )
         self.zero_vectors = ((inverses == 0) & ~hidden).any(dim=2)
         self.with_zeros = self.zero_vectors.any(dim=1)
@@ -203,7 +204,7 @@ def _rectangle(kept: KeptPatches | None, grid: tuple[int, int], reach: int) -> t
     used = kept.used.reshape(grid)
     sides = []
     for axis, size in ((1, grid[0]), (0, grid[1])):
-        places = used.any(axis=axis).nonzero()[0]
+        places = np.flatnonzero(used.any(axis=axis))
         sides.append(slice(max(0, int(places[0]) - reach), min(size, int(places[-1]) + reach + 1)))
     return sides[0], sides[1]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from musc_ray.core.kept_patches import KeptPatches
+from musc_ray.core.kept_patches import Flags, KeptPatches
 from musc_ray.core.lnamd import aggregate, layer_norm
 from musc_ray.core.operands.base import (
     EQUAL,
@@ -66,7 +66,7 @@ class NearShard(PreparedShard):
     ) -> None:
         super().__init__(tokens.shape[0], grid, tokens.shape[2], degrees)
         self.radius = radius
-        self.used = np.ones(grid, np.bool_)
+        self.used: Flags = np.ones(grid, np.bool_)
         self.scale = int8_scale(self.channels) if dtype == torch.int8 else 1.0
         shape = (self.patches, self.images, self.channels)
         self.operands = [torch.empty(shape, dtype=dtype, device=tokens.device) for _ in degrees]
@@ -85,7 +85,7 @@ class NearShard(PreparedShard):
         """Keep some patches alone: the others are neither scored nor anybody's nearest."""
         self.exclude(torch.from_numpy(~kept.flags))
         self.kept, self.patches = kept, kept.most
-        self.used = kept.flags.any(axis=0).reshape(self.grid)
+        self.used = np.any(kept.flags, axis=0).reshape(self.grid)
 
     def _of_kept(self, distances: Tensor, images: slice) -> Tensor:
         """Select the distances (D, a, K, b) of kept patches from those of all places (D, a, L, b)."""
