@@ -65,9 +65,9 @@ class GramShard(PreparedShard):
         shift = self._add_shift(own, mean_cosine) if pieces else torch.zeros_like(own)
         inverses = _inverse(lengths)
         ratios = torch.stack([_box_sums(shift, self.box, degree) for degree in degrees]) * inverses
-        hidden = (
-            ~torch.from_numpy(self.kept_in_box.flags.copy()) if self.kept_in_box else torch.zeros_like(own, dtype=torch.bool)
-        )
+        hidden = torch.zeros_like(own, dtype=torch.bool)
+        if self.kept_in_box is not None:
+            hidden = torch.from_numpy(~self.kept_in_box.flags)
         self.zero_vectors = ((inverses == 0) & ~hidden).any(dim=2)
         self.with_zeros = self.zero_vectors.any(dim=1)
         left_ratios = ratios.where(ratios > 0, 1).masked_fill_(hidden, float(gram.NOWHERE))
