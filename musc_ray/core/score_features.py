@@ -35,47 +35,46 @@ def score_features(
 ) -> Tensor:
     """Compute patch anomaly scores of N images of one product against each other (MuSc: LNAMD, MSM, interval average).
 
-    Holds N * N * h * w float32 distances per degree, one layer at a time (with `snamd` for all degrees together): for
-    archives use `musc-ray run`.
+    Holds N * N * h * w distances per degree of a layer: for archives use `musc-ray run`.
 
     Args:
-        features: one entry per layer, each (N, h*w, C) raw patch tokens without class token, row-major; tensors or
-            arrays of any float dtype, C may differ between layers.
+        features: (N, h*w, C) raw patch tokens of each layer, row-major; tensors or arrays of any float dtype and any C.
         grid: (h, w).
         degrees: odd neighbourhood sizes r.
         interval: share of the sorted distances to average.
-        precision: `float32` (exact), `bfloat16`, `float16`, `int8` (unit vectors rounded to 8 bits, then exact), or
-            `auto` (the fastest of the first three that the device has; float32 for few images).
+        precision: `float32` (exact), `bfloat16`, `float16`, `int8` (unit vectors in 8 bits, then exact), or `auto`
+            (the fastest of the first three that the device has; float32 for few images).
         device: where to compute; None means the GPU if there is one, else the CPU.
         aggregation: `lnamd` (plain means, one vector per degree) or `snamd` (similarity-weighted, one vector; MuSc-V2).
         matching: patches look for their nearest `anywhere`, `near` their place, or as a sample says (`auto`).
         radius: how far, in patches; with `near` 2 if not given, with `auto` the only one that is tried.
-        kept: (h*w,) or (N, h*w) bool, patches that are scored and compared with; the others, masked or background, are
-            averaged into their neighbours as ever. None means all.
+        kept: (h*w,) or (N, h*w) bool, patches that are scored and compared with; None means all.
 
     Returns:
-        (N, h*w) float32 on the CPU: the patch map of each image, mean over layers and degrees; NaN of patches that are
-        not kept.
+        (N, h*w) float32 on the CPU: the patch map of each image, mean over layers and degrees; NaN where not kept.
 
     Raises:
         ValueError: mismatched shapes, fewer than 2 images, NaN or infinite features, invalid settings.
     """
-    layers = [_as_tensor(layer) for layer in features]
+    layers = list(map(_as_tensor, features))
     images = _check_inputs(layers, grid, degrees, interval, aggregation)
+    patches = _kept_patches(kept, images, grid[0] * grid[1])
     target = torch.device(device) if device is not None else default_device()
     dtype = resolve_precision(precision, target, images)
-    total = torch.zeros(images, grid[0] * grid[1], dtype=torch.float64)
-    radius = _given_radius(matching, radius)
+    radius, total = _given_radius(matching, radius), torch.zeros(images, grid[0] * grid[1], dtype=torch.float64)
     if matching == "auto":
         prepared = partial(prepare, grid=grid, degrees=degrees, aggregation=aggregation)
         radius = _auto_radius(layers[max(0, len(layers) - 2)], prepared, radii_to_try(grid, radius), interval, target)
-    patches = _kept_patches(kept, images, total.shape[1])
     for tokens in layers:
         shard = prepare(tokens.to(target), grid, degrees, dtype, aggregation, radius, kept=patches)
         distances, _ = multiply_tile(shard, shard, distance_dtype(dtype))
-        scores = exact_scores([distances], images - 1, interval, target)
-        total += scores if patches is None else torch.from_numpy(patches.spread(scores.numpy(), np.nan))
+        total += _on_grid(exact_scores([distances], images - 1, interval, target), patches)
     return (total / len(layers)).float()
+
+
+def _on_grid(scores: Tensor, kept: KeptPatches | None) -> Tensor:
+    """Put the scores of kept patches (N, K) in their places (N, L), NaN elsewhere."""
+    return scores if kept is None else torch.from_numpy(kept.spread(scores.numpy(), np.nan))
 
 
 def _kept_patches(kept: Any, images: int, patches: int) -> KeptPatches | None:

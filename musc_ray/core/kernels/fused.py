@@ -160,26 +160,10 @@ def far(dtype: torch.dtype) -> float | int:
 
 @triton.jit
 def _nearest(
-    a,
-    half_a,
-    b,
-    half_b,
-    in_b,
-    in_a,
-    images_b,
-    patches_a,
-    patches_b,
-    channels,
-    stride_a,
-    stride_b,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
-    REST: tl.constexpr,
-    RESIDENT: tl.constexpr,
-    FOLDED: tl.constexpr,
-    FAR: tl.constexpr,
-):
+    a, half_a, b, half_b, in_b, in_a, images_b, patches_a, patches_b, channels, stride_a, stride_b,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, REST: tl.constexpr, RESIDENT: tl.constexpr,
+    FOLDED: tl.constexpr, FAR: tl.constexpr,
+):  # fmt: skip
     """All patches of an image of a against COLUMNS of an image of b; row maxima are over these columns only."""
     SUM: tl.constexpr = half_a.dtype.element_ty
     tiles = tl.cdiv(patches_b, COLUMNS)

@@ -81,11 +81,14 @@ class NearShard(PreparedShard):
         self.zero_vectors = torch.zeros(len(degrees), self.images, dtype=torch.bool, device=self.device)
         self.with_zeros = self.zero_vectors.any(dim=1)  # False: the product includes the lengths
 
-    def keep(self, kept: KeptPatches) -> None:
-        """Keep some patches alone: the others are neither scored nor anybody's nearest."""
+    def keep(self, kept: KeptPatches | None) -> Self:
+        """Keep some patches alone, or all; the others are neither scored nor anybody's nearest. Returns itself."""
+        if kept is None:
+            return self
         self.exclude(torch.from_numpy(~kept.flags))
         self.kept, self.patches = kept, kept.most
         self.used = np.any(kept.flags, axis=0).reshape(self.grid)
+        return self
 
     def _of_kept(self, distances: Tensor, images: slice) -> Tensor:
         """Select the distances (D, a, K, b) of kept patches from those of all places (D, a, L, b)."""

@@ -69,12 +69,12 @@ class PackedNearShard(NearShard):
         for constants in self.right_constants:
             constants[:, : self.images].masked_fill_(where, NOWHERE)
 
-    def keep(self, kept: KeptPatches) -> None:
+    def keep(self, kept: KeptPatches | None) -> Self:
         """See NearShard."""
-        where = torch.from_numpy(~kept.flags).T
-        for constants in self.constants:
-            constants[:, : self.images].masked_fill_(where, NOWHERE)
-        super().keep(kept)
+        if kept is not None:
+            for constants in self.constants:
+                constants[:, : self.images].masked_fill_(torch.from_numpy(~kept.flags).T, NOWHERE)
+        return super().keep(kept)
 
     def unit_vectors(self, d: int, image: int) -> Tensor:
         """See NearShard."""

@@ -47,8 +47,7 @@ def prepare(
             turned (`compression.project`). With SNAMD the tokens are `compression.raw_tokens` of them.
         places: consecutive token grids that are places of one image, each with neighbourhoods and a LayerNorm of its
             own; patches look for their nearest in all places of another image.
-        kept: the patches that have vectors: neighbourhoods are averaged, and images normalised, over all tokens first.
-            None means all.
+        kept: patches that have vectors, after all tokens are normalised and averaged; None means all.
     """
     plain_patches: PlainPatches = Tensor.float if normalised else layer_norm
     if aggregation == "snamd":
@@ -56,10 +55,7 @@ def prepare(
     shard: PreparedShard
     degrees = tuple(degrees)
     if radius is not None:
-        near = near_form(tokens.device, dtype)(tokens, grid, degrees, dtype, radius, plain_patches)
-        if kept is not None:
-            near.keep(kept)
-        shard = near
+        shard = near_form(tokens.device, dtype)(tokens, grid, degrees, dtype, radius, plain_patches).keep(kept)
     elif dtype == torch.int8:
         shard = int8_form(tokens.device, tokens.shape[2])(tokens, grid, degrees, plain_patches, normalised, kept)
     elif tokens.device.type == "cpu":

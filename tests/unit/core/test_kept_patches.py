@@ -94,8 +94,7 @@ def test_forms_that_this_machine_does_not_choose(form, name):
     tokens, kept = tokens_of(), KeptPatches(KEPT[name])
     radius = 2 if form is NearShard else None
     if form is NearShard:
-        shard = NearShard(tokens, GRID, DEGREES, torch.int8, radius)
-        shard.keep(kept)
+        shard = NearShard(tokens, GRID, DEGREES, torch.int8, radius).keep(kept)
     elif form is Int8Shard:
         shard = Int8Shard(tokens, GRID, DEGREES, kept=kept)
     else:
