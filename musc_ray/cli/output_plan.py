@@ -1,5 +1,6 @@
 """Output of `plan`: a table, what it assumed, and whether the references fit; or the same as a document."""
 
+from collections import Counter
 from typing import Any
 
 from rich.table import Table
@@ -12,6 +13,12 @@ from musc_ray.runtime.durations import format_duration
 
 MIN_SAVED_BYTES, MAX_SECONDS_SHARE = 1e9, 0.8
 """What compression must save to be proposed: bytes, or a share of the time."""
+
+
+MEETINGS = {"same": "those at their place in other images", "all": "all crops of other images"}
+
+REASONS = {"--crop-references": " (aligned products)", "--references": " (scores move little)"}
+"""Why an option may be taken."""
 
 
 def plan_document(plan: Plan, max_pending_gb: int) -> dict[str, Any]:
@@ -46,6 +53,22 @@ def plan_document(plan: Plan, max_pending_gb: int) -> dict[str, Any]:
         "worker_memory_bytes": {"extract": plan.extract_memory, "mutual": plan.mutual_memory},
         "fits": _fits(plan, max_pending_gb),
         "compressed": None if plan.compressed is None else _compressed_document(plan.compressed),
+        "crops": _crops_document(plan),
+    }
+
+
+def _crops_document(plan: Plan) -> dict[str, Any] | None:
+    """Return what images that are cut cost: crops of an image by number of images; None where none are cut."""
+    job = plan.job
+    if job.crops == 0:
+        return None
+    counts = Counter[int]()
+    for group in job.groups:
+        counts[group.crops] += group.images
+    return {
+        "images_by_crops": {str(crops): images for crops, images in sorted(counts.items())},
+        "crop_references": job.meeting,
+        "cheaper": {option: {"mutual_seconds": other.mutual_seconds} for option, other in plan.cheaper.items()},
     }
 
 
@@ -65,6 +88,7 @@ def print_plan(plan: Plan, max_pending_gb: int) -> None:
     table = Table(show_header=False)
     rows = {
         "images": f"{plan.images:,} in {plural(len(job.group_sizes), 'group')}",
+        **({"inputs of the model": crops_text(plan)} if job.crops else {}),
         "shards": f"{plan.shards:,}",
         "tiles": f"{plan.tiles:,}",
         "pairs of images": f"{plan.pairs:,} (references {references})",
@@ -91,14 +115,35 @@ def print_plan(plan: Plan, max_pending_gb: int) -> None:
         f"{bytes_text(rates.storage_bytes)}/s to and from its storage, which overlaps with the arithmetic; every image "
         f"readable, nothing extracted yet."
     )
-    proposal = compress_proposal(plan)
-    if proposal is not None:
-        console.print(proposal)
+    for proposal in (compress_proposal(plan), crops_proposal(plan)):
+        if proposal is not None:
+            console.print(proposal)
     if not _fits(plan, max_pending_gb):
         console.print(
             f"[bold]References {references} do not fit[/bold]: pending distances would exceed max_pending_gb "
             f"{max_pending_gb}, so a run would be refused: use --references {SUGGESTED_REFERENCES}."
         )
+
+
+def crops_text(plan: Plan) -> str:
+    """Say how many inputs of the model there are: images and their crops, and which crops meet."""
+    job = plan.job
+    crops = sorted({group.crops for group in job.groups})
+    each = f"{crops[0]}" if len(crops) == 1 else f"{crops[0]} to {crops[-1]}"
+    total = sum(group.images * group.places for group in job.groups)
+    return f"{total:,}: each image and {each} crops of it, compared with {MEETINGS[job.meeting]}"
+
+
+def crops_proposal(plan: Plan) -> str | None:
+    """Say what would make mutual scoring of crops cheaper; None where it is cheap, or nothing would."""
+    if not plan.cheaper:
+        return None
+    found = " and ".join(
+        f"{option} {format_duration(other.mutual_seconds)}{REASONS[option.split()[0]]}"
+        for option, other in plan.cheaper.items()
+    )
+    priced = " (crop_references auto counts as all)" if plan.job.meeting == "all" else ""
+    return f"Mutual scoring of crops takes {format_duration(plan.mutual_seconds)}{priced}; it would take with {found}."
 
 
 def compress_proposal(plan: Plan) -> str | None:

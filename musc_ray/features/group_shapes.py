@@ -18,6 +18,7 @@ from musc_ray.core.crops import CropInput, CropLayout, InputShape, fewest_crops,
 from musc_ray.errors import ImageError, MuscRayError, SettingsError
 from musc_ray.features.workspace import Workspace
 from musc_ray.settings.limits import ImageLimits
+from musc_ray.settings.model import Settings
 from musc_ray.sources.images import CatalogImage
 from musc_ray.sources.reading import read_image
 from musc_ray.storage.conditional import create
@@ -86,25 +87,33 @@ def _group_shape(
         found = sample_size(images, workspace.settings.image_limits)
         if found is None:
             return _shape_without_sample(workspace)
-        shape = _shape_of(workspace, group, *found)
+        shape = input_shape(workspace.settings, group, workspace.meta.image_size, workspace.patch, *found)
     if create(fs, path, json.dumps(_described(shape)).encode()):
         return shape
     return _parsed(read_json(fs, path) or {}, path, workspace.patch)  # another run was faster
 
 
-def _shape_of(workspace: Workspace, group: str, ratio: float, pixels: float) -> InputShape:
-    """Return what enters the model of images of a ratio of height to width and a number of pixels.
+def input_shape(settings: Settings, group: str, square: Size, patch: int, ratio: float, pixels: float) -> InputShape:
+    """Return what enters the model of a group's images.
+
+    Args:
+        settings: say whether shapes are kept, and where images are cut.
+        group: named in the error.
+        square: (H, W) of the model's input where shapes are not kept; otherwise it says how many patches.
+        patch: side of a patch in pixels of the model.
+        ratio: height to width of the images.
+        pixels: of an image.
 
     Raises:
         SettingsError: they need more crops than there can be.
     """
-    rule, meta = workspace.settings.crop_rule, workspace.meta
+    rule = settings.crop_rule
 
     def input_size(of_ratio: float) -> Size:
-        if not workspace.settings.keeps_shape:
-            return meta.image_size
-        h, w = shaped_grid(of_ratio, meta.grid[0])
-        return h * workspace.patch, w * workspace.patch
+        if not settings.keeps_shape:
+            return square
+        h, w = shaped_grid(of_ratio, square[0] // patch)
+        return h * patch, w * patch
 
     height, width = math.sqrt(pixels * ratio), math.sqrt(pixels / ratio)
     if rule is None:
@@ -116,7 +125,7 @@ def _shape_of(workspace: Workspace, group: str, ratio: float, pixels: float) -> 
             layout = rule.layout or fewest_crops(height, width, rule.overlap, input_size)
     except ValueError as error:
         raise SettingsError(
-            f"Setting 'crops' {workspace.settings.crops} cuts the images of group '{group}', of about {height:.0f} x "
+            f"Setting 'crops' {settings.crops} cuts the images of group '{group}', of about {height:.0f} x "
             f"{width:.0f} pixels, into too many parts ({error}): use a larger size, or a larger image_size."
         ) from error
     if layout.count == 1:

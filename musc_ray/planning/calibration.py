@@ -12,6 +12,7 @@ import torch
 from musc_ray.backbones import Backbone
 from musc_ray.backbones.shape import BackboneInfo
 from musc_ray.core import candidates, products_per_tile
+from musc_ray.core.crops import CropInput, InputShape
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.precision import DTYPES
 from musc_ray.core.tile_product import multiply_tile
@@ -19,7 +20,9 @@ from musc_ray.planning.cost import forward_operations
 from musc_ray.planning.formats import GroupFormat
 from musc_ray.planning.gpu_types import gpu_rate
 from musc_ray.planning.job import Rates
-from musc_ray.sources.decoding import decode_image
+from musc_ray.settings.limits import MAX_PIXELS
+from musc_ray.sources.decoding import decode_for_model
+from musc_ray.sources.deep import BY_FORMAT
 from musc_ray.sources.reading import read_image
 
 CALIBRATION_SECONDS = 2.0
@@ -42,6 +45,7 @@ class Workload:
         workers: how many work at the same time.
         threads: of each worker.
         radius: of matching near, in patches; None means anywhere.
+        crops: where the images of the sample are cut; None where they are not.
     """
 
     degrees: Sequence[int]
@@ -51,6 +55,7 @@ class Workload:
     workers: int
     threads: int
     radius: int | None = None
+    crops: CropInput | None = None
 
 
 def measured_rates(backbone: Backbone, workload: Workload, sample: Sequence[str]) -> Rates:
@@ -63,7 +68,7 @@ def measured_rates(backbone: Backbone, workload: Workload, sample: Sequence[str]
     """
     workers, threads = workload.workers, workload.threads
     device = backbone.device
-    image_seconds, image_bytes, reading = _reading(sample, backbone.info.image_size)
+    reading = _reading(sample, backbone.info.image_size, workload.crops)
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
         model = _rate(pool, workers, device, lambda: _forward(backbone, workload.batch_size))
         mutual = _rate(pool, workers, device, lambda: _tile(backbone.info, workload, device))
@@ -71,7 +76,7 @@ def measured_rates(backbone: Backbone, workload: Workload, sample: Sequence[str]
     torch.set_num_threads(threads)
     cpu = f"{threads} CPU thread{'' if threads == 1 else 's'} of this machine"
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
-    return Rates(model, mutual, search, image_seconds, image_bytes, f"measured just now on {what}; {reading}")
+    return reading.rates(model, mutual, search, f"measured just now on {what}")
 
 
 def measured_mutual(info: BackboneInfo, workload: Workload, device: str) -> float:
@@ -83,21 +88,20 @@ def measured_mutual(info: BackboneInfo, workload: Workload, device: str) -> floa
     return rate
 
 
-def assumed_rates(kind: str, info: BackboneInfo, sample: Sequence[str]) -> Rates:
+def assumed_rates(kind: str, info: BackboneInfo, sample: Sequence[str], crops: CropInput | None = None) -> Rates:
     """Return assumed rates of a GPU type that this machine lacks.
 
     Raises:
         SettingsError: an unknown GPU type.
     """
     peak = gpu_rate(kind)
-    image_seconds, image_bytes, reading = _reading(sample, info.image_size)
+    reading = _reading(sample, info.image_size, crops)
     with ThreadPoolExecutor(1) as pool:
         search = _rate(pool, 1, torch.device("cpu"), lambda: _search(info.class_channels))
     source = (
-        f"not measured: {MODEL_SHARE:.0%} and {MUTUAL_SHARE:.0%} of the {kind.upper()}'s {peak / 1e12:,.0f} TFLOP/s; "
-        f"{reading}"
+        f"not measured: {MODEL_SHARE:.0%} and {MUTUAL_SHARE:.0%} of the {kind.upper()}'s {peak / 1e12:,.0f} TFLOP/s"
     )
-    return Rates(MODEL_SHARE * peak, MUTUAL_SHARE * peak, search, image_seconds, image_bytes, source)
+    return reading.rates(MODEL_SHARE * peak, MUTUAL_SHARE * peak, search, source)
 
 
 Work = tuple[float, Callable[[], object]]
@@ -161,19 +165,36 @@ def _rate(pool: ThreadPoolExecutor, workers: int, device: torch.device, make: Ca
     return float(np.mean(list(pool.map(measure, range(workers)))))
 
 
-def _reading(sample: Sequence[str], image_size: tuple[int, int]) -> tuple[float, float, str]:
-    """Measure reading and decoding: mean seconds per image, mean bytes per file, and a sentence on the measurement."""
+@dataclass(frozen=True)
+class Reading:
+    """Reading and decoding of a sample: means an image, all 0 if it was not measured, and a sentence about it."""
+
+    said: str
+    seconds: float = 0.0
+    bytes: float = 0.0
+    pixels: float = 0.0
+
+    def rates(self, model: float, mutual: float, search: float, source: str) -> Rates:
+        """Return all rates of a worker."""
+        about = f"{source}; {self.said}"
+        return Rates(model, mutual, search, self.seconds, self.bytes, about, self.pixels)
+
+
+def _reading(sample: Sequence[str], image_size: tuple[int, int], crops: CropInput | None) -> Reading:
+    """Measure reading and decoding, with the crops of each image at the model's size."""
     if not sample:
-        return 0.0, 0.0, "reading and decoding not counted"
-    seconds, sizes = [], []
+        return Reading("reading and decoding not counted")
+    seconds, sizes, pixels = [], [], []
     for uri in sample:
         started = time.perf_counter()
         try:
             data = read_image(uri)
-            decode_image(data, image_size)
+            decoded = decode_for_model(data, InputShape(image_size, crops), MAX_PIXELS, BY_FORMAT)
+            pixels.append(decoded.size[0] * decoded.size[1])
         except Exception as error:  # noqa: BLE001 - drivers of object stores raise errors of many libraries
             reason = " ".join(str(error).split()) or type(error).__name__
-            return 0.0, 0.0, f"reading and decoding not counted, since {uri} cannot be read: {reason}"
+            return Reading(f"reading and decoding not counted, since {uri} cannot be read: {reason}")
         seconds.append(time.perf_counter() - started)
         sizes.append(len(data))
-    return float(np.mean(seconds)), float(np.mean(sizes)), f"reading and decoding measured on {len(sizes)} images"
+    said = f"reading and decoding measured on {len(sizes)} images"
+    return Reading(said, *(float(np.mean(values)) for values in (seconds, sizes, pixels)))

@@ -1,7 +1,7 @@
 """Estimate what a job will cost: counts, operations, bytes, memory and time, from shapes and a few measured rates."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from musc_ray.backbones.shape import BackboneInfo
 from musc_ray.core import candidates, operand_bytes, products_per_tile
@@ -26,11 +26,22 @@ SUGGESTED_REFERENCES = 256
 """References to suggest where all do not fit; scores are as good as with all (measured, DESIGN section 8)."""
 
 
+SUGGESTED_CROP_REFERENCES = 64
+"""References to suggest where images are cut, since each costs many products."""
+
+MIN_CHEAPER_SECONDS = 60.0
+"""Mutual scoring that takes longer, and longer than extraction, is worth a proposal."""
+
+ORIGINAL_BYTES = 6
+"""Bytes a pixel of an original that is cut: in RGB, and once more while it is turned or converted."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The estimated cost of a job in operations, bytes and seconds; memory is per worker, the rest of the whole job.
 
-    `compressed` is the plan of the same job with `compress: auto`, where features are not compressed and may be.
+    `compressed` is the plan of the same job with `compress: auto`, where features are not compressed and may be; of
+    images that are cut, `cheaper` has plans of the same job with options that make mutual scoring cheaper, by option.
     """
 
     job: Job
@@ -51,6 +62,7 @@ class Plan:
     extract_memory: float
     mutual_memory: float
     compressed: "Plan | None" = None
+    cheaper: "Mapping[str, Plan]" = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -111,43 +123,67 @@ class Plan:
 
 def plan_job(job: Job, rates: Rates) -> Plan:
     """Estimate a job's cost at the given rates."""
-    info, length, layers, windows = job.info, job.patches, len(job.info.layers), job.windows
-    images, bytes_of = sum(job.group_sizes), {group: group.layer_bytes(length) for group in job.groups}
+    info, layers, windows = job.info, len(job.info.layers), job.windows
+    inputs = sum(group.images * group.places for group in job.groups)
+    samples = sum(group.sample * group.places for group in job.groups)
     pairs = sum(window.pairs for _, window in windows)
-    read = sum(_shards_read(window, group, job) * bytes_of[group] * job.shard_size for group, window in windows)
-    waiting = [pending_bytes(window, length, job.vectors, job.distance_bytes) for _, window in windows]
+    patch_pairs = sum(window.pairs * sum(job.set_patches(group)) for group, window in windows)
+    stored = sum(group.images * group.places * group.layer_bytes(job.patches) for group in job.groups)
+    # a whole image is read again for RsCon
+    salient = sum(group.images * group.layer_bytes(job.patches) for group in job.groups) if job.salient_vectors else 0
     return Plan(
         job=job,
         rates=rates,
-        images=images,
-        shards=sum(-(-size // job.shard_size) for size in job.group_sizes),
-        tiles=layers * sum(_block_count(window, job.shard_size) for _, window in windows),
+        images=sum(job.group_sizes),
+        shards=sum(-(-group.images // job.images_per_shard(group)) for group in job.groups),
+        tiles=layers
+        * sum(
+            _block_count(window, job.images_per_shard(group)) * len(job.set_patches(group)) for group, window in windows
+        ),
         pairs=pairs,
-        extract_operations=(images + sum(group.sample for group in job.groups)) * forward_operations(info),
+        extract_operations=(inputs + samples) * forward_operations(info),
         mutual_operations=layers * sum(window.pairs * _operations_per_pair(group, job) for group, window in windows),
         search_operations=sum(
             2.0 * group.images**2 * (info.class_channels + job.salient_vectors * group.channels) for group in job.groups
         ),
-        source_bytes=images * rates.image_bytes,
-        mutual_bytes_read=layers * read + (_all_bytes(job, bytes_of) if job.salient_vectors else 0),
-        exchanged_bytes=2.0 * pairs * length * job.vectors * job.distance_bytes * layers,
-        pending_bytes=max(waiting, default=0),
-        feature_bytes=layers * _all_bytes(job, bytes_of) + images * info.class_channels * 4,
-        result_bytes=images * (length * 4 + 100),
-        extract_memory=_extract_memory(job),
+        source_bytes=sum(job.group_sizes) * rates.image_bytes,
+        mutual_bytes_read=layers * sum(_bytes_read(window, group, job) for group, window in windows) + salient,
+        exchanged_bytes=2.0 * patch_pairs * job.vectors * job.distance_bytes * layers,
+        pending_bytes=max(
+            (
+                pending_bytes(window, max(job.set_patches(group)), job.vectors, job.distance_bytes)
+                for group, window in windows
+            ),
+            default=0,
+        ),
+        feature_bytes=layers * stored + inputs * info.class_channels * 4,
+        result_bytes=sum(group.images * (max(group.crops, 1) * job.patches * 4 + 100) for group in job.groups),
+        extract_memory=_extract_memory(job, rates),
         mutual_memory=_mutual_memory(job),
     )
 
 
-def _all_bytes(job: Job, bytes_of: Mapping[GroupFormat, int]) -> int:
-    """Bytes of one layer of all images."""
-    return sum(group.images * bytes_of[group] for group in job.groups)
+def with_cheaper(plan: Plan) -> Plan:
+    """Add plans with fewer comparisons to that of a job whose images are cut, where mutual scoring takes long."""
+    job, options = plan.job, {}
+    if job.crops == 0 or plan.mutual_seconds < max(MIN_CHEAPER_SECONDS, plan.extract_seconds):
+        return plan
+    if job.meeting == "all":
+        options["--crop-references same"] = replace(job, meeting="same")
+    if job.references is None and job.largest.images > 2 * SUGGESTED_CROP_REFERENCES:
+        options[f"--references {SUGGESTED_CROP_REFERENCES}"] = replace(job, references=SUGGESTED_CROP_REFERENCES)
+    return replace(plan, cheaper={option: plan_job(other, plan.rates) for option, other in options.items()})
 
 
 def _operations_per_pair(group: GroupFormat, job: Job) -> float:
-    """Count the operations of one layer of a pair of images."""
-    products = products_per_tile(job.on_gpu, group.precision, job.vectors, job.radius)
-    return 2.0 * job.patches * candidates(job.info.grid, job.radius) * group.channels * products
+    """Count the operations of one layer of a pair of images, in all sets of patches."""
+    operations = 0.0
+    for places in group.sets(job.meeting):
+        radius = job.radius if places == 1 else None  # a set that compares places has no same place
+        products = products_per_tile(job.on_gpu, group.precision, job.vectors, radius)
+        candidates_each = places * candidates(job.info.grid, radius)
+        operations += 2.0 * places * job.patches * candidates_each * group.channels * products
+    return operations
 
 
 def forward_operations(info: BackboneInfo) -> float:
@@ -170,43 +206,54 @@ def _block_count(window: ReferenceWindow, images: int) -> int:
     return sum(1 for _ in section_pairs(window, [range(at, min(at + images, window.images)) for at in starts]))
 
 
-def _shards_read(window: ReferenceWindow, group: GroupFormat, job: Job) -> int:
-    """Estimate the shards of a layer that workers read: for each block, one side that its worker has not cached."""
-    shards = -(-window.images // job.shard_size)
-    read = min(job.side, shards) * _block_count(window, job.side * job.shard_size)
-    fits = shards * _prepared_bytes(group, job) <= job.cache_bytes
-    return min(read, job.workers * shards) if fits and window.is_all else read
+def _bytes_read(window: ReferenceWindow, group: GroupFormat, job: Job) -> float:
+    """Estimate the bytes of a layer that workers read: for each block, one side that its worker has not cached."""
+    per_shard = job.images_per_shard(group)
+    shards = -(-window.images // per_shard)
+    blocks = min(job.side, shards) * _block_count(window, job.side * per_shard)
+    total = 0.0
+    for places in group.sets(job.meeting):
+        fits = shards * _prepared_bytes(group, job, places) <= job.cache_bytes
+        read = min(blocks, job.workers * shards) if fits and window.is_all else blocks
+        total += read * per_shard * places * group.layer_bytes(job.patches)
+    return total
 
 
-def _prepared_bytes(group: GroupFormat, job: Job) -> float:
-    """Bytes of one layer of a shard as operands (see core/operands)."""
-    bytes_of_channel = operand_bytes(job.on_gpu, group.precision, job.vectors, job.radius is not None)
-    return float(job.shard_size * job.patches * group.channels * bytes_of_channel)
+def _prepared_bytes(group: GroupFormat, job: Job, places: int) -> float:
+    """Bytes of one layer of some places of a shard's images as operands (see core/operands)."""
+    near = job.radius is not None and places == 1
+    vectors = job.images_per_shard(group) * places * job.patches
+    return float(vectors * group.channels * operand_bytes(job.on_gpu, group.precision, job.vectors, near))
 
 
-def _extract_memory(job: Job) -> float:
-    """Memory of an extraction worker: weights, activations of a batch, a shard in the model and one being written."""
+def _extract_memory(job: Job, rates: Rates) -> float:
+    """Memory of an extraction worker: weights, activations of a batch, a shard in the model and one being written.
+
+    Of images that are cut, a decoded one and its copy, too.
+    """
     info = job.info
     weights = 12.0 * info.depth * info.channels**2 * 4
     activations = job.batch_size * (job.patches + 1) * info.channels * 4 * (len(info.layers) + 8)
-    stored = max((group.layer_bytes(job.patches) for group in job.groups), default=0)
-    shard = job.shard_size * stored * len(info.layers)
-    return PROCESS_BYTES + weights + activations + 3.0 * shard
+    rows = [job.images_per_shard(group) * group.places * group.layer_bytes(job.patches) for group in job.groups]
+    shard = max(rows, default=0) * len(info.layers)
+    original = rates.image_pixels * ORIGINAL_BYTES if job.crops else 0.0
+    return PROCESS_BYTES + weights + activations + 3.0 * shard + original
 
 
 def _mutual_memory(job: Job) -> float:
     """Memory of a scoring worker: cached shards, one being prepared, distances of a block or a band."""
-    windows = [window for _, window in job.windows]
-    values = job.shard_size * job.patches * job.largest.channels
-    largest = job.largest.images
-    prepared = _prepared_bytes(job.largest, job)
+    windows, group = [window for _, window in job.windows], job.largest
+    places = max(group.sets(job.meeting))
+    per_shard, patches = job.images_per_shard(group), places * job.patches
+    values = per_shard * patches * group.channels
+    prepared = _prepared_bytes(group, job, places)
     on_ring = not all(window.is_all for window in windows)
-    shards = -(-largest // job.shard_size)
+    shards = -(-group.images // per_shard)
     kept = min(3 * job.side, shards) if on_ring else shards  # an upper bound of scoring/tile_driver.py
     held = min(kept * prepared, max(job.cache_bytes, 2 * job.side * prepared))
-    distances = job.patches * job.vectors * job.distance_bytes
-    block = 2 * min(job.side * job.shard_size, largest) ** 2 * distances
+    distances = patches * job.vectors * job.distance_bytes
+    block = 2 * min(job.side * per_shard, group.images) ** 2 * distances
     references = max((window.references for window in windows), default=0)
     waiting = references * job.distance_bytes if references <= MAX_EXACT_REFERENCES else 2 * SUMMARY_BYTES
-    band = job.shard_size * job.patches * job.vectors * waiting
+    band = per_shard * patches * job.vectors * waiting
     return PROCESS_BYTES + held + values * PREPARING_BYTES + max(block, band)

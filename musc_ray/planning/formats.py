@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.shape import BackboneInfo
@@ -16,6 +17,9 @@ from musc_ray.storage.bases import Compression, read_compression
 from musc_ray.storage.layer_columns import layer_bytes
 from musc_ray.storage.paths import OutPaths
 
+CropMeeting = Literal["same", "all"]
+"""Crops of other images that a crop is compared with: those at its own place, or all."""
+
 
 @dataclass(frozen=True)
 class GroupFormat:
@@ -28,6 +32,7 @@ class GroupFormat:
         compressed: whether they are projections.
         precision: of products.
         sample: images that pass the model once more, for a basis that is still to be found.
+        crops: of an image, P; 0 where images are not cut.
     """
 
     images: int
@@ -36,6 +41,22 @@ class GroupFormat:
     compressed: bool
     precision: str
     sample: int = 0
+    crops: int = 0
+
+    @property
+    def places(self) -> int:
+        """Return the inputs of the model for an image: itself, and its crops."""
+        return self.crops + 1
+
+    def images_per_shard(self, shard_size: int) -> int:
+        """Return the images of a shard, whose size counts images and crops."""
+        return max(1, shard_size // self.places)
+
+    def sets(self, meeting: CropMeeting) -> list[int]:
+        """Return the places of each set of patches that are compared with each other (scoring/patch_sets.py)."""
+        if self.crops == 0:
+            return [1]
+        return [1, self.crops] if meeting == "all" else [1] * self.places
 
     def layer_bytes(self, patches: int) -> int:
         """Return the bytes of one layer of an image of this many patches."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from musc_ray.backbones.shape import BackboneInfo
 from musc_ray.core.references import ReferenceWindow, reference_window
-from musc_ray.planning.formats import GroupFormat
+from musc_ray.planning.formats import CropMeeting, GroupFormat
 from musc_ray.settings.types import ExecutorName
 
 STORAGE_RATE = 1e9
@@ -23,6 +23,7 @@ class Rates:
         image_seconds: seconds to read and decode one image on one thread; overlaps with the model where cores are idle.
         image_bytes: mean size of an image file, 0 where unknown.
         source: how the rates were obtained.
+        image_pixels: mean pixels of an image, 0 where unknown.
         storage_bytes: bytes of features that a worker reads or writes; assumed.
     """
 
@@ -32,6 +33,7 @@ class Rates:
     image_seconds: float
     image_bytes: float
     source: str
+    image_pixels: float = 0.0
     storage_bytes: float = STORAGE_RATE
 
 
@@ -53,6 +55,7 @@ class Job:
         threads: CPU threads of a worker.
         salient_vectors: vectors of a patch that RsCon compares, for which a layer is read again; 0 without it.
         radius: of matching near, in patches; None means anywhere, which bounds what auto chooses.
+        meeting: of crops; `all` bounds what auto chooses.
     """
 
     groups: Sequence[GroupFormat]
@@ -70,6 +73,7 @@ class Job:
     threads: int
     salient_vectors: int = 0
     radius: int | None = None
+    meeting: CropMeeting = "all"
 
     @property
     def group_sizes(self) -> list[int]:
@@ -82,13 +86,26 @@ class Job:
         return max(self.groups, key=lambda group: group.images)
 
     @property
+    def crops(self) -> int:
+        """Return the crops of an image in the group that has most; 0 where no images are cut."""
+        return max(group.crops for group in self.groups)
+
+    def set_patches(self, group: GroupFormat) -> list[int]:
+        """Return the patches of an image of a group in each set of patches that are compared with each other."""
+        return [places * self.patches for places in group.sets(self.meeting)]
+
+    def images_per_shard(self, group: GroupFormat) -> int:
+        """Return the images of a shard of a group."""
+        return group.images_per_shard(self.shard_size)
+
+    @property
     def distance_bytes(self) -> int:
         """Bytes of a distance: float32 or float16."""
         return 4 if self.largest.precision == "float32" else 2
 
     @property
     def patches(self) -> int:
-        """Patches of an image, L."""
+        """Patches of an image, or of a crop, L."""
         return self.info.grid[0] * self.info.grid[1]
 
     @property

@@ -1,22 +1,25 @@
 """Plan a job: list the archive as a run does, measure this machine, and pass both to the cost model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from musc_ray.backbones.describe import describe_backbone, describe_known
 from musc_ray.backbones.shape import BackboneInfo
 from musc_ray.core.compression_limits import MIN_IMAGES
+from musc_ray.core.crops import CropInput
 from musc_ray.errors import SettingsError
 from musc_ray.features.arithmetic import Arithmetic, resolve_arithmetic
 from musc_ray.features.workspace import check_channels, requested_model
-from musc_ray.planning.cost import Plan, plan_job
-from musc_ray.planning.formats import group_formats, stored_compression
+from musc_ray.planning.cost import Plan, plan_job, with_cheaper
+from musc_ray.planning.crops import crop_inputs
+from musc_ray.planning.formats import CropMeeting, group_formats, stored_compression
 from musc_ray.planning.gpu_types import gpu_rate
 from musc_ray.planning.job import Job
 from musc_ray.runtime.executor import choose
 from musc_ray.runtime.hardware import LocalHardware, usable_cpus
 from musc_ray.runtime.options import ExecutorOptions
-from musc_ray.scoring.tile_driver import block_side
+from musc_ray.scoring.tile_driver import MAX_SIDE, block_side
 from musc_ray.settings.model import Settings
 from musc_ray.settings.types import ExecutorName
 from musc_ray.sources.catalog import Catalog, list_images
@@ -74,18 +77,22 @@ def plan_archive(settings: Settings, catalog: Catalog, gpu: str | None = None) -
     info = describe_backbone(*requested_model(settings))
     check_channels(settings, info.channels)
     sample = _sample(list(catalog.groups.values()))
-    job, arithmetic = _job(settings, info, catalog, gpu)
+    cut = crop_inputs(settings, info, catalog.groups)
+    crops = cut.get(max(catalog.groups, key=lambda name: len(catalog.groups[name])))
+    job, arithmetic = _job(settings, info, catalog, cut, gpu)
     if gpu is not None:
-        plan = plan_job(job, calibration.assumed_rates(gpu.lower(), info, sample))
+        plan = plan_job(job, calibration.assumed_rates(gpu.lower(), info, sample, crops))
     else:
         from musc_ray.backbones.load import untrained_backbone
 
         backbone = untrained_backbone(info, device=arithmetic.device, precision=arithmetic.model_precision)
-        plan = plan_job(job, calibration.measured_rates(backbone, _workload(settings, job, arithmetic), sample))
+        workload = replace(_workload(settings, job, arithmetic), crops=crops)
+        plan = plan_job(job, calibration.measured_rates(backbone, workload, sample))
+    plan = with_cheaper(plan)
     if settings.compress != "none" or job.largest.images < MIN_IMAGES:
         return plan
     compressing = settings.model_copy(update={"compress": "auto"})
-    job, arithmetic = _job(compressing, info, catalog, gpu)
+    job, arithmetic = _job(compressing, info, catalog, cut, gpu)
     rates = plan.rates
     if gpu is None:
         mutual = calibration.measured_mutual(info, _workload(settings, job, arithmetic), arithmetic.device)
@@ -124,7 +131,9 @@ def _sample(groups: list[list[CatalogImage]]) -> list[str]:
     return [image.uri for image in max(groups, key=len)[:SAMPLE_IMAGES]]
 
 
-def _job(settings: Settings, info: BackboneInfo, catalog: Catalog, gpu: str | None) -> tuple[Job, Arithmetic]:
+def _job(
+    settings: Settings, info: BackboneInfo, catalog: Catalog, cut: Mapping[str, CropInput], gpu: str | None
+) -> tuple[Job, Arithmetic]:
     """Return the shapes of a job, on GPUs of some kind or on machines like this one, and its arithmetic."""
     compressed, hardware = settings.compress != "none", LocalHardware()
     device = settings.device if gpu is None else "cuda"
@@ -135,10 +144,19 @@ def _job(settings: Settings, info: BackboneInfo, catalog: Catalog, gpu: str | No
         machine = Machine("ray", settings.workers or 1, settings.threads or 1)
     stored = stored_compression(settings, info, arithmetic, catalog.groups)
     sizes = {name: len(images) for name, images in catalog.groups.items()}
-    shards = [-(-size // settings.shard_size) for size in sizes.values() if size >= 2]
-    patches = info.grid[0] * info.grid[1]  # of the square: where shapes are kept, each group has about as many
+    formats = [
+        replace(found, crops=cut[name].layout.count if name in cut else 0)
+        for name, found in zip(sizes, group_formats(settings, info, arithmetic, sizes, stored), strict=True)
+    ]
+    meeting: CropMeeting = "same" if settings.crop_references == "same" else "all"
+    largest = max(formats, key=lambda found: found.images)
+    shards = [-(-f.images // f.images_per_shard(settings.shard_size)) for f in formats if f.images >= 2]
+    # of the square: where shapes are kept, each group has about as many patches
+    sets, patches = largest.sets(meeting), info.grid[0] * info.grid[1]
+    most = MAX_SIDE * largest.places // max(sets)  # as in scoring/driver.py: shards of crops are small
+    distances = largest.images_per_shard(settings.shard_size) ** 2 * max(sets) * patches
     job = Job(
-        groups=group_formats(settings, info, arithmetic, sizes, stored),
+        groups=formats,
         info=info,
         vectors=settings.vectors,
         references=settings.reference_count,
@@ -146,12 +164,13 @@ def _job(settings: Settings, info: BackboneInfo, catalog: Catalog, gpu: str | No
         shard_size=settings.shard_size,
         batch_size=settings.batch_size,
         on_gpu=arithmetic.device == "cuda",
-        side=block_side(settings, shards, len(info.layers), settings.shard_size**2 * patches, machine.workers),
+        side=block_side(settings, shards, len(info.layers) * len(sets), distances, machine.workers, most),
         cache_bytes=settings.cache_mb * 2**20,
         executor=machine.executor,
         workers=machine.workers,
         threads=machine.threads,
         salient_vectors=settings.vectors if settings.rescoring == "rscon" else 0,
         radius=settings.radius if settings.matching == "near" else None,
+        meeting=meeting,
     )
     return job, arithmetic

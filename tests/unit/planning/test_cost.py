@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from musc_ray.backbones import BackboneInfo
-from musc_ray.cli.output_plan import compress_proposal
+from musc_ray.cli.output_plan import compress_proposal, crops_proposal, crops_text, plan_document
 from musc_ray.core.distance_summary import DistanceSummary
 from musc_ray.core.pending_distances import (
     MAX_EXACT_REFERENCES,
@@ -32,6 +32,7 @@ from musc_ray.planning.cost import (
     forward_operations,
     pending_bytes,
     plan_job,
+    with_cheaper,
 )
 from musc_ray.planning.formats import GroupFormat, group_formats
 from musc_ray.planning.job import Job, Rates
@@ -48,9 +49,10 @@ RATES = Rates(1e12, 2e12, 1e11, 0.01, 1e5, "made up")
 
 def job(sizes: list[int], references: int | None = None, **given: object) -> Job:
     dtype, compressed, channels = given.pop("stored", ("float16", False, 192))
+    crops = given.pop("crops", 0)
     precision = given.pop("precision", "bfloat16")
     made = Job(
-        groups=[GroupFormat(size, channels, dtype, compressed, precision) for size in sizes],
+        groups=[GroupFormat(size, channels, dtype, compressed, precision, crops=crops) for size in sizes],
         info=INFO,
         vectors=3,
         references=references,
@@ -278,3 +280,62 @@ def test_near_the_same_place_only_the_patches_within_the_radius_are_multiplied(r
     assert near.mutual_operations == pytest.approx(2 * anywhere.mutual_operations * compared / (h * w) ** 2)
     assert near.pairs == anywhere.pairs
     assert near.exchanged_bytes == anywhere.exchanged_bytes
+
+
+@pytest.mark.parametrize("meeting", ["same", "all"])
+def test_crops_are_counted_as_their_sets_are_multiplied(meeting):
+    """Against pairs of patches counted one by one: a whole image meets whole images, crops meet crops."""
+    crops, length, layers, images = 6, 24, 4, 40
+    plan, whole = plan_job(job([images], crops=crops, meeting=meeting), RATES), plan_job(job([images]), RATES)
+    places = range(crops + 1)
+    meets = [(a, b) for a in places for b in places if (a == b if meeting == "same" or not (a and b) else True)]
+    assert plan.mutual_operations == plan.pairs * len(meets) * 2 * length**2 * 192 * layers
+    assert plan.pairs == whole.pairs
+    assert plan.extract_operations == images * 7 * forward_operations(INFO)
+    assert plan.feature_bytes == 7 * whole.feature_bytes
+    assert plan.shards == 20, "two images of seven rows each in a shard of 16 rows"
+    assert plan.exchanged_bytes == 7 * whole.exchanged_bytes
+    assert plan.pending_bytes == whole.pending_bytes * (6 if meeting == "all" else 1)
+    assert plan.result_bytes == images * (6 * length * 4 + 100)
+    blocks = 20 * 21 // 2
+    assert plan.tiles == layers * blocks * (2 if meeting == "all" else 7)
+    large = dataclasses.replace(RATES, image_pixels=1.5e8)
+    assert plan_job(plan.job, large).extract_memory - plan.extract_memory == 6 * 1.5e8
+    assert plan_job(whole.job, large).extract_memory == whole.extract_memory
+
+
+def test_matching_near_is_counted_within_places_alone():
+    def operations(**given):
+        return plan_job(job([40], crops=6, **given), RATES).mutual_operations
+
+    near, anywhere = (plan_job(job([40], radius=radius), RATES).mutual_operations for radius in (1, None))
+    assert operations(meeting="same", radius=1) == 7 * near
+    assert operations(meeting="all", radius=1) == near + 36 * anywhere
+
+
+def test_cheaper_comparisons_are_proposed_where_crops_cost_much():
+    slow = dataclasses.replace(RATES, mutual_operations=1e10)
+    plan = with_cheaper(plan_job(job([1000], crops=20), slow))
+    assert list(plan.cheaper) == ["--crop-references same", "--references 64"]
+    same, fewer = plan.cheaper.values()
+    assert (plan.mutual_operations, same.mutual_operations) == (
+        pytest.approx(401 / 21 * same.mutual_operations), pytest.approx(21 / 401 * plan.mutual_operations),
+    )  # fmt: skip
+    assert fewer.pairs == 1000 * 64 // 2
+    said = crops_proposal(plan)
+    assert re.search(
+        r"takes [\d,]+ h [^;]* \(crop_references auto counts as all\); it would take with --crop-references same "
+        r"[^(]*\(aligned products\) and --references 64 [^(]*\(scores move little\)\.",
+        said,
+    )
+    document = plan_document(plan, 100)["crops"]
+    assert document["images_by_crops"] == {"20": 1000}
+    assert document["cheaper"]["--references 64"]["mutual_seconds"] == fewer.mutual_seconds
+    assert crops_text(plan) == "21,000: each image and 20 crops of it, compared with all crops of other images"
+    aligned = with_cheaper(plan_job(job([1000], crops=20, meeting="same"), slow))
+    assert list(aligned.cheaper) == ["--references 64"]
+    for cheap in (job([1000]), job([4], crops=20)):
+        plan = with_cheaper(plan_job(cheap, slow))
+        assert plan.cheaper == {}
+        assert crops_proposal(plan) is None
+    assert plan_document(plan_job(job([4]), slow), 100)["crops"] is None
