@@ -57,8 +57,8 @@ def far_rank(references: int) -> int:
 
 
 def far_histogram(far: Tensor) -> Integers:
-    """Count patches by d_far: (FAR_BINS,) int64; histograms of shards add up."""
-    bins = (far.flatten() * (FAR_BINS / MAX_FAR)).long().clamp(0, FAR_BINS - 1)
+    """Count patches by d_far: (FAR_BINS,) int64; histograms of shards add up; NaN (not kept) does not count."""
+    bins = (far[~far.isnan()] * (FAR_BINS / MAX_FAR)).long().clamp(0, FAR_BINS - 1)
     return torch.bincount(bins, minlength=FAR_BINS).numpy()
 
 

@@ -8,6 +8,7 @@ from musc_ray.features.extraction import FitTask, ShardTask
 from musc_ray.features.group_bases import basis_of, group_compression
 from musc_ray.features.group_shapes import group_shapes
 from musc_ray.features.ids import run_id, run_values
+from musc_ray.features.ignored import GroupMasks, digests, group_masks
 from musc_ray.features.intensity import FoundRange, group_ranges, stated
 from musc_ray.features.outside import outside_of
 from musc_ray.features.sharding import PENDING, GroupShards, assign_shards
@@ -41,6 +42,7 @@ class RunContext(Workspace):
         intensity: range of the deep pixels of each group that has any.
         shapes: what of each group's images enters the model, where it is not the same for all groups (`meta`).
         compression: what was decided of groups; extraction adds those whose basis it finds.
+        masks: what is ignored in the images of each group that has a mask.
     """
 
     run_id: str
@@ -52,6 +54,7 @@ class RunContext(Workspace):
     intensity: Mapping[str, FoundRange] = field(default_factory=dict)
     shapes: Mapping[str, InputShape] = field(default_factory=dict)
     compression: dict[str, Compression] = field(default_factory=dict)
+    masks: Mapping[str, GroupMasks] = field(default_factory=dict)
 
     @property
     def image_sizes(self) -> dict[str, tuple[int, int]]:
@@ -141,9 +144,9 @@ def context_of(
     intensity = group_ranges(workspace, listed, _plain(existing))
     ranges = stated(intensity)
     shapes = group_shapes(workspace, listed, existing)
-    found: dict[str, Mapping[str, tuple[float, ...]]] = {"intensity": ranges, **_identities(settings, shapes)}
-    values = run_values(settings, meta.features_id, workspace.arithmetic, listed, earlier, found)
-    identity = run_id(values, listed)
+    masks = group_masks(settings, listed)
+    found: dict[str, Mapping[str, object]] = {"intensity": ranges, **_identities(settings, shapes), **digests(masks)}
+    identity = run_id(run_values(settings, meta.features_id, workspace.arithmetic, listed, earlier, found), listed)
     compression = group_compression(workspace, listed, anew=settings.overwrite and earlier is None)
     bases = {name: basis_of(settings, compression.get(name), len(images)) for name, images in listed.items()}
     groups = {
@@ -166,6 +169,7 @@ def context_of(
         intensity=intensity,
         shapes=shapes,
         compression=compression,
+        masks=masks,
     )
 
 

@@ -52,7 +52,7 @@ def run_values(
     arithmetic: Arithmetic,
     groups: Mapping[str, Sequence[CatalogImage]],
     earlier: Mapping[str, frozenset[str]] | None,
-    found: Mapping[str, Mapping[str, tuple[float, ...]]],
+    found: Mapping[str, Mapping[str, object]],
 ) -> dict[str, object]:
     """Return what the run id is made from beside the images: the settings that affect scores, as resolved.
 

@@ -1,17 +1,22 @@
 """Reduce distances to bands on a scoring worker: patch scores of a shard, layer and set, written when complete."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from musc_ray.core.distance_summary import DistanceSummary
-from musc_ray.core.nearest_images import NearestImages, distance_of_rank
+from musc_ray.core.kept_patches import KeptPatches
+from musc_ray.core.nearest_images import ABSENT, NearestImages, distance_of_rank
 from musc_ray.core.patch_scores import Part, patch_scores, summarise
 from musc_ray.core.references import ReferenceWindow
 from musc_ray.core.repeated_defects import KEPT_IMAGES, far_rank
-from musc_ray.scoring.ring import BandKey, BlockTask
+from musc_ray.scoring.kept_reader import KeptReader
+from musc_ray.scoring.patch_sets import PatchSet
+from musc_ray.scoring.ring import BlockTask
 from musc_ray.settings.model import Settings
 from musc_ray.storage.arrays import write_array
 from musc_ray.storage.paths import RunPaths
@@ -21,12 +26,15 @@ StoredPart = tuple[np.ndarray | DistanceSummary, NearestImages | None]
 
 LoadedPart = tuple[Part, NearestImages | None]
 
+BandOf = tuple[str, int, int, PatchSet]
+"""Group, layer, shard and set of patches of a band."""
+
 
 class BandReducer:
     """Reduces parts of bands, and writes bands."""
 
-    def __init__(self, settings: Settings, run_paths: RunPaths, device: torch.device) -> None:
-        self.settings, self.run_paths, self.device = settings, run_paths, device
+    def __init__(self, settings: Settings, run_paths: RunPaths, kept: KeptReader, device: torch.device) -> None:
+        self.settings, self.run_paths, self.kept, self.device = settings, run_paths, kept, device
 
     def nearest_images(self, task: BlockTask, number: int, distances: Tensor) -> NearestImages | None:
         """Select the nearest images of a shard's patches in a block; None unless repeated defects are searched."""
@@ -41,25 +49,37 @@ class BandReducer:
         loaded = [_load(part) for part in parts]
         return summarise([part for part, _ in loaded]), _merge(loaded)
 
-    def write_stored(self, band: BandKey, window: ReferenceWindow, parts: Sequence[StoredPart]) -> float:
+    def write_stored(self, band: BandOf, window: ReferenceWindow, parts: Sequence[StoredPart]) -> float:
         """Write a band from parts in the object store; see `write`."""
         return self.write(band, window, [_load(part) for part in parts])
 
-    def write(self, band: BandKey, window: ReferenceWindow, parts: Sequence[LoadedPart]) -> float:
+    def write(self, band: BandOf, window: ReferenceWindow, parts: Sequence[LoadedPart]) -> float:
         """Reduce and write a band; its nearest images first, as a band that exists counts as complete.
+
+        Patches that are not kept have NaN for a score and a far distance, and no nearest images.
 
         Returns:
             The largest possible error of its patch scores.
         """
+        of_shard, patch_set = band[:3], band[3]
+        kept = self.kept.of_shard(band[0], band[2], patch_set)
         fs, distances, nearest = self.run_paths.fs, [part for part, _ in parts], _merge(parts)
         if nearest is not None:
             far = distance_of_rank(distances, far_rank(window.references))
             # without crops: there is set 0 alone
-            write_array(fs, self.run_paths.nearest(*band[:3]), nearest.keys.numpy())
-            write_array(fs, self.run_paths.far(*band[:3]), far.numpy())
+            write_array(fs, self.run_paths.nearest(*of_shard), _on_grid(nearest.keys.numpy(), kept, ABSENT))
+            write_array(fs, self.run_paths.far(*of_shard), _on_grid(far.numpy(), kept, np.nan))
         scores, error = patch_scores(distances, window.references, self.settings.interval, self.device)
-        write_array(fs, self.run_paths.band(*band), scores.numpy())
+        write_array(fs, self.run_paths.band(*of_shard, patch_set.number), _on_grid(scores.numpy(), kept, np.nan))
         return error
+
+
+def _on_grid(values: npt.NDArray[Any], kept: KeptPatches | None, fill: float) -> npt.NDArray[Any]:
+    """Put values (A, P * K, ...) of kept patches of P places in their places (A, P * L, ...)."""
+    if kept is None:
+        return values
+    by_place = values.reshape(len(kept.flags), -1, *values.shape[2:])
+    return kept.spread(by_place, fill).reshape(len(values), -1, *values.shape[2:])
 
 
 def _load(stored: StoredPart) -> LoadedPart:

@@ -89,13 +89,23 @@ class BlockMultiplier:
             for shard in side:
                 part = slice(first, first + len(shard.ids))
                 if shard.number in task.unfinished and shard.number not in distances:
-                    distances[shard.number] = found[:, part][..., _met(task, shard, others)]
+                    # of merged shards the one that keeps most patches says how many vectors there are
+                    whole = found[:, part]
+                    by_place = whole.reshape(*whole.shape[:2], len(task.patch_set.places), -1, whole.shape[3])
+                    own = by_place[:, :, :, : self._vectors(task, shard)].flatten(2, 3)
+                    distances[shard.number] = own[..., _met(task, shard, others)]
                 first = part.stop
         pairs = int(scored.sum()) // (2 if rows is columns else 1)
         return distances, BlockStats(pairs=pairs, seconds_in_kernel=seconds)
 
     def _empty(self, task: BlockTask, shard: RingShard, columns: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(self.settings.vectors, len(shard.ids), task.patch_set.patches, columns, dtype=dtype)
+        patches = len(task.patch_set.places) * self._vectors(task, shard)
+        return torch.empty(self.settings.vectors, len(shard.ids), patches, columns, dtype=dtype)
+
+    def _vectors(self, task: BlockTask, shard: RingShard) -> int:
+        """Count the vectors of a place of a shard's images: all its patches, or those that are kept."""
+        kept = self.cache.kept.of_shard(task.group, shard.number, task.patch_set)
+        return task.patch_set.grid[0] * task.patch_set.grid[1] if kept is None else kept.most
 
 
 def _met(task: BlockTask, shard: RingShard, others: Sequence[RingShard]) -> Tensor:

@@ -19,10 +19,11 @@ from musc_ray.scoring.ring import GroupImages
 from musc_ray.storage.conditional import create
 from musc_ray.storage.filesystem import read_json, write_json
 from musc_ray.storage.group_crop_references import GroupCropReferences
+from musc_ray.storage.group_foreground import GroupForeground
 from musc_ray.storage.group_matching import GroupMatching
 from musc_ray.storage.retry import with_retries
 
-Answer = TypeVar("Answer", GroupMatching, GroupCropReferences)
+Answer = TypeVar("Answer", GroupMatching, GroupCropReferences, GroupForeground)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Score the groups of a run on one pool of workers: bands, repeated defects, patch maps, ranks; driver of `scorer`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -14,12 +14,14 @@ from musc_ray.runtime.progress import Progress
 from musc_ray.runtime.worker import Role
 from musc_ray.scoring.crop_references import settle_crop_references
 from musc_ray.scoring.defects.driver import find_defects
+from musc_ray.scoring.kept import settle_kept
 from musc_ray.scoring.matching import settle_matching
 from musc_ray.scoring.patch_sets import PatchSet, patch_sets
 from musc_ray.scoring.ranking_driver import RankingDriver
 from musc_ray.scoring.ranking_worker import GroupFigures
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.scoring.tile_driver import MAX_SIDE, TileDriver, block_side
+from musc_ray.storage.group_foreground import GroupKept
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ def score_groups(
         scoring = _Stages(pool, context, progress, stages)
         groups = scoring.settle_crop_references(groups)
         groups = scoring.settle_matching(groups)
+        groups = scoring.settle_kept(groups)
         scoring.multiply_tiles(groups, workers)
         if settings.repeated_defects:
             scoring.remove_defects(scoring.remaining(groups))
@@ -79,6 +82,7 @@ class _Stages:
     Attributes:
         figures: of each stage, added when it is done.
         failed: the error of each failed group.
+        kept: which patches are multiplied, where not all are.
     """
 
     pool: Pool
@@ -86,6 +90,7 @@ class _Stages:
     progress: Progress
     figures: Stages
     failed: dict[str, Exception] = field(default_factory=dict)
+    kept: Mapping[str, GroupKept] = field(default_factory=dict)
 
     def remaining(self, groups: Sequence[GroupImages]) -> list[GroupImages]:
         """List the groups that have not failed."""
@@ -111,6 +116,15 @@ class _Stages:
         if self.context.settings.matching == "auto":
             self.figures["matching"] = {"seconds": settled.seconds}
         return [replace(group, radius=settled.answers[group.group].radius) for group in self.remaining(groups)]
+
+    def settle_kept(self, groups: Sequence[GroupImages]) -> list[GroupImages]:
+        """Settle which patches are scored and compared with; returns the groups that have not failed."""
+        settled = settle_kept(self.pool, self.context, groups, self.progress)
+        self.failed |= settled.failed
+        self.kept = settled.groups
+        if settled.groups:
+            self.figures["kept"] = {"seconds": settled.seconds}
+        return self.remaining(groups)
 
     def multiply_tiles(self, groups: Sequence[GroupImages], workers: int) -> None:
         """Multiply all tiles on some workers and write the bands."""
@@ -163,7 +177,8 @@ class _Stages:
         radius, vectors = group.radius_of(patch_set), self.context.settings.vectors
         products = products_per_tile(arithmetic.device == "cuda", precision, vectors, radius)
         compared = len(patch_set.places) * candidates(patch_set.grid, radius)
-        return 2.0 * patch_set.patches * compared * meta.channels * products
+        share = self.kept[group.group].share if group.group in self.kept else 1.0
+        return 2.0 * patch_set.patches * compared * meta.channels * products * share**2
 
     def remove_defects(self, groups: Sequence[GroupImages]) -> None:
         """Find the repeated defects of all groups and score the affected images again."""

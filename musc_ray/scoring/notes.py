@@ -48,7 +48,7 @@ def run_notes(
         notes.append(f"{halved} batches ran out of memory and were halved: lower batch_size.")
     if "without_basis" in extract:
         notes.append(
-            f"{_named(extract['without_basis'])}: features are not compressed, since no image of the sample "
+            f"{named(extract['without_basis'])}: features are not compressed, since no image of the sample "
             f"that a basis is found from could be read."
         )
     if shrunk:
@@ -75,7 +75,7 @@ def few_images_notes(images: Mapping[str, int]) -> list[str]:
     counts = f"{least}" if least == most else f"{least} to {most}"
     has = "has" if len(few) == 1 else "have"
     return [
-        f"{_named(list(few))} {has} {counts} images: below {MIN_IMAGES} a score rests on the one or two nearest "
+        f"{named(list(few))} {has} {counts} images: below {MIN_IMAGES} a score rests on the one or two nearest "
         "images, so take the order as a hint, or add good images of the same product."
     ]
 
@@ -85,7 +85,7 @@ def matching_notes(matching: Mapping[str, GroupMatching]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name, chosen in matching.items():
         groups.setdefault(f"{matching_text(chosen.radius)}, since {chosen.reason} (matching auto).", []).append(name)
-    return [f"{_named(names)}: patches are matched {sentence}" for sentence, names in groups.items()]
+    return [f"{named(names)}: patches are matched {sentence}" for sentence, names in groups.items()]
 
 
 def crop_notes(crop_references: Mapping[str, GroupCropReferences]) -> list[str]:
@@ -93,7 +93,7 @@ def crop_notes(crop_references: Mapping[str, GroupCropReferences]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name, chosen in crop_references.items():
         groups.setdefault(f"{CROPS[chosen.meeting]}, since {chosen.reason} (crop_references auto).", []).append(name)
-    return [f"{_named(names)}: crops are compared with {sentence}" for sentence, names in groups.items()]
+    return [f"{named(names)}: crops are compared with {sentence}" for sentence, names in groups.items()]
 
 
 def matching_text(radius: int | None) -> str:
@@ -113,14 +113,15 @@ def intensity_notes(intensity: Mapping[str, FoundRange], remarks: Mapping[str, M
         if found:
             sentence = f"{found}; intensity {used.low:g}..{used.high:g} (setting intensity)."
             groups.setdefault(sentence, []).append(name)
-    notes = [f"{_named(names)}: {sentence}" for sentence, names in groups.items()]
+    notes = [f"{named(names)}: {sentence}" for sentence, names in groups.items()]
     for name, counts in remarks.items():
         for remark, images in counts.items():
             notes.append(f"Group '{name}', {images:,} image{'' if images == 1 else 's'}: {remark}.")
     return notes
 
 
-def _named(groups: Sequence[str]) -> str:
+def named(groups: Sequence[str]) -> str:
+    """Name groups, the first few of many: `Groups 'a', 'b' and 3 more`."""
     shown = ", ".join(f"'{name}'" for name in groups[:MAX_NAMED])
     further = f" and {len(groups) - MAX_NAMED:,} more" if len(groups) > MAX_NAMED else ""
     return f"Group{'' if len(groups) == 1 else 's'} {shown}{further}"
@@ -170,6 +171,6 @@ def grown_notes(grown: Sequence[str]) -> list[str]:
         return []
     its = "its features are" if len(grown) == 1 else "their features are"
     return [
-        f"{_named(grown)}: {its} not compressed, as compress auto decided when there were fewer than "
+        f"{named(grown)}: {its} not compressed, as compress auto decided when there were fewer than "
         f"{MIN_IMAGES_COMPRESSED} images: a run with a higher --refit compresses them, and extracts all images again."
     ]

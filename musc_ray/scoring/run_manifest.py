@@ -16,6 +16,8 @@ from musc_ray.features.intensity import stated
 from musc_ray.features.listing_notes import listing_notes
 from musc_ray.features.outside import is_outside
 from musc_ray.scoring.crop_references import chosen_crop_references
+from musc_ray.scoring.kept import chosen_kept
+from musc_ray.scoring.kept_notes import kept_notes
 from musc_ray.scoring.matching import chosen_matching
 from musc_ray.scoring.notes import crop_notes, grown_notes, outside_notes, run_notes
 from musc_ray.scoring.scored_groups import ScoredGroups
@@ -87,8 +89,7 @@ def run_manifest(
     thresholds = {group.group: scored.figures[group.group].threshold for group in scored.groups}
     night = None if context.earlier is None else _night(context, scored)
     compression = _compression(context, scored)
-    images = {group.group: group.images for group in scored.groups}
-    matching = chosen_matching(context)
+    images, matching = {group.group: group.images for group in scored.groups}, chosen_matching(context)
     notes = run_notes(scored.failed, stages, night or {}, context.intensity, images, matching)
     return RunManifest(
         schema_version=SCHEMA_VERSION,
@@ -114,6 +115,7 @@ def run_manifest(
         compression=compression,
         crops=_crops(context),
         matching=matching,
+        kept=chosen_kept(context),
         crop_references=chosen_crop_references(context),
     )
 
@@ -206,10 +208,11 @@ def _night(context: RunContext, scored: ScoredGroups) -> dict[str, GroupNight]:
 
 
 def _decided_notes(context: RunContext, scored: ScoredGroups) -> list[str]:
-    """Say which crops meet; name the groups that were too small for `compress: auto` when that was decided."""
+    """Say which crops meet and what is not scored; name groups that were too small for `compress: auto` once."""
     left = {name for name, decided in context.compression.items() if decided.sha256 is None}
     grown = [group.group for group in scored.groups if group.group in left and group.images >= MIN_IMAGES]
-    return crop_notes(chosen_crop_references(context)) + grown_notes(grown)
+    chosen = crop_notes(chosen_crop_references(context)) + kept_notes(chosen_kept(context))
+    return chosen + grown_notes(grown)
 
 
 def _compression(context: RunContext, scored: ScoredGroups) -> dict[str, GroupCompression]:

@@ -14,19 +14,23 @@ from musc_ray.core.rscon import salient_features, salient_layer
 from musc_ray.core.warm_up import load_kernels
 from musc_ray.features.arithmetic import Arithmetic
 from musc_ray.runtime.worker import WorkerResources, use_threads
-from musc_ray.scoring.band_reducer import BandReducer, StoredPart
+from musc_ray.scoring.band_reducer import BandOf, BandReducer, StoredPart
 from musc_ray.scoring.block_multiplier import BlockMultiplier
 from musc_ray.scoring.crop_references_worker import sample_crop_references
 from musc_ray.scoring.defects.driver import DefectStep
 from musc_ray.scoring.defects.worker import ArrayCache, DefectWorker
+from musc_ray.scoring.kept_flags import KeptTask, ShardKept
+from musc_ray.scoring.kept_reader import KeptReader
+from musc_ray.scoring.kept_worker import sample_foreground, write_shard_kept
 from musc_ray.scoring.matching_worker import sample_matching
 from musc_ray.scoring.patch_maps import patch_maps_of, write_patch_maps
 from musc_ray.scoring.ranking_worker import Columns, GroupFigures, PartNeighbours, Ranker
-from musc_ray.scoring.ring import BandKey, BlockStats, BlockTask, GroupImages, RingShard
+from musc_ray.scoring.ring import BlockStats, BlockTask, GroupImages, RingShard
 from musc_ray.scoring.shard_cache import ShardCache
 from musc_ray.settings.model import Settings
 from musc_ray.storage.arrays import write_array
 from musc_ray.storage.group_crop_references import GroupCropReferences
+from musc_ray.storage.group_foreground import GroupForeground
 from musc_ray.storage.group_matching import GroupMatching
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import FeaturesMeta, read_meta
@@ -49,9 +53,10 @@ class Scorer:
         """Load the kernels for the arithmetic of all groups."""
         self.settings, self.meta, self.plan = settings, meta, plan
         self.run_paths = OutPaths.at(out).run(run_id)
-        self.cache = ShardCache(settings, arithmetic, self.run_paths.out, meta, plan.threads)
+        self.kept = KeptReader(settings, self.run_paths)
+        self.cache = ShardCache(settings, arithmetic, self.kept, meta, plan.threads)
         self.multiplier = BlockMultiplier(self.cache)
-        self.reducer = BandReducer(settings, self.run_paths, self.cache.device)
+        self.reducer = BandReducer(settings, self.run_paths, self.kept, self.cache.device)
         self.ranker = Ranker(settings, self.run_paths, meta)
         self.defect_arrays = ArrayCache(self.run_paths.fs)
         self.kernel_turn = threading.Lock()
@@ -71,6 +76,18 @@ class Scorer:
             use_threads(self.plan.threads)
             return sample_crop_references(images, self.cache, self.meta.layers)
 
+    def choose_foreground(self, images: GroupImages) -> GroupForeground:
+        """Find by a sample which patches of a group show the part."""
+        with self.kernel_turn:
+            use_threads(self.plan.threads)
+            return sample_foreground(images, self.cache.reader, self.settings, self.meta.layers)
+
+    def write_kept(self, task: KeptTask) -> ShardKept:
+        """Write which patches of a shard's images are kept."""
+        with self.kernel_turn:
+            use_threads(self.plan.threads)
+            return write_shard_kept(self.run_paths, self.cache.reader, task)
+
     def multiply_block(self, task: BlockTask) -> BlockStats | list[BlockStats | StoredPart]:
         """Multiply the tiles of a block; write its whole bands.
 
@@ -87,9 +104,7 @@ class Scorer:
             }
             del distances
             errors = [
-                self.reducer.write(
-                    (task.group, task.layer, number, task.patch_set.number), task.window, [parts.pop(number)]
-                )
+                self.reducer.write((task.group, task.layer, number, task.patch_set), task.window, [parts.pop(number)])
                 for number in sorted(task.whole)
             ]
         stats = replace(stats, shards_read=stats.shards_read + read, error=max(errors, default=0.0))
@@ -101,7 +116,7 @@ class Scorer:
         with self.kernel_turn:
             return None, self.reducer.summarise(parts)
 
-    def reduce_band(self, band: BandKey, window: ReferenceWindow, *parts: StoredPart) -> float:
+    def reduce_band(self, band: BandOf, window: ReferenceWindow, *parts: StoredPart) -> float:
         """Reduce and write a band from its parts; returns its largest possible error."""
         with self.kernel_turn:
             return self.reducer.write_stored(band, window, parts)

@@ -8,16 +8,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
+from musc_ray.core.kept_patches import KeptPatches
 from musc_ray.core.operands.base import PreparedShard
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.core.precision import DTYPES
 from musc_ray.features.arithmetic import Arithmetic
 from musc_ray.features.layer_reader import LayerReader
 from musc_ray.runtime.worker import use_threads
+from musc_ray.scoring.kept_reader import KeptReader
 from musc_ray.scoring.patch_sets import PatchSet
 from musc_ray.scoring.ring import BlockTask, RingShard
 from musc_ray.settings.model import Settings
-from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import FeaturesMeta
 
 LOADERS = 2
@@ -39,11 +40,12 @@ class ShardCache:
     """Least recently used cache of prepared shards, limited to `cache_mb`, which loads ahead in threads of its own."""
 
     def __init__(
-        self, settings: Settings, arithmetic: Arithmetic, paths: OutPaths, meta: FeaturesMeta, threads: int
+        self, settings: Settings, arithmetic: Arithmetic, kept: KeptReader, meta: FeaturesMeta, threads: int
     ) -> None:
-        self.settings, self.arithmetic, self.paths, self.meta = settings, arithmetic, paths, meta
+        self.settings, self.arithmetic, self.meta = settings, arithmetic, meta
+        self.kept, self.paths = kept, kept.run_paths.out
         self.device = torch.device(arithmetic.device)
-        self.reader = LayerReader(paths, meta.features_id, settings, meta.layers)
+        self.reader = LayerReader(self.paths, meta.features_id, settings, meta.layers)
         self.max_bytes = settings.cache_mb * 2**20
         self._shards: OrderedDict[tuple[str, int, int, Numbers], Future[PreparedShard]] = OrderedDict()
         self._lock = threading.Lock()
@@ -86,7 +88,8 @@ class ShardCache:
         """Read and prepare a layer of some shards as one, without caching it."""
         dtype = self.product_dtype(task.group, task.window.images)
         ids = {shard.number: shard.ids for shard in unit}
-        return self.prepare((task.group, task.layer), ids, task.patch_set, dtype, task.radius)
+        kept = self.kept.of(task.group, ids, task.patch_set)
+        return self.prepare((task.group, task.layer), ids, task.patch_set, dtype, task.radius, kept)
 
     def product_dtype(self, group: str, images: int) -> torch.dtype:
         """Return the dtype of products in a group of this many images."""
@@ -99,6 +102,7 @@ class ShardCache:
         patch_set: PatchSet,
         dtype: torch.dtype,
         radius: int | None,
+        kept: KeptPatches | None = None,
     ) -> PreparedShard:
         """Read and prepare some images of a group, as one shard.
 
@@ -108,6 +112,7 @@ class ShardCache:
             patch_set: what of each is prepared.
             dtype: of products, see `product_dtype`.
             radius: how far from its place a patch looks for its nearest; None means anywhere.
+            kept: patches of each image and place; None means all, as samples look at them.
         """
         group, number = layer
         parts = [
@@ -126,6 +131,7 @@ class ShardCache:
             radius,
             normalised=self.reader.is_compressed(group),
             places=len(patch_set.places),
+            kept=kept,
         )
 
     def shrink(self) -> None:

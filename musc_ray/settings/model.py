@@ -31,6 +31,7 @@ from musc_ray.settings.types import (
     Device,
     ExecutorName,
     Flag,
+    ForegroundRule,
     Fraction,
     Interval,
     Matching,
@@ -81,6 +82,16 @@ class Settings(FeatureSettings):
         default=None,
         description="Farthest that a patch is compared with matching near, in patches, rows and columns; default: 2 "
         "with near, with auto what the sample says.",
+    )
+    ignore: Annotated[OptionalText, affects("scores", older=None, in_ids=False)] = Field(
+        default=None,
+        description="Mask of what is ignored in all images (white), or a folder of masks: GROUP.png of a group's, "
+        "WIDTHxHEIGHT.png of those of a size; path or URI, any image format.",
+    )
+    foreground: Annotated[ForegroundRule, affects("scores", older="none")] = Field(
+        default="none",
+        description="Patches that are scored and compared with: all (none), or those of the part where a sample of a "
+        "group shows one before a plain background (auto).",
     )
     references: Annotated[References, affects("scores")] = Field(
         default="all", description="Other images that each image is scored against: all of its group, or this many."
@@ -236,7 +247,7 @@ class Settings(FeatureSettings):
         return 4 if self.precision == "float32" else 2
 
     _text = field_validator(
-        "source", "out", "backbone", "weights", "group_by", "column", "address", "run_id", "labels"
+        "source", "out", "backbone", "weights", "ignore", "group_by", "column", "address", "run_id", "labels"
     )(check_text)
     _column = field_validator("column")(check_column)
     _out = field_validator("out")(check_out)

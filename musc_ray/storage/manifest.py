@@ -10,6 +10,7 @@ from musc_ray.errors import MuscRayError
 from musc_ray.settings.model import Settings
 from musc_ray.storage.filesystem import read_json, write_json
 from musc_ray.storage.group_crop_references import GroupCropReferences
+from musc_ray.storage.group_foreground import GroupKept
 from musc_ray.storage.group_matching import GroupMatching
 from musc_ray.storage.manifest_records import (
     Counts,
@@ -38,6 +39,7 @@ OPTIONAL = (
     "image_sizes",
     "compression",
     "matching",
+    "kept",
     "crops",
     "crop_references",
 )
@@ -114,6 +116,7 @@ class RunManifest(_Manifest):
         compression: of each group whose features are compressed.
         crops: of each group whose images are cut.
         matching: where patches look for their nearest, by group, where it was chosen by samples (`matching: auto`).
+        kept: which patches were scored and compared with, by group, where masks or the foreground are asked for.
         crop_references: which crops were compared, by group, where samples chose it (`crop_references: auto`).
     """
 
@@ -136,6 +139,7 @@ class RunManifest(_Manifest):
     compression: dict[str, GroupCompression] = Field(default_factory=dict)
     crops: dict[str, GroupCrops] = Field(default_factory=dict)
     matching: dict[str, GroupMatching] = Field(default_factory=dict)
+    kept: dict[str, GroupKept] = Field(default_factory=dict)
     crop_references: dict[str, GroupCropReferences] = Field(default_factory=dict)
 
     @classmethod

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.defect_groups import communities
+from musc_ray.core.kept_patches import KeptPatches
 from musc_ray.core.nearest_images import NearestImages
 from musc_ray.core.patch_scores import Part, patch_scores, summarise
 from musc_ray.core.pending_distances import MAX_EXACT_REFERENCES, SUMMARY_CHUNK
@@ -104,9 +105,11 @@ class DefectWorker:
         marks = read_array(self.run_paths.fs, self._path("marks", number))
         return found, marks & (found > 0)[:, None]
 
-    def excluded(self, number: int) -> Flags:
-        """Choose the patches (A, L) to exclude: defects with their margin; never all of an image."""
+    def excluded(self, number: int, kept: KeptPatches | None) -> Flags:
+        """Choose the patches (A, L), or of kept ones (A, K), to exclude: defects with their margin; never all."""
         wide = with_margin(self.defects(number)[1], self.images.grid)
+        if kept is not None:
+            wide = kept.gather(wide)
         wide[wide.all(axis=1)] = False
         return wide
 
@@ -136,14 +139,16 @@ class DefectWorker:
             return 0
         product_dtype = cache.product_dtype(group, window.images)
         ids = {number: [shard.ids[row] for row in rows]}
-        own = cache.prepare((group, layer), ids, whole, product_dtype, radius)
+        kept = cache.kept.of(group, ids, whole)
+        own = cache.prepare((group, layer), ids, whole, product_dtype, radius, kept)
         parts: list[Part] = []
         columns = 0
         for other in self.images.ring:
             if not window.touches(shard.positions, other.positions):
                 continue
-            right = cache.prepare((group, layer), {other.number: other.ids}, whole, product_dtype, radius)
-            right.exclude(torch.from_numpy(self.excluded(other.number)))
+            its = cache.kept.of(group, {other.number: other.ids}, whole)
+            right = cache.prepare((group, layer), {other.number: other.ids}, whole, product_dtype, radius, its)
+            right.exclude(torch.from_numpy(self.excluded(other.number, its)))
             scored = torch.from_numpy(window.contains(shard.positions, other.positions)[rows])
             parts.append(multiply_tile(own, right, dtype, scored)[0])
             columns += len(other.ids)
@@ -151,7 +156,7 @@ class DefectWorker:
                 parts, columns = [summarise(parts)], 0
         scores, _ = patch_scores(parts, window.references, cache.settings.interval, cache.device)
         band = read_array(self.run_paths.fs, self.run_paths.band(group, layer, number))
-        band[rows] = scores.numpy()
+        band[rows] = scores.numpy() if kept is None else kept.spread(scores.numpy(), np.nan)
         write_array(self.run_paths.fs, self.run_paths.rescored_band(group, layer, number), band)
         return len(rows)
 
