@@ -178,3 +178,19 @@ def test_the_background_is_left_out_where_there_is_one(invoke, archive, parts, t
     assert any("all patches are scored, since" in note for note in texture["notes"])
     (stored,) = (tmp_path / "parts" / "features").glob("*/*/_foreground-*.json")
     assert json.loads(stored.read_text())["reason"] == kept["reason"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("meeting", ["same", "all"])
+def test_crops_and_repeated_defects_leave_out_what_is_ignored(invoke, archive, tiny_weights, tmp_path, meeting):
+    crops = ["--crops", "2x2", "--crop-references", meeting, "--ignore", archive / "mask.png"]
+    _, rows = scored(invoke, archive, tmp_path / "crops", tiny_weights, *crops)
+    for row in rows.values():
+        ignored = np.isnan(row["patch_map"]).reshape(row["grid_h"], row["grid_w"])
+        assert ignored[0, 0]
+        assert not ignored[row["grid_h"] // 2 :].any()
+        assert np.isfinite(row["score_raw"])
+    assert max(rows, key=lambda name: rows[name]["score_raw"]) != f"{JUNK:02d}"
+    repeated = ["--repeated-defects", "--ignore", archive / "mask.png"]
+    _, rows = scored(invoke, archive, tmp_path / "repeated", tiny_weights, *repeated)
+    assert {int(np.isnan(row["patch_map"]).sum()) for row in rows.values()} == {4}

@@ -105,7 +105,7 @@ class DefectWorker:
         marks = read_array(self.run_paths.fs, self._path("marks", number))
         return found, marks & (found > 0)[:, None]
 
-    def excluded(self, number: int, kept: KeptPatches | None) -> Flags:
+    def excluded(self, number: int, kept: KeptPatches | None = None) -> Flags:
         """Choose the patches (A, L), or of kept ones (A, K), to exclude: defects with their margin; never all."""
         wide = with_margin(self.defects(number)[1], self.images.grid)
         if kept is not None:

@@ -5,6 +5,7 @@ import torch
 
 from musc_ray.core.references import reference_window
 from musc_ray.scoring.block_multiplier import BlockMultiplier
+from musc_ray.scoring.kept_reader import KeptReader
 from musc_ray.scoring.ring import BlockTask
 from musc_ray.scoring.shard_cache import ShardCache
 from tests.helpers.generated import DEFAULTS, generated_archive
@@ -16,7 +17,9 @@ SPEC = DEFAULTS | {"images": 24, "grid": [3, 4], "shard_size": 2, "layers": 1}
 def made(tmp_path):
     settings = {"degrees": "1,3", "precision": "float32", "crops": "1x2", "crop_references": "all"}
     context, groups = generated_archive(str(tmp_path), SPEC | {"settings": settings})
-    cache = ShardCache(context.settings, context.arithmetic, context.out_paths, context.meta, 1)
+    cache = ShardCache(
+        context.settings, context.arithmetic, KeptReader(context.settings, context.run_paths), context.meta, 1
+    )
     return BlockMultiplier(cache), groups[0]
 
 
