@@ -20,12 +20,6 @@ MIN_WEIGHT = 0.5
 """Points of which less than this share of the weight falls on scored patches are not scored."""
 
 
-def stitched_grid(layout: CropLayout, grid: tuple[int, int]) -> tuple[int, int]:
-    """Return the patches (H, W) of a stitched map: as far apart as those of the crops, whose grid is (h, w)."""
-    (high, wide), (h, w) = layout.sides, grid
-    return round(h / high), round(w / wide)
-
-
 def stitch(maps: FloatArray, layout: CropLayout) -> FloatArray:
     """Stitch the maps of crops.
 
@@ -34,12 +28,12 @@ def stitch(maps: FloatArray, layout: CropLayout) -> FloatArray:
         layout: of the crops.
 
     Returns:
-        (A, H, W) float32, see `stitched_grid`; NaN where most of what a point would average is not scored.
+        (A, H, W) float32, H and W of `CropLayout.map_grid`; NaN where most of what a point would average is not scored.
     """
     images, _, h, w = maps.shape
     rows, columns = layout.rows, layout.columns
     beside = maps.reshape(images, rows, columns, h, w).transpose(0, 1, 3, 2, 4).reshape(images, rows * h, columns * w)
-    height, width = stitched_grid(layout, (h, w))
+    height, width = layout.map_grid((h, w))
     down, across = blending(rows, h, layout.overlap, height), blending(columns, w, layout.overlap, width)
     return _blend(beside, down, across)
 
@@ -47,6 +41,35 @@ def stitch(maps: FloatArray, layout: CropLayout) -> FloatArray:
 def resample(maps: FloatArray, size: tuple[int, int]) -> FloatArray:
     """Resample the maps (A, h, w) of whole images to the points (A, H, W) of a stitched map of a size (H, W)."""
     return _blend(maps, blending(1, maps.shape[1], 0.0, size[0]), blending(1, maps.shape[2], 0.0, size[1]))
+
+
+def crop_patches(maps: FloatArray, layout: CropLayout, grid: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """Find the crop and its patch under the peak of each stitched map.
+
+    Args:
+        maps: (A, H, W), see `stitch`.
+        layout: of the crops.
+        grid: (h, w) patches of a crop.
+
+    Returns:
+        (A, 2): place, from 1, of the crop whose middle is nearest, and the patch of it, row-major.
+    """
+    height, width = maps.shape[1:]
+    flat = np.where(np.isnan(maps), -np.inf, maps).reshape(len(maps), -1).argmax(axis=1)
+    row, down = _part_of(flat // width / max(1, height - 1), layout.rows, layout.overlap, grid[0])
+    column, across = _part_of(flat % width / max(1, width - 1), layout.columns, layout.overlap, grid[1])
+    return np.stack([1 + row * layout.columns + column, down * grid[1] + across], axis=1)
+
+
+def _part_of(
+    at: npt.NDArray[np.float64], parts: int, overlap: float, patches: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the crop along an axis whose middle is nearest to each place, and its patch there."""
+    side = 1 / (parts - (parts - 1) * overlap)
+    inside = (at[:, None] - np.arange(parts) * side * (1 - overlap)) / side
+    part = np.abs(inside - 0.5).argmin(axis=1)
+    patch = np.floor(np.take_along_axis(inside, part[:, None], axis=1)[:, 0] * patches)
+    return part, np.clip(patch, 0, patches - 1).astype(np.int64)
 
 
 def _blend(maps: FloatArray, down: npt.NDArray[np.float64], across: npt.NDArray[np.float64]) -> FloatArray:
@@ -90,12 +113,9 @@ def _weights(
     inside: npt.NDArray[np.float64], overlap: float, has_before: bool, has_after: bool
 ) -> npt.NDArray[np.float64]:
     """Return a crop's weight at places, 0..1 inside it: 0 outside, rising over the overlap with a neighbour."""
-    tolerance = 1e-9
+    tolerance, least = 1e-9, 1e-6  # not 0: two crops may meet in a point without an overlap
     weight = ((inside >= -tolerance) & (inside <= 1 + tolerance)).astype(np.float64)
-    if overlap > 0:
-        rising = np.maximum(overlap, tolerance)
-        if has_before:
-            weight *= np.clip(inside / rising, 0, 1)
-        if has_after:
-            weight *= np.clip((1 - inside) / rising, 0, 1)
+    if overlap > tolerance:
+        weight *= np.clip(inside / overlap, least, 1) if has_before else 1
+        weight *= np.clip((1 - inside) / overlap, least, 1) if has_after else 1
     return weight

@@ -21,9 +21,10 @@ from musc_ray.storage.filesystem import read_json, write_json
 from musc_ray.storage.group_crop_references import GroupCropReferences
 from musc_ray.storage.group_foreground import GroupForeground
 from musc_ray.storage.group_matching import GroupMatching
+from musc_ray.storage.group_shown_maps import GroupShownMaps
 from musc_ray.storage.retry import with_retries
 
-Answer = TypeVar("Answer", GroupMatching, GroupCropReferences, GroupForeground)
+Answer = TypeVar("Answer", GroupMatching, GroupCropReferences, GroupForeground, GroupShownMaps)
 
 
 @dataclass(frozen=True)

@@ -278,6 +278,14 @@ class RunPaths:
         """Patch maps and raw scores of one shard's images."""
         return f"{self.work}/maps/group={escape_group(group)}/shard-{shard:05d}.parquet"
 
+    def set_maps(self, group: str, shard: int) -> str:
+        """Patch maps of one shard's images in every place, where images are cut into crops."""
+        return f"{self.work}/set_maps/group={escape_group(group)}/shard-{shard:05d}.npy"
+
+    def usual(self, group: str) -> str:
+        """What is usual of each patch of a group's crops."""
+        return f"{self.work}/set_maps/group={escape_group(group)}/usual.npy"
+
     def salient(self, group: str, shard: int) -> str:
         """Features of the most anomalous patches of one shard's images, where RsCon compares them."""
         return f"{self.work}/salient/group={escape_group(group)}/shard-{shard:05d}.npy"
