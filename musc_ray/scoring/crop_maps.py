@@ -5,7 +5,7 @@ of each patch (`write_usual`) and what the group's maps show (`choose_shown_maps
 """
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import torch
 from musc_ray.core.crop_calibration import SAMPLE_IMAGES, Shown, calibrated, choose_shown, usual_scores
 from musc_ray.core.pixel_map import image_scores
 from musc_ray.core.stitching import crop_patches, resample, stitch
-from musc_ray.scoring.patch_maps import set_maps_of
+from musc_ray.scoring.patch_maps import ImageMaps, peaks_of, set_maps_of
 from musc_ray.scoring.ring import GroupImages, RingShard
 from musc_ray.storage.arrays import read_array, write_array
 from musc_ray.storage.group_shown_maps import GroupShownMaps
@@ -22,21 +22,6 @@ from musc_ray.storage.paths import RunPaths
 from musc_ray.storage.shards import FeaturesMeta
 
 FloatArray = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class ImageMaps:
-    """The maps of a shard's images.
-
-    Attributes:
-        maps: (A, H, W) float32, on the grid of the group's maps.
-        score_raw: (A,) float32.
-        peaks: (A, 2) integers: place and patch of the most anomalous patch, whose features RsCon compares.
-    """
-
-    maps: FloatArray
-    score_raw: FloatArray
-    peaks: npt.NDArray[np.int64]
 
 
 def write_set_maps(run_paths: RunPaths, images: GroupImages, shard: RingShard, layers: tuple[int, ...]) -> None:
@@ -49,7 +34,7 @@ def write_set_maps(run_paths: RunPaths, images: GroupImages, shard: RingShard, l
 def write_usual(run_paths: RunPaths, images: GroupImages) -> None:
     """Find by a sample what is usual of each patch of a group's crops, and write it."""
     _, crops = _sample(run_paths, images)
-    write_array(run_paths.fs, run_paths.usual(images.group), usual_scores(crops.reshape(len(crops), -1)))
+    write_array(run_paths.fs, run_paths.set_maps(images.group, None), usual_scores(crops.reshape(len(crops), -1)))
 
 
 def choose_shown_maps(run_paths: RunPaths, images: GroupImages) -> GroupShownMaps:
@@ -77,10 +62,8 @@ def image_maps(
     whole, crops = _places(read_array(run_paths.fs, run_paths.set_maps(images.group, shard.number)), images)
     if shown == "whole":
         scores = image_scores(torch.from_numpy(whole), meta.shape.whole).numpy()
-        flat = np.where(np.isnan(whole), -np.inf, whole).reshape(len(whole), -1).argmax(axis=1)
-        peaks = np.stack([np.zeros_like(flat), flat], axis=1)
-        return ImageMaps(resample(whole, images.map_grid), scores, peaks)
-    usual = read_array(run_paths.fs, run_paths.usual(images.group))
+        return ImageMaps(resample(whole, images.map_grid), scores, peaks_of(whole))
+    usual = read_array(run_paths.fs, run_paths.set_maps(images.group, None))
     maps = stitch(calibrated(crops.reshape(len(crops), -1), usual).reshape(crops.shape), images.cut)
     patch = meta.image_size[0] // meta.grid[0]
     size = images.map_grid[0] * patch, images.map_grid[1] * patch

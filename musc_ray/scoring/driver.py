@@ -1,6 +1,7 @@
 """Score the groups of a run on one pool of workers: bands, repeated defects, patch maps, ranks; driver of `scorer`."""
 
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -11,6 +12,7 @@ from musc_ray.features.context import RunContext
 from musc_ray.runtime.executor import Executor, ResultLostError, WorkerLostError
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
+from musc_ray.runtime.stage import Stage
 from musc_ray.runtime.worker import Role
 from musc_ray.scoring.crop_references import settle_crop_references
 from musc_ray.scoring.defects.driver import find_defects
@@ -20,7 +22,9 @@ from musc_ray.scoring.patch_sets import PatchSet, patch_sets
 from musc_ray.scoring.ranking_driver import RankingDriver
 from musc_ray.scoring.ranking_worker import GroupFigures
 from musc_ray.scoring.ring import GroupImages
+from musc_ray.scoring.shown_maps import chosen_shown_maps, settle_shown_maps
 from musc_ray.scoring.tile_driver import MAX_SIDE, TileDriver, block_side
+from musc_ray.storage.group_crop_references import Meeting
 from musc_ray.storage.group_foreground import GroupKept
 
 logger = logging.getLogger(__name__)
@@ -103,11 +107,13 @@ class _Stages:
         if settled.seconds:
             self.figures["crop_references"] = {"seconds": settled.seconds}
         return [
-            replace(group, sets=patch_sets(self.context.meta_of(group.group), settled.answers[group.group].meeting))
-            if group.group in settled.answers
-            else group
+            self._cut(group, settled.answers[group.group].meeting) if group.group in settled.answers else group
             for group in self.remaining(groups)
         ]
+
+    def _cut(self, group: GroupImages, meeting: Meeting) -> GroupImages:
+        meta = self.context.meta_of(group.group)
+        return replace(group, sets=patch_sets(meta, meeting), layout=meta.crops)
 
     def settle_matching(self, groups: Sequence[GroupImages]) -> list[GroupImages]:
         """Settle where the patches of each group look for their nearest; returns the groups that have not failed."""
@@ -194,17 +200,44 @@ class _Stages:
         self.figures["repeats"] = {"seconds": stage.seconds, "defects": defects}
 
     def write_patch_maps(self, groups: Sequence[GroupImages]) -> None:
-        """Average the bands of all shards over layers; write patch maps and raw scores."""
-        shards = ((group.group, shard) for group in groups for shard in group.ring)
+        """Average the bands of all shards over layers, stitch those of crops; write patch maps and raw scores."""
+        cut = [group for group in groups if group.layout is not None]
+        seconds = self._prepare_stitching(cut) if cut else 0.0
+        shown = chosen_shown_maps(self.context)
+        shards = (
+            (group, shard, shown[group.group].shown if group.group in shown else "whole")
+            for group in self.remaining(groups)
+            for shard in group.ring
+        )
         with self.progress.stage("reduce", total=sum(group.images for group in groups), unit="images") as stage:
             calls = self.pool.run(
                 lambda _: next(shards, None), lambda worker, task: worker.call("write_patch_maps", *task)
             )
-            for (group, shard), _, error in calls:
+            for (group, shard, _), _, error in calls:
                 stage.advance(len(shard.ids))
                 if error is not None:
-                    self.failed.setdefault(group, error)
-        self.figures["reduce"] = {"seconds": stage.seconds}
+                    self.failed.setdefault(group.group, error)
+        self.figures["reduce"] = {"seconds": stage.seconds + seconds}
+
+    def _prepare_stitching(self, groups: Sequence[GroupImages]) -> float:
+        """Average the maps of all places over layers, find what is usual and what maps show; returns the seconds."""
+        shards = deque((group, shard) for group in groups for shard in group.ring)
+        with self.progress.stage("crops", total=len(shards) + len(groups), unit="tasks") as stage:
+            self._each(shards, "write_set_maps", stage)
+            self._each(deque((group,) for group in self.remaining(groups)), "write_usual", stage)
+        settled = settle_shown_maps(self.pool, self.context, self.remaining(groups), self.progress)
+        self.failed |= settled.failed
+        return stage.seconds + settled.seconds
+
+    def _each(self, tasks: deque[Any], method: str, stage: Stage) -> None:
+        """Call a method of the workers for each task, a tuple that begins with its group."""
+        calls = self.pool.run(
+            lambda _: tasks.popleft() if tasks else None, lambda worker, task: worker.call(method, *task)
+        )
+        for (group, *_), _, error in calls:
+            stage.advance(1)
+            if error is not None:
+                self.failed.setdefault(group.group, error)
 
     def rank(self, groups: Sequence[GroupImages], scored_at: datetime) -> dict[str, GroupFigures]:
         """Rank all groups and write their scores; returns the figures of those that are done."""

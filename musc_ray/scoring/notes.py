@@ -8,6 +8,7 @@ from musc_ray.features.intensity import FoundRange
 from musc_ray.features.outside import is_outside
 from musc_ray.storage.group_crop_references import GroupCropReferences
 from musc_ray.storage.group_matching import GroupMatching
+from musc_ray.storage.group_shown_maps import GroupShownMaps
 from musc_ray.storage.manifest_records import GroupCompression, GroupNight
 
 MAX_NAMED = 3
@@ -15,6 +16,9 @@ MAX_NAMED = 3
 
 CROPS = {"same": "those at the same place of other images", "all": "all crops of other images"}
 """What crops are compared with."""
+
+SHOWN = {"whole": "those of the whole images, not of their crops", "crops": "those of the crops"}
+"""What patch maps are from."""
 
 MIN_IMAGES = 10
 """Images of a group below which a note says how little its scores rest on: by the interval 0-0.3 of MuSc, a patch score
@@ -88,12 +92,18 @@ def matching_notes(matching: Mapping[str, GroupMatching]) -> list[str]:
     return [f"{named(names)}: patches are matched {sentence}" for sentence, names in groups.items()]
 
 
-def crop_notes(crop_references: Mapping[str, GroupCropReferences]) -> list[str]:
-    """Say which crops were compared, and why; groups of one sentence share it."""
+def crop_notes(
+    crop_references: Mapping[str, GroupCropReferences], shown_maps: Mapping[str, GroupShownMaps]
+) -> list[str]:
+    """Say which crops were compared, what maps show, and why; groups of one sentence share it."""
     groups: dict[str, list[str]] = {}
     for name, chosen in crop_references.items():
         groups.setdefault(f"{CROPS[chosen.meeting]}, since {chosen.reason} (crop_references auto).", []).append(name)
-    return [f"{named(names)}: crops are compared with {sentence}" for sentence, names in groups.items()]
+    notes = [f"{named(names)}: crops are compared with {sentence}" for sentence, names in groups.items()]
+    shown: dict[str, list[str]] = {}
+    for name, found in shown_maps.items():
+        shown.setdefault(f"{SHOWN[found.shown]}, since {found.reason}.", []).append(name)
+    return notes + [f"{named(names)}: scores and maps are {sentence}" for sentence, names in shown.items()]
 
 
 def matching_text(radius: int | None) -> str:

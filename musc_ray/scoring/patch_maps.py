@@ -1,6 +1,7 @@
 """From bands to patch maps on a scoring worker: mean over layers, then the raw image score at pixel resolution."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,21 @@ from musc_ray.storage.schemas import MAPS
 from musc_ray.storage.shards import FeaturesMeta
 
 FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ImageMaps:
+    """The maps of a shard's images, and what follows from them.
+
+    Attributes:
+        maps: (A, h, w) float32; NaN where a patch is not scored.
+        score_raw: (A,) float32.
+        peaks: (A, 2) integers: place and patch of the most anomalous patch, whose features RsCon compares.
+    """
+
+    maps: FloatArray
+    score_raw: FloatArray
+    peaks: npt.NDArray[np.int64]
 
 
 def patch_maps_of(run_paths: RunPaths, group: str, shard: RingShard, meta: FeaturesMeta) -> FloatArray:
@@ -45,18 +61,27 @@ def set_maps_of(
     return maps
 
 
-def write_patch_maps(
-    run_paths: RunPaths, group: str, shard: RingShard, meta: FeaturesMeta, patch_maps: FloatArray
-) -> None:
-    """Write a shard's patch maps (A, L) and the raw scores that follow from them; `meta` is that of the shard."""
-    grids = torch.from_numpy(patch_maps).view(-1, *meta.grid)
+def image_maps(patch_maps: FloatArray, meta: FeaturesMeta) -> ImageMaps:
+    """Return what follows from the patch maps (A, L) of images that are not cut; `meta` is that of their shard."""
+    maps = patch_maps.reshape(-1, *meta.grid)
+    return ImageMaps(maps, image_scores(torch.from_numpy(maps), meta.image_size).numpy(), peaks_of(maps))
+
+
+def peaks_of(maps: FloatArray) -> npt.NDArray[np.int64]:
+    """Find the most anomalous patch of whole images from their maps (A, h, w): see `ImageMaps.peaks`."""
+    flat = np.where(np.isnan(maps), -np.inf, maps).reshape(len(maps), -1).argmax(axis=1)
+    return np.stack([np.zeros_like(flat), flat], axis=1)
+
+
+def write_patch_maps(run_paths: RunPaths, group: str, shard: RingShard, meta: FeaturesMeta, found: ImageMaps) -> None:
+    """Write the maps of a shard's images and their raw scores."""
     uri_of = {image.image_id: image.uri for image in meta.images}
     table = pa.table(
         {
             "image_id": list(shard.ids),
             "uri": [uri_of[image_id] for image_id in shard.ids],
-            "score_raw": image_scores(grids, meta.image_size).numpy(),
-            "patch_map": list_rows(patch_maps),
+            "score_raw": found.score_raw,
+            "patch_map": list_rows(found.maps.reshape(len(found.maps), -1)),
         },
         schema=MAPS,
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from musc_ray.core.crops import CropLayout
 from musc_ray.core.references import ReferenceWindow, reference_window, section_pairs
 from musc_ray.scoring.patch_sets import PatchSet
 
@@ -53,6 +54,7 @@ class GroupImages:
         earlier: images that are only references of the others: a night's window.
         publish_earlier: whether these get scores, too.
         radius: how far from its place a patch looks for its nearest, in patches; None means anywhere.
+        layout: of the crops that images are cut into, if they are.
     """
 
     group: str
@@ -62,6 +64,7 @@ class GroupImages:
     earlier: frozenset[str] = frozenset()
     publish_earlier: bool = False
     radius: int | None = None
+    layout: CropLayout | None = None
 
     @classmethod
     def of(
@@ -105,6 +108,18 @@ class GroupImages:
     def grid(self) -> tuple[int, int]:
         """Return the patches (h, w) of a whole image."""
         return self.sets[0].grid
+
+    @property
+    def cut(self) -> CropLayout:
+        """Return the layout of the crops of images that are cut."""
+        if self.layout is None:
+            raise ValueError(f"the images of group {self.group!r} are not cut into crops")
+        return self.layout
+
+    @property
+    def map_grid(self) -> tuple[int, int]:
+        """Return the patches (h, w) of the map of an image."""
+        return self.grid if self.layout is None else self.layout.map_grid(self.sets[1].grid)
 
     @property
     def places(self) -> int:

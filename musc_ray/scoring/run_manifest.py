@@ -21,6 +21,7 @@ from musc_ray.scoring.kept_notes import kept_notes
 from musc_ray.scoring.matching import chosen_matching
 from musc_ray.scoring.notes import crop_notes, grown_notes, outside_notes, run_notes
 from musc_ray.scoring.scored_groups import ScoredGroups
+from musc_ray.scoring.shown_maps import chosen_shown_maps
 from musc_ray.storage.layer_columns import layer_bytes
 from musc_ray.storage.manifest import (
     SCHEMA_VERSION,
@@ -86,7 +87,6 @@ def run_manifest(
         failed_images: rows of the errors table.
         metrics: by name, if labels are known.
     """
-    thresholds = {group.group: scored.figures[group.group].threshold for group in scored.groups}
     night = None if context.earlier is None else _night(context, scored)
     compression = _compression(context, scored)
     images, matching = {group.group: group.images for group in scored.groups}, chosen_matching(context)
@@ -108,7 +108,7 @@ def run_manifest(
         source_snapshot=context.catalog.snapshot,
         repeated_defects=_defect_counts(stages),
         waiting=dict(context.waiting),
-        thresholds={name: threshold for name, threshold in thresholds.items() if threshold is not None},
+        thresholds=_thresholds(scored),
         night=night,
         intensity=stated(context.intensity),
         image_sizes=dict(context.image_sizes),
@@ -117,7 +117,14 @@ def run_manifest(
         matching=matching,
         kept=chosen_kept(context),
         crop_references=chosen_crop_references(context),
+        shown_maps=chosen_shown_maps(context),
     )
+
+
+def _thresholds(scored: ScoredGroups) -> dict[str, float]:
+    """Return the threshold of each group that has one."""
+    found = {group.group: scored.figures[group.group].threshold for group in scored.groups}
+    return {name: threshold for name, threshold in found.items() if threshold is not None}
 
 
 def _figures(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -211,7 +218,7 @@ def _decided_notes(context: RunContext, scored: ScoredGroups) -> list[str]:
     """Say which crops meet and what is not scored; name groups that were too small for `compress: auto` once."""
     left = {name for name, decided in context.compression.items() if decided.sha256 is None}
     grown = [group.group for group in scored.groups if group.group in left and group.images >= MIN_IMAGES]
-    chosen = crop_notes(chosen_crop_references(context)) + kept_notes(chosen_kept(context))
+    chosen = crop_notes(chosen_crop_references(context), chosen_shown_maps(context)) + kept_notes(chosen_kept(context))
     return chosen + grown_notes(grown)
 
 

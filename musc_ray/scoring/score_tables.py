@@ -39,7 +39,7 @@ def scores_table(
     maps = read_table(run_paths.fs, run_paths.maps(group.group, shard))
     rows = len(maps)
     constant = {"group": group.group, "run_id": run_paths.run_id, "scored_at": scored_at}
-    constant |= {"grid_h": group.grid[0], "grid_w": group.grid[1]}
+    constant |= {"grid_h": group.map_grid[0], "grid_w": group.map_grid[1]}
     arrays = {name: pa.array([value] * rows, SCORES.field(name).type) for name, value in constant.items()}
     schema = pa.schema([*SCORES, DEFECT_GROUP, *SIZE_AND_PEAK])
     schema = schema.append(IS_ANOMALOUS) if IS_ANOMALOUS.name in columns else schema
@@ -47,7 +47,7 @@ def scores_table(
     defects = columns[DEFECT_GROUP.name]
     arrays[DEFECT_GROUP.name] = pa.array(defects, DEFECT_GROUP.type, mask=defects == 0)
     arrays |= {name: maps[name] for name in maps.column_names}
-    arrays |= _size_and_peak(maps, group.grid, images)
+    arrays |= _size_and_peak(maps, group.map_grid, images)
     return pa.table([arrays[name] for name in schema.names], schema=schema)
 
 

@@ -6,14 +6,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-import torch
-
+from musc_ray.core.crop_calibration import Shown
 from musc_ray.core.precision import DTYPES
 from musc_ray.core.references import ReferenceWindow
-from musc_ray.core.rscon import salient_features, salient_layer
 from musc_ray.core.warm_up import load_kernels
 from musc_ray.features.arithmetic import Arithmetic
 from musc_ray.runtime.worker import WorkerResources, use_threads
+from musc_ray.scoring import crop_maps
 from musc_ray.scoring.band_reducer import BandOf, BandReducer, StoredPart
 from musc_ray.scoring.block_multiplier import BlockMultiplier
 from musc_ray.scoring.crop_references_worker import sample_crop_references
@@ -23,15 +22,17 @@ from musc_ray.scoring.kept_flags import KeptTask, ShardKept
 from musc_ray.scoring.kept_reader import KeptReader
 from musc_ray.scoring.kept_worker import sample_foreground, write_shard_kept
 from musc_ray.scoring.matching_worker import sample_matching
-from musc_ray.scoring.patch_maps import patch_maps_of, write_patch_maps
+from musc_ray.scoring.patch_maps import image_maps, patch_maps_of, write_patch_maps
 from musc_ray.scoring.ranking_worker import Columns, GroupFigures, PartNeighbours, Ranker
 from musc_ray.scoring.ring import BlockStats, BlockTask, GroupImages, RingShard
+from musc_ray.scoring.salient import salient_features_of
 from musc_ray.scoring.shard_cache import ShardCache
 from musc_ray.settings.model import Settings
 from musc_ray.storage.arrays import write_array
 from musc_ray.storage.group_crop_references import GroupCropReferences
 from musc_ray.storage.group_foreground import GroupForeground
 from musc_ray.storage.group_matching import GroupMatching
+from musc_ray.storage.group_shown_maps import GroupShownMaps
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import FeaturesMeta, read_meta
 
@@ -139,27 +140,33 @@ class Scorer:
                     dtype = self.multiplier.distance_dtype(images.group, window.images)
                     return worker.score_again(step.shard, step.arguments[0], self.cache, dtype)
 
-    def write_patch_maps(self, group: str, shard: RingShard) -> None:
-        """Average a shard's bands over layers; write patch maps and raw scores, before them what RsCon compares."""
-        paths, settings = self.run_paths, self.settings
+    def write_set_maps(self, images: GroupImages, shard: RingShard) -> None:
+        """Average a shard's bands over layers, of every place of its images."""
+        crop_maps.write_set_maps(self.run_paths, images, shard, self.meta.layers)
+
+    def write_usual(self, images: GroupImages) -> None:
+        """Find what is usual of each patch of a group's crops."""
+        crop_maps.write_usual(self.run_paths, images)
+
+    def choose_shown_maps(self, images: GroupImages) -> GroupShownMaps:
+        """Choose what the maps of a group with crops show."""
+        return crop_maps.choose_shown_maps(self.run_paths, images)
+
+    def write_patch_maps(self, images: GroupImages, shard: RingShard, shown: Shown) -> None:
+        """Write patch maps and raw scores of a shard, before them what RsCon compares; of crops as `shown` says."""
+        paths, settings, group = self.run_paths, self.settings, images.group
         path = paths.out.shard(self.meta.features_id, group, shard.number)
         meta = read_meta(paths.fs, path)
-        patch_maps = patch_maps_of(paths, group, shard, meta)
+        if images.layout is None:
+            found = image_maps(patch_maps_of(paths, group, shard, meta), meta)
+        else:
+            found = crop_maps.image_maps(paths, images, shard, meta, shown)
         if settings.rescoring == "rscon":
-            reader = self.cache.reader
-            tokens = reader.read(group, path, salient_layer(meta.layers), shard.ids)
             with self.kernel_turn:
                 use_threads(self.plan.threads)
-                found = salient_features(
-                    tokens.to(self.cache.device),
-                    meta.grid,
-                    torch.from_numpy(patch_maps),
-                    settings.degrees,
-                    settings.aggregation,
-                    reader.is_compressed(group),
-                )
-            write_array(paths.fs, paths.salient(group, shard.number), found)
-        write_patch_maps(paths, group, shard, meta, patch_maps)
+                vectors = salient_features_of(self.cache.reader, group, path, shard.ids, found.peaks, self.cache.device)
+            write_array(paths.fs, paths.salient(group, shard.number), vectors)
+        write_patch_maps(paths, group, shard, meta, found)
 
     def find_similar(self, images: GroupImages, part: range) -> tuple[None, PartNeighbours]:
         """Find the most similar images of a part of a group; the first return value tells that it is done."""

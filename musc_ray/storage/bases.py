@@ -23,7 +23,7 @@ from musc_ray.storage.conditional import create
 from musc_ray.storage.filesystem import atomic_file, read_json
 from musc_ray.storage.layer_columns import layer_column
 from musc_ray.storage.listing import exists, names_in
-from musc_ray.storage.paths import BASIS, COMPRESSION, OutPaths, basis_name
+from musc_ray.storage.paths import BASIS, COMPRESSION, OutPaths
 from musc_ray.storage.retry import with_retries
 from musc_ray.storage.shards import FeaturesMeta
 
@@ -115,7 +115,7 @@ def unused_bases(out_paths: OutPaths, folder: str) -> list[str]:
     """
     found = [path for path in names_in(out_paths.fs, folder) if PurePosixPath(path).name.startswith(BASIS)]
     decided = (read_json(out_paths.fs, f"{folder}/{COMPRESSION}") or {}).get("sha256") if found else None
-    return [path for path in found if PurePosixPath(path).name != basis_name(str(decided))]
+    return [path for path in found if not PurePosixPath(path).stem.endswith(str(decided)[:16])]
 
 
 def write_directions(out_paths: OutPaths, features_id: str, group: str, directions: Directions) -> str:

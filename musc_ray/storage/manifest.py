@@ -12,6 +12,7 @@ from musc_ray.storage.filesystem import read_json, write_json
 from musc_ray.storage.group_crop_references import GroupCropReferences
 from musc_ray.storage.group_foreground import GroupKept
 from musc_ray.storage.group_matching import GroupMatching
+from musc_ray.storage.group_shown_maps import GroupShownMaps
 from musc_ray.storage.manifest_records import (
     Counts,
     DefectCount,
@@ -42,6 +43,7 @@ OPTIONAL = (
     "kept",
     "crops",
     "crop_references",
+    "shown_maps",
 )
 """Fields of run.json that only some runs have."""
 
@@ -118,6 +120,7 @@ class RunManifest(_Manifest):
         matching: where patches look for their nearest, by group, where it was chosen by samples (`matching: auto`).
         kept: which patches were scored and compared with, by group, where masks or the foreground are asked for.
         crop_references: which crops were compared, by group, where samples chose it (`crop_references: auto`).
+        shown_maps: whether maps are of whole images or of their crops, by group, where images are cut.
     """
 
     scored_at: datetime
@@ -141,6 +144,7 @@ class RunManifest(_Manifest):
     matching: dict[str, GroupMatching] = Field(default_factory=dict)
     kept: dict[str, GroupKept] = Field(default_factory=dict)
     crop_references: dict[str, GroupCropReferences] = Field(default_factory=dict)
+    shown_maps: dict[str, GroupShownMaps] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, run_paths: RunPaths) -> Self | None:

@@ -43,11 +43,6 @@ def part_prefix(group: str) -> str:
     return "-".join(filter(None, ("part", slug, digest))) + "-"
 
 
-def basis_name(sha256: str) -> str:
-    """Return the name of the file of the directions with this hash."""
-    return f"{BASIS}{sha256[:16]}.npz"
-
-
 @dataclass(frozen=True)
 class OutPaths:
     """Paths below an OUT folder or prefix on its filesystem."""
@@ -95,7 +90,7 @@ class OutPaths:
 
     def basis(self, features_id: str, group: str, sha256: str) -> str:
         """The directions that a group's features are compressed with."""
-        return f"{self.features(features_id, group)}/{basis_name(sha256)}"
+        return f"{self.features(features_id, group)}/{BASIS}{sha256[:16]}.npz"
 
     def settled(self, features_id: str, group: str, question: str, settings: str) -> str:
         """What a sample of a group said once, for the settings of a digest; see `scoring/by_sample.py`."""
@@ -278,13 +273,10 @@ class RunPaths:
         """Patch maps and raw scores of one shard's images."""
         return f"{self.work}/maps/group={escape_group(group)}/shard-{shard:05d}.parquet"
 
-    def set_maps(self, group: str, shard: int) -> str:
-        """Patch maps of one shard's images in every place, where images are cut into crops."""
-        return f"{self.work}/set_maps/group={escape_group(group)}/shard-{shard:05d}.npy"
-
-    def usual(self, group: str) -> str:
-        """What is usual of each patch of a group's crops."""
-        return f"{self.work}/set_maps/group={escape_group(group)}/usual.npy"
+    def set_maps(self, group: str, shard: int | None) -> str:
+        """Maps of all places of one shard's images, where they are cut; None: what is usual of the group's crops."""
+        name = "usual" if shard is None else f"shard-{shard:05d}"
+        return f"{self.work}/set_maps/group={escape_group(group)}/{name}.npy"
 
     def salient(self, group: str, shard: int) -> str:
         """Features of the most anomalous patches of one shard's images, where RsCon compares them."""

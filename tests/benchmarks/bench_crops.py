@@ -1,0 +1,100 @@
+"""What crops find, and what they cost: whole runs with crops beside runs without, on generated and real sets.
+
+    python tests/benchmarks/bench_crops.py [SET ...] [--cache FOLDER]
+
+DINOv2 ViT-S/14 at 224 px, method tuned. `mosaic` and `rough` are generated (large_sets.py), the others are folders of
+the shared data. Each run with crops is printed as the product chose what its maps show (`chosen`), and with the other
+choice (`other`), from the same features. Mosaics are compressed to 96 directions in all rows, so that comparing every
+crop with every crop of 59 other images takes minutes. In percent: image AUROC, image AP, image AUROC of score_raw,
+pixel AP, AUPRO (masks at the scale of the maps).
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.dataset as ds
+from large_sets import write_mosaics, write_rough
+from machine import describe_machine
+from method_study.image_sets import DATA
+
+from musc_ray.core.metrics.image import image_auroc
+from musc_ray.demo.dinov2_onnx import write_dinov2_weights
+from musc_ray.evaluate.evaluation import evaluate_run
+from musc_ray.pipeline import run_archive
+from musc_ray.runtime.progress import Progress
+from musc_ray.settings.loading import load_settings
+
+GENERATED = {"mosaic": write_mosaics, "rough": write_rough}
+CASES: dict[str, dict[str, dict[str, Any]]] = {
+    "mosaic": {
+        "whole": {"compress": "96"},
+        "5x7 same": {"compress": "96", "crops": "5x7", "crop_references": "same"},
+        "5x7 all": {"compress": "96", "crops": "5x7", "crop_references": "all"},
+        "5x7 auto": {"compress": "96", "crops": "5x7"},
+    },
+    "rough": {
+        "whole": {},
+        "4x6 same": {"crops": "4x6", "crop_references": "same"},
+        "auto": {"crops": "auto"},
+    },
+    "kolektor_sdd": {"whole": {}, "auto": {"crops": "auto"}, "3x1": {"crops": "3x1"}, "5x2": {"crops": "5x2"}},
+    "cookies": {"whole": {}, "auto": {"crops": "auto"}, "3x2": {"crops": "3x2"}},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="*", metavar="SET", choices=[[], *CASES], help=", ".join(CASES))
+    parser.add_argument("--cache", type=Path, help="folder of sets and runs, which are read again; default: temporary")
+    arguments = parser.parse_args()
+    print(describe_machine())
+    with tempfile.TemporaryDirectory() as folder:
+        cache = arguments.cache or Path(folder)
+        for name in arguments.sets or CASES:
+            images = cache / name
+            if name in GENERATED and not images.exists():
+                GENERATED[name](images)
+            measure_set(cache, name, images if name in GENERATED else DATA / name)
+
+
+def measure_set(cache: Path, name: str, images: Path) -> None:
+    """Print the figures of all cases of a set."""
+    print(f"\n{name}: image AUROC, AP, AUROC raw, pixel AP, AUPRO; seconds of extraction and of the mutual stage")
+    for case, given in CASES[name].items():
+        out = cache / "runs" / name / case.replace(" ", "-")
+        measure(cache, case, given | {"source": str(images), "out": str(out)})
+        stored = list(out.glob("features/*/group=*/_shown_maps-*.json"))
+        for path in stored:
+            found = json.loads(path.read_text())
+            print(f"{'':12}chosen: {found['shown']}, since {found['reason']}")
+            other = {"whole": "crops", "crops": "whole"}[found["shown"]]
+            path.write_text(json.dumps(found | {"shown": other}))
+            measure(cache, f"  {other}", given | {"source": str(images), "out": str(out), "run_id": f"other-{other}"})
+            path.write_text(json.dumps(found))
+
+
+def measure(cache: Path, case: str, given: dict[str, Any]) -> None:
+    """Run, evaluate and print a case."""
+    weights = cache / "weights.safetensors"
+    if not weights.exists():
+        write_dinov2_weights(weights)
+    common = {"backbone": "dinov2-vit-s-14", "weights": str(weights), "image_size": 224, "labels": "mvtec"}
+    settings = load_settings(None, common | {"report_images": 0, "report_thumbnails": 0} | given)
+    run = run_archive(settings, Progress(quiet=True)).run
+    row = evaluate_run(settings.model_copy(update={"run_id": run.run_id}), Progress(quiet=True)).rows[0]
+    folder = Path(str(settings.out)) / "runs" / run.run_id / "scores"
+    scores = ds.dataset(str(folder), exclude_invalid_files=True).to_table(["uri", "score_raw"])
+    labels = np.array(["/good/" not in uri for uri in scores["uri"].to_pylist()], np.int8)
+    raw = image_auroc(labels, scores["score_raw"].to_numpy())
+    values = [row.image_auroc, row.image_ap, raw, row.pixel_ap, row.aupro]
+    figures = " ".join(f"{np.nan if value is None else 100 * value:7.2f}" for value in values)
+    seconds = run.stages["extract"]["seconds"], run.stages["mutual"]["seconds"]
+    print(f"{case:12}{figures}   {seconds[0]:.1f} s, {seconds[1]:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
