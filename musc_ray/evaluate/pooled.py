@@ -54,10 +54,12 @@ def pooled_scores(
     maps = _patch_maps(out_paths, run, scored_in)
 
     def salient(group: str, path: str, meta: FeaturesMeta, held: Sequence[str]) -> FloatArray:
-        own = torch.from_numpy(np.stack([maps[image_id] for image_id in held]))
+        own, grid = np.stack([maps[image_id] for image_id in held]), meta.grid_of((0,))
+        if meta.crops is not None:
+            own = _of_whole(own.reshape(-1, *meta.crops.map_grid(meta.grid)), grid)
         tokens = reader.read_in_full(group, path, salient_layer(meta.layers), held)
         normalised = reader.is_compressed(group)
-        return salient_features(tokens, meta.grid, own, settings.degrees, settings.aggregation, normalised)
+        return salient_features(tokens, grid, torch.from_numpy(own), settings.degrees, settings.aggregation, normalised)
 
     return rscon(raw, _vectors(reader, run, scored_in, ids, salient), settings.k_list)
 
@@ -86,6 +88,17 @@ def _vectors(
             "run again with keep_features."
         )
     return np.stack([found[image_id] for image_id in ids])
+
+
+def _of_whole(maps: FloatArray, grid: tuple[int, int]) -> FloatArray:
+    """Mark the patch of the whole image (h, w) that lies under the peak of each stitched map (A, H, W): (A, h*w)."""
+    height, width = maps.shape[1:]
+    at = np.where(np.isnan(maps), -np.inf, maps).reshape(len(maps), -1).argmax(axis=1)
+    rows = np.minimum((at // width / max(1, height - 1) * grid[0]).astype(np.intp), grid[0] - 1)
+    columns = np.minimum((at % width / max(1, width - 1) * grid[1]).astype(np.intp), grid[1] - 1)
+    marked = np.zeros((len(maps), grid[0] * grid[1]), np.float32)
+    marked[np.arange(len(maps)), rows * grid[1] + columns] = 1
+    return marked
 
 
 def _patch_maps(out_paths: OutPaths, run: RunManifest, scored_in: Sequence[str]) -> Mapping[str, FloatArray]:

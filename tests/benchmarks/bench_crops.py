@@ -6,7 +6,7 @@ DINOv2 ViT-S/14 at 224 px, method tuned. `mosaic` and `rough` are generated (lar
 the shared data. Each run with crops is printed as the product chose what its maps show (`chosen`), and with the other
 choice (`other`), from the same features. Mosaics are compressed to 96 directions in all rows, so that comparing every
 crop with every crop of 59 other images takes minutes. In percent: image AUROC, image AP, image AUROC of score_raw,
-pixel AP, AUPRO (masks at the scale of the maps).
+pixel AP, AUPRO (at the pixels of the originals).
 """
 
 import argparse
@@ -83,6 +83,7 @@ def measure(cache: Path, case: str, given: dict[str, Any]) -> None:
     if not weights.exists():
         write_dinov2_weights(weights)
     common = {"backbone": "dinov2-vit-s-14", "weights": str(weights), "image_size": 224, "labels": "mvtec"}
+    common["pixels"] = "original"
     settings = load_settings(None, common | {"report_images": 0, "report_thumbnails": 0} | given)
     run = run_archive(settings, Progress(quiet=True)).run
     row = evaluate_run(settings.model_copy(update={"run_id": run.run_id}), Progress(quiet=True)).rows[0]
