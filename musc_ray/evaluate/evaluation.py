@@ -35,7 +35,7 @@ from musc_ray.runtime.progress import Progress
 from musc_ray.settings.limits import ImageLimits
 from musc_ray.settings.model import Settings
 from musc_ray.sources.decoding import upright_size
-from musc_ray.sources.pixel_budget import PixelBudget
+from musc_ray.sources.decoding_memory import MAX_ORIGINALS_BYTES, DecodingMemory
 from musc_ray.sources.reading import read_image
 from musc_ray.storage.complete_runs import complete_run
 from musc_ray.storage.filesystem import check_writable, remove_tree
@@ -153,13 +153,13 @@ def _pixels(
 
 def _background(masks: Sequence[str], limits: ImageLimits, findings: Findings) -> Background:
     """Find the background of the masks from some of them; it is noted where it is not black."""
-    some, budget = masks[:: -(-len(masks) // BACKGROUND_MASKS)], PixelBudget()
+    some, memory = masks[:: -(-len(masks) // BACKGROUND_MASKS)], DecodingMemory(MAX_ORIGINALS_BYTES)
 
     def vote(mask: str) -> Background | None:
         try:
             data = read_image(mask, limits.bytes)
             height, width = upright_size(data)
-            with budget.take(height * width):
+            with memory.of_pixels(height * width):
                 return background_vote(read_mask(data, limits.pixels))
         except (ImageError, FileNotFoundError):
             return None  # named when it is read for its regions

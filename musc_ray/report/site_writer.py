@@ -27,7 +27,7 @@ from musc_ray.report.pictures import (
 from musc_ray.report.zoom import zoom_box
 from musc_ray.runtime.worker import WorkerResources
 from musc_ray.settings.limits import ImageLimits
-from musc_ray.sources.pixel_budget import MAX_DECODING, PixelBudget
+from musc_ray.sources.decoding_memory import MAX_DECODING, MAX_ORIGINALS_BYTES, DecodingMemory
 from musc_ray.storage.filesystem import write_bytes, write_text
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths
@@ -110,7 +110,7 @@ class SiteWriter:
         self.data = f"{self.out_paths.run(run_id).report}/data"
         self.limits = limits
         self.threads = ThreadPoolExecutor(MAX_DECODING)
-        self.budget = PixelBudget()
+        self.memory = DecodingMemory(MAX_ORIGINALS_BYTES)
 
     def rows(self, task: RowsTask) -> int:
         """Write a task's rows and pictures; return the number of unreadable images."""
@@ -151,7 +151,7 @@ class SiteWriter:
         side = THUMBNAIL_SIDE * DEFECT_SCALE
 
         def original_of(uri: str) -> Image.Image | None:
-            with self.budget.take(None):
+            with self.memory.of_pixels(None):
                 original = self._original(task.intensity, uri, side)
                 return None if original is None else thumbnail(original, side)
 
@@ -182,7 +182,7 @@ class SiteWriter:
         zoom = None if number is None else zoom_box(image, task.crops)
         height, width = image["height"], image["width"]
         side = None if zoom is not None else THUMBNAIL_SIDE if number is None else PICTURE_SIDE
-        with self.budget.take(None if height is None else height * width):
+        with self.memory.of_pixels(None if height is None else height * width):
             original = self._original(task.intensity, image["uri"], side)
             if original is None:
                 return None

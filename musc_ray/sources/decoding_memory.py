@@ -8,6 +8,12 @@ from contextlib import contextmanager
 MAX_DECODING_BYTES = 2**30
 """Memory for decoded images at their own size, in each process; a larger image is decoded alone."""
 
+MAX_ORIGINALS_BYTES = 3 * 64_000_000
+"""Memory for originals and masks, RGB, that are kept decoded at the same time for a report or an evaluation."""
+
+MAX_DECODING = 4
+"""Images of unknown size that are decoded at the same time."""
+
 Take = Callable[[int], None]
 """Waits until so many bytes are free, and takes them, in place of those that were taken before."""
 
@@ -44,6 +50,13 @@ class DecodingMemory:
             yield take
         finally:
             self._give_back(held)
+
+    @contextmanager
+    def of_pixels(self, pixels: int | None) -> Iterator[None]:
+        """Hold the bytes of an RGB image of so many pixels; None: those of an image of unknown size."""
+        with self.lease() as take:
+            take(self.limit // MAX_DECODING if pixels is None else 3 * pixels)
+            yield
 
     def _wait_for(self, amount: int) -> None:
         ticket = object()
