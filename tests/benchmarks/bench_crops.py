@@ -31,6 +31,7 @@ from musc_ray.pipeline import run_archive
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.loading import load_settings
 from musc_ray.settings.model import Settings
+from musc_ray.storage.manifest import RunManifest
 
 GENERATED = {"mosaic": write_mosaics, "rough": write_rough}
 CASES: dict[str, dict[str, dict[str, Any]]] = {
@@ -38,14 +39,13 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "whole": {"compress": "96"},
         "5x7 same": {"compress": "96", "crops": "5x7", "crop_references": "same"},
         "5x7 all": {"compress": "96", "crops": "5x7", "crop_references": "all"},
-        "5x7 auto": {"compress": "96", "crops": "5x7"},
     },
     "rough": {
         "whole": {},
         "4x6 same": {"crops": "4x6", "crop_references": "same"},
         "auto": {"crops": "auto"},
     },
-    "kolektor_sdd": {"whole": {}, "auto": {"crops": "auto"}, "3x1": {"crops": "3x1"}, "5x2": {"crops": "5x2"}},
+    "kolektor_sdd": {"whole": {}, "auto": {"crops": "auto"}, "3x1": {"crops": "3x1"}},
     "cookies": {"whole": {}, "auto": {"crops": "auto"}, "3x2": {"crops": "3x2"}},
 }
 
@@ -70,17 +70,20 @@ def measure_set(cache: Path, name: str, images: Path) -> None:
     print(f"\n{name}: image AUROC, AP, AUROC raw, pixel AP, AUPRO; seconds of extraction and of the mutual stage")
     if name == "rough":
         print_trial(cache, images)
+    out = cache / "runs" / name
     for case, given in CASES[name].items():
-        out = cache / "runs" / name / case.replace(" ", "-")
-        measure(cache, case, given | {"source": str(images), "out": str(out)})
-        stored = list(out.glob("features/*/group=*/_shown_maps-*.json"))
-        for path in stored:
-            found = json.loads(path.read_text())
-            print(f"{'':12}chosen: {found['shown']}, since {found['reason']}")
-            other = {"whole": "crops", "crops": "whole"}[found["shown"]]
-            path.write_text(json.dumps(found | {"shown": other}))
-            measure(cache, f"  {other}", given | {"source": str(images), "out": str(out), "run_id": f"other-{other}"})
-            path.write_text(json.dumps(found))
+        run = measure(cache, case, given | {"source": str(images), "out": str(out)})
+        for group, found in run.shown_maps.items():
+            print(f"{'':12}chosen: {found.shown}, since {found.reason}")
+            if given.get("crop_references") == "all":
+                continue  # the mutual stage takes minutes: with `same` maps of whole images are no others
+            other = found.model_copy(update={"shown": {"whole": "crops", "crops": "whole"}[found.shown]})
+            run_id = f"other-{case.replace(' ', '-')}"
+            settled = out / "runs" / run_id / "shown_maps.json"
+            settled.parent.mkdir(parents=True, exist_ok=True)
+            settled.write_text(json.dumps({group: other.as_json()}))
+            others = {"source": str(images), "out": str(out), "run_id": run_id}
+            measure(cache, f"  {other.shown}", given | others)
 
 
 def print_trial(cache: Path, images: Path) -> None:
@@ -122,8 +125,8 @@ def common_settings(cache: Path) -> dict[str, Any]:
     return common | {"report_images": 0, "report_thumbnails": 0}
 
 
-def measure(cache: Path, case: str, given: dict[str, Any]) -> None:
-    """Run, evaluate and print a case."""
+def measure(cache: Path, case: str, given: dict[str, Any]) -> RunManifest:
+    """Run, evaluate and print a case; returns its manifest."""
     labelled = {"labels": "mvtec", "pixels": "original"}
     settings = load_settings(None, common_settings(cache) | labelled | given)
     run = run_archive(settings, Progress(quiet=True)).run
@@ -138,6 +141,7 @@ def measure(cache: Path, case: str, given: dict[str, Any]) -> None:
     if case.strip() == "crops" or "crops" in [shown.shown for shown in run.shown_maps.values()]:
         features = ds.dataset(str(Path(str(settings.out)) / "features" / run.features_id), exclude_invalid_files=True)
         print_class_tokens(features.to_table(["uri", "crop", "class_token"]), scores, labels)
+    return run
 
 
 def print_class_tokens(features: pa.Table, scores: pa.Table, labels: np.ndarray) -> None:

@@ -13,17 +13,23 @@ TILES = DATA / "magnetic_tile"
 TILE = 200, 250
 """Height and width of a tile of a mosaic."""
 
+MIN_CONTRAST = 25
+"""Least mean difference of a planted defect from its surroundings, in grey levels."""
+
 Pixels = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 
-def write_mosaics(folder: Path, images: int = 60, defective: int = 6, seed: int = 3) -> Path:
+def write_mosaics(folder: Path, images: int = 40, defective: int = 4, seed: int = 3, kinds: int = 12) -> Path:
     """Write mosaics of 3000 x 2000 pixels of good magnetic tiles, some with one real defect of 15 to 40 pixels.
 
-    Which tile lies where, and whether it is mirrored, is random; all tiles have the same median.
+    Which tile lies where, and whether it is mirrored, is random; all tiles have the same median. They are those of the
+    least stained tiles. With all 42 kinds a stain at an edge of the image is rarer than the 30 % of images that a patch
+    score averages, and as anomalous as a defect: image AUROC of crops was then 0.44 to 0.66, of whole images 0.39.
     """
     rng, defects = random.Random(seed), _defects()
     tiles = [tile for path in sorted((TILES / "test/good").iterdir()) if (tile := _tile(path)) is not None]
+    tiles = sorted(tiles, key=_stains)[:kinds]
     for number in range(images):
         mosaic = np.block([[_mirrored(rng, rng.choice(tiles)) for _ in range(12)] for _ in range(10)])
         mask = _plant(mosaic, rng, defects) if number < defective else None
@@ -70,6 +76,11 @@ def _tile(path: Path) -> Pixels | None:
     return cut - np.median(cut) + 110
 
 
+def _stains(tile: Pixels) -> float:
+    """Return how strongly a tile is stained: the largest departure from its surroundings at the scale of a stain."""
+    return float(np.abs(gaussian_filter(tile, 4) - gaussian_filter(tile, 16))[16:-16, 16:-16].max())
+
+
 def _mirrored(rng: random.Random, tile: Pixels) -> Pixels:
     return tile[:, ::-1] if rng.random() < 0.5 else tile
 
@@ -90,7 +101,9 @@ def _defects() -> list[tuple[Pixels, Mask]]:
             window = slice(max(0, ys.min() - 8), ys.max() + 9), slice(max(0, xs.min() - 8), xs.max() + 9)
             mask = region[window]
             around = binary_dilation(mask, iterations=6) & ~binary_dilation(mask, iterations=2)
-            found.append((pixels[window] - np.median(pixels[window][around]), mask))
+            difference = pixels[window] - np.median(pixels[window][around])
+            if np.abs(difference[mask]).mean() >= MIN_CONTRAST:
+                found.append((difference, mask))
     return found
 
 
