@@ -43,6 +43,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "rough": {
         "whole": {},
         "4x6 same": {"crops": "4x6", "crop_references": "same"},
+        "overlap 0.2": {"crops": "4x6,overlap=0.2", "crop_references": "same"},
         "auto": {"crops": "auto"},
     },
     "kolektor_sdd": {"whole": {}, "auto": {"crops": "auto"}, "3x1": {"crops": "3x1"}},

@@ -14,7 +14,7 @@ from tests.helpers.generated import crop_grid
 from tests.integration.test_crop_references import GRID, PLACES, SPEC, expected, mutual
 
 ROWS = COLUMNS = 2
-OVERLAP = 0.2
+OVERLAP = 0.1
 MANY = {**SPEC, "images": 20}
 
 

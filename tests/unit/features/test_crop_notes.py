@@ -32,7 +32,7 @@ def test_groups_that_are_cut_alike_share_a_sentence():
     sizes = {name: Counter({(900, 1250): 4, (1, 1): 1}) for name in "abcdef"}
     notes = cut_notes(sizes, dict.fromkeys("abcde", alike) | {"f": other, "unread": other})
     assert notes == (
-        "Groups 'a', 'b', 'c' and 2 more: images are cut into 2 x 3 crops of about 500 x 481 pixels, overlap 20 %, "
+        "Groups 'a', 'b', 'c' and 2 more: images are cut into 2 x 3 crops of about 474 x 446 pixels, overlap 10 %, "
         "which the model sees as 224 x 210 (height x width).",
         "Group 'f': images are cut into 2 x 2 crops of about 514 x 714 pixels, overlap 25 %, which the model sees as "
         "224 x 224 (height x width).",

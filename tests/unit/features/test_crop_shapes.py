@@ -50,7 +50,7 @@ def test_auto_cuts_what_the_model_sees_badly_and_nothing_else(tmp_path):
     high, wide = crops.layout.crop_size(1000, 1500)
     assert high <= 2 * crops.size[0]
     assert wide <= 2 * crops.size[1]
-    assert (crops.layout.rows, crops.layout.columns, crops.layout.overlap) == (3, 4, 0.2)
+    assert (crops.layout.rows, crops.layout.columns, crops.layout.overlap) == (2, 5, 0.1)
     assert shapes(tmp_path, crops="auto") == found
 
 
@@ -125,7 +125,7 @@ def test_the_layout_is_part_of_the_runs_id_and_of_its_shards(tmp_path):
     workspace = opened(tmp_path / "out", image_size=224, crops="auto", shard_size=30)
     found = context_of(workspace, listed)
     meta = found.meta_of("all")
-    assert (meta.crops, meta.whole_size) == (CropLayout(3, 4), found.shape_of("all").whole)
+    assert (meta.crops, meta.whole_size) == (CropLayout(2, 5), found.shape_of("all").whole)
     assert meta.shape == found.shape_of("all")
     assert found.image_sizes == {"all": meta.whole_size}
     (path,) = stored_files(tmp_path)

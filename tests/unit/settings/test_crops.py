@@ -16,9 +16,9 @@ from musc_ray.settings.values import identity_values, settings_dict
         ("none", "none", None),
         ("1x1", "none", None),
         ("auto", "auto", CropRule()),
-        ("3x2", "3x2,overlap=0.2", CropRule(CropLayout(3, 2, DEFAULT_OVERLAP))),
+        ("3x2", "3x2,overlap=0.1", CropRule(CropLayout(3, 2, DEFAULT_OVERLAP))),
         ("3X2, overlap=0", "3x2,overlap=0", CropRule(CropLayout(3, 2, 0), overlap=0)),
-        ("size=640", "size=640,overlap=0.2", CropRule(size=640)),
+        ("size=640", "size=640,overlap=0.1", CropRule(size=640)),
         ("overlap=0.10,size=640", "size=640,overlap=0.1", CropRule(size=640, overlap=0.1)),
         ("{size: 640, overlap: 0.3}", "size=640,overlap=0.3", CropRule(size=640, overlap=0.3)),
         ({"size": 640, "overlap": 0.25}, "size=640,overlap=0.25", CropRule(size=640, overlap=0.25)),
@@ -57,7 +57,7 @@ def test_what_is_no_rule_is_refused_in_a_sentence(given, sentence):
 
 def test_crops_enter_ids_as_resolved_and_only_where_images_are_cut():
     assert "crops" not in identity_values(Settings(), "features")
-    assert identity_values(load_settings(None, {"crops": "3x2"}), "features")["crops"] == "3x2,overlap=0.2"
+    assert identity_values(load_settings(None, {"crops": "3x2"}), "features")["crops"] == "3x2,overlap=0.1"
     assert "crop_references" not in identity_values(Settings(), "scores")
     same = load_settings(None, {"crops": "auto", "crop_references": "same"})
     assert identity_values(same, "scores")["crop_references"] == "same"
