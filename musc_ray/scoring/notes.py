@@ -92,18 +92,20 @@ def matching_notes(matching: Mapping[str, GroupMatching]) -> list[str]:
     return [f"{named(names)}: patches are matched {sentence}" for sentence, names in groups.items()]
 
 
-def crop_notes(
-    crop_references: Mapping[str, GroupCropReferences], shown_maps: Mapping[str, GroupShownMaps]
-) -> list[str]:
-    """Say which crops were compared, what maps show, and why; groups of one sentence share it."""
+def crop_notes(crop_references: Mapping[str, GroupCropReferences]) -> list[str]:
+    """Say which crops were compared, and why; groups of one sentence share it."""
     groups: dict[str, list[str]] = {}
     for name, chosen in crop_references.items():
         groups.setdefault(f"{CROPS[chosen.meeting]}, since {chosen.reason} (crop_references auto).", []).append(name)
-    notes = [f"{named(names)}: crops are compared with {sentence}" for sentence, names in groups.items()]
-    shown: dict[str, list[str]] = {}
+    return [f"{named(names)}: crops are compared with {sentence}" for sentence, names in groups.items()]
+
+
+def shown_notes(shown_maps: Mapping[str, GroupShownMaps]) -> list[str]:
+    """Say what the maps of groups with crops show, and why; groups of one sentence share it."""
+    groups: dict[str, list[str]] = {}
     for name, found in shown_maps.items():
-        shown.setdefault(f"{SHOWN[found.shown]}, since {found.reason}.", []).append(name)
-    return notes + [f"{named(names)}: scores and maps are {sentence}" for sentence, names in shown.items()]
+        groups.setdefault(f"{SHOWN[found.shown]}, since {found.reason}.", []).append(name)
+    return [f"{named(names)}: scores and maps are {sentence}" for sentence, names in groups.items()]
 
 
 def matching_text(radius: int | None) -> str:
