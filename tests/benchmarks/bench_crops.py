@@ -4,8 +4,8 @@
 
 DINOv2 ViT-S/14 at 224 px, method tuned. `mosaic` and `rough` are generated (large_sets.py), the others are folders of
 the shared data. Each run with crops is printed as the product chose what its maps show (`chosen`), and with the other
-choice (`other`), from the same features. Mosaics are compressed to 96 directions in all rows, so that comparing every
-crop with every crop of 59 other images takes minutes. In percent: image AUROC, image AP, image AUROC of score_raw,
+choice (`other`), from the same features. Mosaics are compressed to 96 directions in all rows, and with `all` have 16
+references, so that comparing every crop with every other takes minutes. In percent: image AUROC, image AP, image AUROC of score_raw,
 pixel AP, AUPRO (at the pixels of the originals).
 """
 
@@ -38,7 +38,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "mosaic": {
         "whole": {"compress": "96"},
         "5x7 same": {"compress": "96", "crops": "5x7", "crop_references": "same"},
-        "5x7 all": {"compress": "96", "crops": "5x7", "crop_references": "all"},
+        "5x7 all": {"compress": "96", "crops": "5x7", "crop_references": "all", "references": 16},
     },
     "rough": {
         "whole": {},
