@@ -5,8 +5,8 @@
 DINOv2 ViT-S/14 at 224 px, method tuned. `mosaic` and `rough` are generated (large_sets.py), the others are folders of
 the shared data. Each run with crops is printed as the product chose what its maps show (`chosen`), and with the other
 choice (`other`), from the same features. Mosaics are compressed to 96 directions in all rows, and with `all` have 16
-references, so that comparing every crop with every other takes minutes. In percent: image AUROC, image AP, image AUROC of score_raw,
-pixel AP, AUPRO (at the pixels of the originals).
+references, so that comparing every crop with every other takes minutes. In percent: image AUROC, image AP, image AUROC
+of score_raw, pixel AP, AUPRO (at the pixels of the originals).
 """
 
 import argparse
