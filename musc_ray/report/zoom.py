@@ -26,8 +26,10 @@ def zoom_box(image: dict[str, Any], crops: CropLayout | None = None) -> Box | No
     if y is None or max(height, width) <= PICTURE_SIDE:
         return None
     if crops is not None:
+        twice = 2 * y + 1, 2 * x + 1  # the middle of the pixel, in halves of pixels
         box = min(
-            crops.boxes(height, width), key=lambda box: (2 * y - box[0] - box[2]) ** 2 + (2 * x - box[1] - box[3]) ** 2
+            crops.boxes(height, width),
+            key=lambda box: (twice[0] - box[0] - box[2]) ** 2 + (twice[1] - box[1] - box[3]) ** 2,
         )
         if max(box[2] - box[0], box[3] - box[1]) <= MAX_CROP_SIDE:
             return box
