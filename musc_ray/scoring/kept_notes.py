@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from musc_ray.scoring.notes import named
 from musc_ray.storage.group_foreground import GroupKept
 
+_KEPT = {False: "all patches are scored", True: "all other patches are scored"}
+"""Without a background to leave out; with a mask some patches are ignored all the same."""
+
 
 def kept_notes(kept: Mapping[str, GroupKept]) -> list[str]:
     """Say what of the groups is not scored, and why; groups of one sentence share it.
@@ -22,11 +25,11 @@ def kept_notes(kept: Mapping[str, GroupKept]) -> list[str]:
 
 def _sentences(group: GroupKept, any_masks: bool) -> list[str]:
     found = []
-    if group.foreground is not None:
-        left_out = f"{1 - group.share:.0%} of patches are not scored" if group.foreground else "all patches are scored"
-        found.append(f"{left_out}, since {group.reason} (foreground auto).")
-    elif group.masked:
+    if group.masked and not group.foreground:
         found.append(f"{1 - group.share:.0%} of patches are ignored (setting ignore).")
+    if group.foreground is not None:
+        left_out = f"{1 - group.share:.0%} of patches are not scored" if group.foreground else _KEPT[group.masked]
+        found.append(f"{left_out}, since {group.reason} (foreground auto).")
     if any_masks and not group.masked:
         found.append("no mask is for the group, so that nothing of it is ignored (setting ignore).")
     if group.unmasked:

@@ -4,21 +4,22 @@ from collections.abc import Sequence
 
 from musc_ray.core.crop_calibration import MIN_IMAGES
 from musc_ray.features.context import RunContext
+from musc_ray.features.ignored import digests
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.by_sample import Question, Settled, settle, settled
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.storage.group_shown_maps import GroupShownMaps
 
-OF_SAMPLE = ("degrees", "aggregation", "interval", "matching", "crop_references", "foreground")
-"""Settings that what a sample says depends on, beside those of the features."""
+OF_SAMPLE = ("degrees", "aggregation", "interval", "matching", "radius", "crop_references", "foreground")
+"""Settings that what a sample says depends on, beside those of the features and the masks of what is ignored."""
 
 
 def settle_shown_maps(
     pool: Pool, context: RunContext, groups: Sequence[GroupImages], progress: Progress
 ) -> Settled[GroupShownMaps]:
     """Settle what the maps of groups whose images are cut show; their set maps are written."""
-    depends_on = {name: getattr(context.settings, name) for name in OF_SAMPLE}
+    depends_on = {name: getattr(context.settings, name) for name in OF_SAMPLE} | digests(context.masks)
     return settle(pool, context, groups, progress, SHOWN_MAPS, depends_on)
 
 

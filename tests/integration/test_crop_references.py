@@ -5,6 +5,8 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from musc_ray.core import patch_scores
 from musc_ray.features.context import RunContext
+from musc_ray.features.ignored import GroupMasks
 from musc_ray.runtime.executor import ResultLostError, open_executor
 from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.progress import Progress
@@ -43,9 +46,14 @@ SETTINGS = {
 }
 
 
-def mutual(out: Path, spec: dict, **settings: object) -> tuple[RunContext, list[GroupImages], dict]:
-    """Score generated groups; the bands stay."""
+def mutual(
+    out: Path, spec: dict, masks: Mapping[str, GroupMasks] | None = None, **settings: object
+) -> tuple[RunContext, list[GroupImages], dict]:
+    """Score generated groups; the bands stay. With masks, `ignore` only has to be set: they are not read from there."""
+    if masks:
+        settings["ignore"] = "given"
     context, groups = generated_archive(str(out), spec | {"settings": SETTINGS | settings})
+    context = replace(context, masks=masks or {})
     stages: dict = {}
     with open_executor(ExecutorOptions.of(context.settings), Progress(quiet=True)) as opened:
         score_groups(context, opened, groups, NOW, Progress(quiet=True), stages)

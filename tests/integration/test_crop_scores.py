@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
+from musc_ray.features.ignored import GroupMasks
 from tests.helpers import brute_force
 from tests.helpers.generated import crop_grid
 from tests.integration.test_crop_references import GRID, PLACES, SPEC, expected, mutual
@@ -128,6 +129,20 @@ def test_a_later_run_shows_what_the_first_one_chose(tmp_path):
     chosen = json.loads(Path(again.run_paths.settled("shown_maps")).read_text())["group-0"]
     assert chosen["shown"] == other
     assert not np.allclose(scores_of(again)["score_raw"].to_numpy(), before)
+
+
+def test_a_run_with_a_mask_chooses_for_itself(tmp_path):
+    """What one run found with patches that another ignores says nothing of the other's scores."""
+    mask = np.zeros((8, 10), bool)
+    mask[:4, :5] = True
+    alone, _, _ = mutual(tmp_path / "alone", MANY, masks={"group-0": GroupMasks(mask, {})}, crop_references="same")
+    mutual(tmp_path / "after", MANY, crop_references="same")
+    for folder in (tmp_path / "after").glob("runs/*"):
+        shutil.rmtree(folder)
+    after, _, _ = mutual(tmp_path / "after", MANY, masks={"group-0": GroupMasks(mask, {})}, crop_references="same")
+    chosen = [json.loads(Path(run.run_paths.settled("shown_maps")).read_text())["group-0"] for run in (alone, after)]
+    assert chosen[0] == chosen[1]
+    assert len(list((tmp_path / "after").glob("features/*/group=*/_shown_maps-*.json"))) == 2
 
 
 def test_few_images_show_their_crops_as_they_are(tmp_path):
