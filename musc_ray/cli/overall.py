@@ -73,7 +73,7 @@ def _work(started: StartedManifest) -> dict[str, float]:
     """Return the work of each stage, in images that are extracted."""
     groups, settings = list(started.groups.values()), started.settings
     sizes, references = [group.images for group in groups], settings.reference_count
-    meet_same = settings.crop_references == "same" or settings.matching == "near"
+    meet_same = settings.crop_meeting == "same"
     pairs = 0.0
     for group in groups:
         met = min(group.images - 1, group.images if references is None else references)

@@ -123,7 +123,7 @@ def _set_counts(run_paths: RunPaths, started: StartedManifest) -> dict[str, int]
     Until a sample has said which meet, all do.
     """
     settings = started.settings
-    given = "same" if settings.matching == "near" else settings.crop_references
+    given = settings.crop_meeting
     path = run_paths.settled("crop_references")
     chosen = read_json(run_paths.fs, path) or {} if given == "auto" and settings.crops != "none" else {}
     counts = {}

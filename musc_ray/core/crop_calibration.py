@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from musc_ray.core.crops import CropLayout
+from musc_ray.core.robust import MAD_TO_STD
 from musc_ray.core.stitching import stitch
 
 FloatArray = npt.NDArray[np.float32]
@@ -84,7 +85,7 @@ def outstanding(scores: npt.NDArray[np.floating]) -> float:
     """Return how far the scores (N,) of a group stand out, in robust standard deviations; 0 where all are the same."""
     logarithms = np.log(np.maximum(scores.astype(np.float64), np.finfo(np.float32).tiny))
     middle = float(np.median(logarithms))
-    deviation = 1.4826 * float(np.median(np.abs(logarithms - middle)))
+    deviation = MAD_TO_STD * float(np.median(np.abs(logarithms - middle)))
     return (float(np.quantile(logarithms, OUTSTANDING)) - middle) / deviation if deviation > 0 else 0.0
 
 

@@ -45,7 +45,7 @@ class CropLayout:
         overlap: share of a crop's side that it has in common with the next.
 
     Raises:
-        ValueError: there are none, too many, or they overlap too much.
+        ValueError: zero or more than MAX_CROPS crops, or an overlap beyond MAX_OVERLAP.
     """
 
     rows: int
@@ -66,7 +66,7 @@ class CropLayout:
     @property
     def sides(self) -> tuple[float, float]:
         """Return a crop's height and width as fractions of the image's."""
-        return _side(self.rows, self.overlap), _side(self.columns, self.overlap)
+        return crop_side(self.rows, self.overlap), crop_side(self.columns, self.overlap)
 
     @property
     def spans(self) -> list[Span]:
@@ -125,7 +125,7 @@ class InputShape:
 
 
 def layout_of_size(height: float, width: float, size: int, overlap: float) -> CropLayout:
-    """Return the fewest crops whose sides are at most so many pixels of an image.
+    """Return the layout with the fewest crops of at most `size` pixels a side.
 
     Args:
         height, width: of the image, in pixels.
@@ -172,19 +172,19 @@ def fewest_crops(
     raise ValueError(f"an image of {height:.0f} x {width:.0f} pixels needs more than {MAX_CROPS} crops")
 
 
-def _side(parts: int, overlap: float) -> float:
+def crop_side(parts: int, overlap: float) -> float:
     """Return a crop's side as a fraction of the image's."""
     return 1 / (parts - (parts - 1) * overlap)
 
 
 def _parts(sides: float, overlap: float) -> int:
-    """Return the fewest crops, each of one side, along so many sides."""
+    """Return the fewest crops that cover a length, given in sides of a crop."""
     return max(1, math.ceil((sides - overlap) / (1 - overlap) - 1e-9))
 
 
 def _cuts(parts: int, overlap: float) -> list[tuple[float, float]]:
     """Return where crops begin and end along a side of the image; the last one ends at 1 exactly."""
-    side = _side(parts, overlap)
+    side = crop_side(parts, overlap)
     starts = [part * side * (1 - overlap) for part in range(parts)]
     return [(start, 1.0 if part == parts - 1 else start + side) for part, start in enumerate(starts)]
 

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from musc_ray.core.crops import Span
+
 Flags = npt.NDArray[np.bool_]
 
-Box = tuple[float, float, float, float]
-"""Top, left, bottom, right of a part of an image, as fractions of its sides."""
-
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+WHOLE: Span = (0.0, 0.0, 1.0, 1.0)
 
 MIN_IGNORED = 0.5
 """Share of its area from which on a patch is ignored."""
@@ -86,7 +85,7 @@ class KeptPatches:
         return whole
 
 
-def kept_of_mask(mask: Flags, grid: tuple[int, int], box: Box = WHOLE) -> Flags:
+def kept_of_mask(mask: Flags, grid: tuple[int, int], box: Span = WHOLE) -> Flags:
     """Tell which patches of an image, or of a part of it, a mask leaves: ignored is what it covers by half or more.
 
     Args:

@@ -9,6 +9,13 @@ Size = tuple[int | None, int | None]
 """(H, W) in pixels; None where unknown."""
 
 
+def peak_patches(patch_maps: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Find the highest patch (N,) of each map (N, h, w), row-major, the first of equals; NaN is not scored."""
+    flat = np.where(np.isnan(patch_maps), -np.inf, patch_maps).reshape(len(patch_maps), -1)
+    found: npt.NDArray[np.int64] = flat.argmax(axis=1)
+    return found
+
+
 def peak_pixels(
     patch_maps: npt.NDArray[np.float32], sizes: Sequence[Size]
 ) -> Iterable[tuple[int, int] | tuple[None, None]]:
@@ -22,9 +29,8 @@ def peak_pixels(
         sizes: of the N images.
     """
     h, w = patch_maps.shape[1:]
-    flat = np.where(np.isnan(patch_maps), -np.inf, patch_maps).reshape(len(patch_maps), -1)
-    for at, row, (height, width) in zip(flat.argmax(axis=1).tolist(), flat, sizes, strict=True):
-        if height is None or width is None or row[at] == -np.inf:
+    for at, patch_map, (height, width) in zip(peak_patches(patch_maps).tolist(), patch_maps, sizes, strict=True):
+        if height is None or width is None or np.isnan(patch_map.flat[at]):
             yield None, None
         else:
             yield _pixel(at // w, h, height), _pixel(at % w, w, width)

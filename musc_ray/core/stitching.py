@@ -12,7 +12,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from musc_ray.core.crops import CropLayout
+from musc_ray.core.crops import CropLayout, crop_side
+from musc_ray.core.peaks import peak_patches
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -55,7 +56,7 @@ def crop_patches(maps: FloatArray, layout: CropLayout, grid: tuple[int, int]) ->
         (A, 2): place, from 1, of the crop whose middle is nearest, and the patch of it, row-major.
     """
     height, width = maps.shape[1:]
-    flat = np.where(np.isnan(maps), -np.inf, maps).reshape(len(maps), -1).argmax(axis=1)
+    flat = peak_patches(maps)
     row, down = _part_of(flat // width / max(1, height - 1), layout.rows, layout.overlap, grid[0])
     column, across = _part_of(flat % width / max(1, width - 1), layout.columns, layout.overlap, grid[1])
     return np.stack([1 + row * layout.columns + column, down * grid[1] + across], axis=1)
@@ -65,7 +66,7 @@ def _part_of(
     at: npt.NDArray[np.float64], parts: int, overlap: float, patches: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the crop along an axis whose middle is nearest to each place, and its patch there."""
-    side = 1 / (parts - (parts - 1) * overlap)
+    side = crop_side(parts, overlap)
     inside = (at[:, None] - np.arange(parts) * side * (1 - overlap)) / side
     part = np.abs(inside - 0.5).argmin(axis=1)
     patch = np.floor(np.take_along_axis(inside, part[:, None], axis=1)[:, 0] * patches)
@@ -92,7 +93,7 @@ def blending(parts: int, patches: int, overlap: float, points: int) -> npt.NDArr
         overlap: see `CropLayout`.
         points: of the result, from the image's first edge to its last.
     """
-    side = 1 / (parts - (parts - 1) * overlap)
+    side = crop_side(parts, overlap)
     at = np.linspace(0, 1, points) if points > 1 else np.array([0.5])
     matrix = np.zeros((points, parts * patches))
     for part in range(parts):

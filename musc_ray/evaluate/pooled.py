@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from musc_ray.core.crops import CropLayout
 from musc_ray.core.rscin import rscin
-from musc_ray.core.rscon import rscon, salient_features, salient_layer
+from musc_ray.core.rscon import features_at, rscon, salient_features, salient_layer
+from musc_ray.core.stitching import crop_patches
 from musc_ray.errors import MuscRayError
 from musc_ray.features.layer_reader import LayerReader
 from musc_ray.storage.manifest import RunManifest
@@ -55,11 +57,14 @@ def pooled_scores(
 
     def salient(group: str, path: str, meta: FeaturesMeta, held: Sequence[str]) -> FloatArray:
         own, grid = np.stack([maps[image_id] for image_id in held]), meta.grid_of((0,))
-        if meta.crops is not None:
-            own = _of_whole(own.reshape(-1, *meta.crops.map_grid(meta.grid)), grid)
         tokens = reader.read_in_full(group, path, salient_layer(meta.layers), held)
-        normalised = reader.is_compressed(group)
-        return salient_features(tokens, grid, torch.from_numpy(own), settings.degrees, settings.aggregation, normalised)
+        settled = settings.degrees, settings.aggregation, reader.is_compressed(group)
+        if meta.crops is None:
+            return salient_features(tokens, grid, torch.from_numpy(own), *settled)
+        # of cut images the whole image's patch under the peak, as if it were their only crop
+        stitched = own.reshape(-1, *meta.crops.map_grid(meta.grid))
+        patches = crop_patches(stitched, CropLayout(1, 1), grid)[:, 1]
+        return features_at(tokens, grid, torch.from_numpy(patches), *settled)
 
     return rscon(raw, _vectors(reader, run, scored_in, ids, salient), settings.k_list)
 
@@ -88,17 +93,6 @@ def _vectors(
             "run again with keep_features."
         )
     return np.stack([found[image_id] for image_id in ids])
-
-
-def _of_whole(maps: FloatArray, grid: tuple[int, int]) -> FloatArray:
-    """Mark the patch of the whole image (h, w) that lies under the peak of each stitched map (A, H, W): (A, h*w)."""
-    height, width = maps.shape[1:]
-    at = np.where(np.isnan(maps), -np.inf, maps).reshape(len(maps), -1).argmax(axis=1)
-    rows = np.minimum((at // width / max(1, height - 1) * grid[0]).astype(np.intp), grid[0] - 1)
-    columns = np.minimum((at % width / max(1, width - 1) * grid[1]).astype(np.intp), grid[1] - 1)
-    marked = np.zeros((len(maps), grid[0] * grid[1]), np.float32)
-    marked[np.arange(len(maps)), rows * grid[1] + columns] = 1
-    return marked
 
 
 def _patch_maps(out_paths: OutPaths, run: RunManifest, scored_in: Sequence[str]) -> Mapping[str, FloatArray]:

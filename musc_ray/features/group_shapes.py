@@ -161,16 +161,22 @@ def sample_size(images: Sequence[CatalogImage], limits: ImageLimits) -> tuple[fl
 
 def _logarithms(images: Sequence[CatalogImage], limits: ImageLimits) -> list[tuple[float, float]]:
     """Read logarithms of height to width and of pixels; what cannot be read is left out: extraction says why."""
+    sizes = (header_size(image, limits) for image in images)
+    return [(math.log(size[0] / size[1]), math.log(size[0] * size[1])) for size in sizes if size is not None]
+
+
+def header_size(image: CatalogImage, limits: ImageLimits) -> Size | None:
+    """Read the (H, W) of an image, upright, from its header; None if it cannot be read: extraction says why.
+
+    Raises:
+        StorageError: the storage did not answer.
+    """
     from musc_ray.sources.decoding import upright_size  # here: a run that continues has its sizes
 
-    found = []
-    for image in images:
-        try:
-            height, width = upright_size(read_image(image.uri, limits.bytes))
-        except (ImageError, MemoryError, *PERMANENT):
-            continue
-        found.append((math.log(height / width), math.log(height * width)))
-    return found
+    try:
+        return upright_size(read_image(image.uri, limits.bytes))
+    except (ImageError, MemoryError, *PERMANENT):
+        return None
 
 
 def _described(shape: InputShape) -> dict[str, Any]:

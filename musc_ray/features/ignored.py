@@ -7,12 +7,11 @@ from functools import cached_property
 
 import numpy as np
 
-from musc_ray.errors import ImageError, SettingsError
+from musc_ray.errors import SettingsError
+from musc_ray.features.group_shapes import header_size
 from musc_ray.settings.model import Settings
 from musc_ray.sources.ignore_masks import Flags, Size, open_ignore_masks
 from musc_ray.sources.images import CatalogImage
-from musc_ray.sources.reading import read_image
-from musc_ray.storage.retry import PERMANENT
 
 SAME_RATIO = 1.1
 """Aspect ratios of a mask and of an image up to this factor apart fit."""
@@ -89,13 +88,10 @@ def _check_shape(settings: Settings, group: str, mask: tuple[int, ...], images: 
     Raises:
         SettingsError: one sentence.
     """
-    from musc_ray.sources.decoding import upright_size  # here: commands without masks do not decode
-
-    for image in images[:IMAGES_TRIED]:
-        try:
-            height, width = upright_size(read_image(image.uri, settings.image_limits.bytes))
-        except (ImageError, MemoryError, *PERMANENT):
-            continue  # extraction says why
+    for size in (header_size(image, settings.image_limits) for image in images[:IMAGES_TRIED]):
+        if size is None:
+            continue
+        height, width = size
         if not fits(mask, height, width):
             raise SettingsError(
                 f"The mask of group '{group}' (setting ignore) has {mask[1]} x {mask[0]} pixels, an image of it "

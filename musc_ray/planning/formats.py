@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from musc_ray.backbones.names import resolve_backbone
 from musc_ray.backbones.shape import BackboneInfo
@@ -14,11 +13,9 @@ from musc_ray.features.ids import features_id, features_values
 from musc_ray.settings.model import Settings
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.bases import Compression, read_compression
+from musc_ray.storage.group_crop_references import Meeting
 from musc_ray.storage.layer_columns import layer_bytes
 from musc_ray.storage.paths import OutPaths
-
-CropMeeting = Literal["same", "all"]
-"""Crops of other images that a crop is compared with: those at its own place, or all."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class GroupFormat:
         """Return the images of a shard, whose size counts images and crops."""
         return max(1, shard_size // self.places)
 
-    def sets(self, meeting: CropMeeting) -> list[int]:
+    def sets(self, meeting: Meeting) -> list[int]:
         """Return the places of each set of patches that are compared with each other (scoring/patch_sets.py)."""
         if self.crops == 0:
             return [1]

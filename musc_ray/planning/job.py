@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from musc_ray.backbones.shape import BackboneInfo
 from musc_ray.core.references import ReferenceWindow, reference_window
-from musc_ray.planning.formats import CropMeeting, GroupFormat
+from musc_ray.planning.formats import GroupFormat
 from musc_ray.settings.types import ExecutorName
+from musc_ray.storage.group_crop_references import Meeting
 
 STORAGE_RATE = 1e9
 """Bytes per second between a worker and its storage (assumed): a share of a fast network, or a local disk."""
@@ -73,7 +74,7 @@ class Job:
     threads: int
     salient_vectors: int = 0
     radius: int | None = None
-    meeting: CropMeeting = "all"
+    meeting: Meeting = "all"
 
     @property
     def group_sizes(self) -> list[int]:

@@ -13,7 +13,7 @@ from musc_ray.features.arithmetic import Arithmetic, resolve_arithmetic
 from musc_ray.features.workspace import check_channels, requested_model
 from musc_ray.planning.cost import Plan, plan_job, with_cheaper
 from musc_ray.planning.crops import crop_inputs
-from musc_ray.planning.formats import CropMeeting, group_formats, stored_compression
+from musc_ray.planning.formats import group_formats, stored_compression
 from musc_ray.planning.gpu_types import gpu_rate
 from musc_ray.planning.job import Job
 from musc_ray.runtime.executor import choose
@@ -24,6 +24,7 @@ from musc_ray.settings.model import Settings
 from musc_ray.settings.types import ExecutorName
 from musc_ray.sources.catalog import Catalog, list_images
 from musc_ray.sources.images import CatalogImage
+from musc_ray.storage.group_crop_references import Meeting
 
 if TYPE_CHECKING:
     from musc_ray.planning.calibration import Workload  # it imports torch
@@ -148,7 +149,7 @@ def _job(
         replace(found, crops=cut[name].layout.count if name in cut else 0)
         for name, found in zip(sizes, group_formats(settings, info, arithmetic, sizes, stored), strict=True)
     ]
-    meeting: CropMeeting = "same" if settings.crop_references == "same" else "all"
+    meeting: Meeting = "same" if settings.crop_meeting == "same" else "all"
     largest = max(formats, key=lambda found: found.images)
     shards = [-(-f.images // f.images_per_shard(settings.shard_size)) for f in formats if f.images >= 2]
     # of the square: where shapes are kept, each group has about as many patches

@@ -26,7 +26,7 @@ def settle_crop_references(
     if not cut:
         return Settled({}, {}, 0.0)
     if not _is_open(settings):
-        meeting: Meeting = "all" if settings.crop_references == "all" else "same"
+        meeting: Meeting = "all" if settings.crop_meeting == "all" else "same"
         given = GroupCropReferences(meeting=meeting, reason=NEAR if settings.crop_references == "auto" else "as given")
         return Settled({group.group: given for group in cut}, {}, 0.0)
     depends_on = {name: getattr(settings, name) for name in OF_SAMPLE}
@@ -40,7 +40,7 @@ def chosen_crop_references(context: RunContext) -> dict[str, GroupCropReferences
 
 def _is_open(settings: Settings) -> bool:
     """Return whether samples decide: patches that are matched near their own place are compared with it alone."""
-    return settings.crops != "none" and settings.crop_references == "auto" and settings.matching != "near"
+    return settings.crops != "none" and settings.crop_meeting == "auto"
 
 
 def _without_sample(group: GroupImages) -> GroupCropReferences | None:

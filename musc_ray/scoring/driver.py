@@ -168,7 +168,7 @@ class _Stages:
         return sides
 
     def _most_together(self, group: GroupImages, patch_set: PatchSet, images: int) -> int:
-        """Return how many shards of so many images, at least one, may be prepared together."""
+        """Return the number of shards, at least one, that may be prepared together."""
         settings, arithmetic, meta = self.context.settings, self.context.arithmetic, self.context.meta_of(group.group)
         precision = arithmetic.precision_for(group.images, meta.basis_sha256 is not None)
         near = group.radius_of(patch_set) is not None

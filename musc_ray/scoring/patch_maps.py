@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from musc_ray.core.peaks import peak_patches
 from musc_ray.core.pixel_map import image_scores
 from musc_ray.scoring.ring import GroupImages, RingShard
 from musc_ray.storage.arrays import read_array
@@ -69,8 +70,8 @@ def image_maps(patch_maps: FloatArray, meta: FeaturesMeta) -> ImageMaps:
 
 def peaks_of(maps: FloatArray) -> npt.NDArray[np.int64]:
     """Find the most anomalous patch of whole images from their maps (A, h, w): see `ImageMaps.peaks`."""
-    flat = np.where(np.isnan(maps), -np.inf, maps).reshape(len(maps), -1).argmax(axis=1)
-    return np.stack([np.zeros_like(flat), flat], axis=1)
+    patches = peak_patches(maps)
+    return np.stack([np.zeros_like(patches), patches], axis=1)
 
 
 def write_patch_maps(run_paths: RunPaths, group: str, shard: RingShard, meta: FeaturesMeta, found: ImageMaps) -> None:

@@ -31,7 +31,7 @@ class RingShard:
 Tile = tuple[RingShard, RingShard]
 
 BandKey = tuple[str, int, int, int]
-"""Group, layer, shard and number of the set of patches: what a band is of."""
+"""Identity of a band: group, layer, shard and number of the set of patches."""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def _group_images(context: RunContext, group: str, shards: Mapping[int, Sequence
     settings, meta = context.settings, context.meta_of(group)
     references = settings.reference_count if context.earlier is None else None
     images = GroupImages.of(group, shards, meta.grid, references, settings.seed)
-    images = replace(images, sets=patch_sets(meta, "same" if settings.crop_references == "same" else "all"))
+    images = replace(images, sets=patch_sets(meta, "same" if settings.crop_meeting == "same" else "all"))
     if context.earlier is None:
         return images
     return replace(images, earlier=context.earlier[group], publish_earlier=settings.rescore_window)

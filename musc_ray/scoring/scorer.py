@@ -155,8 +155,7 @@ class Scorer:
     def write_patch_maps(self, images: GroupImages, shard: RingShard, shown: Shown) -> None:
         """Write patch maps and raw scores of a shard, before them what RsCon compares; of crops as `shown` says."""
         paths, settings, group = self.run_paths, self.settings, images.group
-        path = paths.out.shard(self.meta.features_id, group, shard.number)
-        meta = read_meta(paths.fs, path)
+        meta = read_meta(paths.fs, paths.out.shard(self.meta.features_id, group, shard.number))
         if images.layout is None:
             found = image_maps(patch_maps_of(paths, group, shard, meta), meta)
         else:
@@ -164,7 +163,7 @@ class Scorer:
         if settings.rescoring == "rscon":
             with self.kernel_turn:
                 use_threads(self.plan.threads)
-                vectors = salient_features_of(self.cache.reader, group, path, shard.ids, found.peaks, self.cache.device)
+                vectors = salient_features_of(self.cache.reader, group, shard, meta, found.peaks, self.cache.device)
             write_array(paths.fs, paths.salient(group, shard.number), vectors)
         write_patch_maps(paths, group, shard, meta, found)
 

@@ -40,7 +40,7 @@ def parse_crops(text: str) -> CropRule | None:
     """Parse `none` (None), `auto`, `3x2` or `size=640`, the last two with or without `overlap=0.2`.
 
     Raises:
-        ValueError: it is none of these; one sentence.
+        ValueError: the text has another form; one sentence.
     """
     if text in WORDS:
         return None if text == "none" else CropRule()

@@ -237,6 +237,11 @@ class Settings(FeatureSettings):
         return None if self.references == "all" else int(self.references)
 
     @property
+    def crop_meeting(self) -> CropReferences:
+        """Return which crops meet; matching near stays within a place."""
+        return "same" if self.matching == "near" else self.crop_references
+
+    @property
     def vectors(self) -> int:
         """Return the number of vectors that represent a patch in a layer."""
         return vectors_per_patch(self.aggregation, len(self.degrees))

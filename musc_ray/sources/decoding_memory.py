@@ -15,7 +15,7 @@ MAX_DECODING = 4
 """Images of unknown size that are decoded at the same time."""
 
 Take = Callable[[int], None]
-"""Waits until so many bytes are free, and takes them, in place of those that were taken before."""
+"""Waits until a number of bytes is free, and takes them, in place of those that were taken before."""
 
 
 def unlimited(amount: int) -> None:
@@ -53,7 +53,7 @@ class DecodingMemory:
 
     @contextmanager
     def of_pixels(self, pixels: int | None) -> Iterator[None]:
-        """Hold the bytes of an RGB image of so many pixels; None: those of an image of unknown size."""
+        """Hold the bytes of an RGB image, given its number of pixels; None: those of an image of unknown size."""
         with self.lease() as take:
             take(self.limit // MAX_DECODING if pixels is None else 3 * pixels)
             yield

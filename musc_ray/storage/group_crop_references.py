@@ -1,14 +1,14 @@
 """Which crops of a group are compared, as `crop_references: auto` chose it: kept with its features and in run.json."""
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from musc_ray.storage.manifest_records import Record
 
 Meeting = Literal["same", "all"]
 """Crops of other images that a crop meets: those at its own place, or all."""
 
 
-class GroupCropReferences(BaseModel):
+class GroupCropReferences(Record):
     """What `crop_references: auto` chose for a group.
 
     Attributes:
@@ -19,14 +19,8 @@ class GroupCropReferences(BaseModel):
         agrees: share of the sample's images whose most anomalous patch is the same with both.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
     meeting: Meeting
     reason: str
     images: int = 0
     found: float | None = None
     agrees: float | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return self.model_dump(mode="json")

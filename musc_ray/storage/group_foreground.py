@@ -1,19 +1,9 @@
 """What `foreground: auto` found of a group, and which patches a run kept: as stored, and as run.json has it."""
 
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict
+from musc_ray.storage.manifest_records import Record
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    def as_json(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return self.model_dump(mode="json")
-
-
-class ForegroundDirection(_Record):
+class ForegroundDirection(Record):
     """How a part is told from its background: `core.foreground.Foreground`, of a layer."""
 
     layer: int
@@ -24,7 +14,7 @@ class ForegroundDirection(_Record):
     share: float
 
 
-class GroupForeground(_Record):
+class GroupForeground(Record):
     """What a sample says of a group.
 
     Attributes:
@@ -44,7 +34,7 @@ class GroupForeground(_Record):
     share: float | None = None
 
 
-class GroupKept(_Record):
+class GroupKept(Record):
     """Which patches of a group were scored and compared with.
 
     Attributes:

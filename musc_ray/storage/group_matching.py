@@ -1,18 +1,16 @@
 """What `matching: auto` chose for a group, as it is stored beside its features and in run.json."""
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import PositiveInt
+
+from musc_ray.storage.manifest_records import Record
 
 if TYPE_CHECKING:
     from musc_ray.core.matching import MatchingChoice
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class MatchedRadius(_Record):
+class MatchedRadius(Record):
     """What a sample says of a radius in patches: see `core/matching.py`."""
 
     radius: int
@@ -20,7 +18,7 @@ class MatchedRadius(_Record):
     agrees: float
 
 
-class GroupMatching(_Record):
+class GroupMatching(Record):
     """Where patches of a group look for their nearest.
 
     Attributes:
@@ -40,7 +38,3 @@ class GroupMatching(_Record):
         """Return a choice that was made by a sample of some images."""
         figures = tuple(MatchedRadius(**vars(figure)) for figure in choice.figures)
         return cls(radius=choice.radius, reason=choice.reason, images=images, figures=figures)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return self.model_dump(mode="json")

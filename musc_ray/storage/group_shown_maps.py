@@ -1,11 +1,11 @@
 """What the maps of a group with crops show, as a sample of its scores chose it: kept with its features, in run.json."""
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from musc_ray.storage.manifest_records import Record
 
 
-class GroupShownMaps(BaseModel):
+class GroupShownMaps(Record):
     """What was chosen for a group.
 
     Attributes:
@@ -15,14 +15,8 @@ class GroupShownMaps(BaseModel):
         whole, crops: how far the highest image scores stand out in each, in robust standard deviations.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
     shown: Literal["whole", "crops"]
     reason: str
     images: int = 0
     whole: float | None = None
     crops: float | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return self.model_dump(mode="json")

@@ -1,5 +1,7 @@
 """The parts of a run's manifest; `manifest` has the whole."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 from musc_ray.core.crops import CropLayout
@@ -9,6 +11,10 @@ class Record(BaseModel):
     """Part of a manifest: immutable; fields of versions to come are kept apart by `schema_version`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return self.model_dump(mode="json")
 
 
 class Resolved(Record):

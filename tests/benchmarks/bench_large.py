@@ -29,7 +29,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 DISTINCT = 4
 BACKBONE, SIDE, BATCH, AHEAD = "dinov2-vit-s-14", 224, 8, 3
-LIMIT_BYTES, LEAST_SHARE = 4e9, 0.8
+LIMIT_BYTES, MIN_SHARE = 4e9, 0.8
 
 
 def write_images(folder: Path, count: int, megapixels: float, kind: str) -> None:
@@ -179,8 +179,8 @@ def main() -> None:
     print(f"rate relative to them {share:.2f}, by CPU seconds {alone.cpu / extract.cpu:.2f}")
     peak = max(extract.largest, extract.total)
     print(f"peak memory: {extract.largest / 1e9:.2f} GB of the largest process, {extract.total / 1e9:.2f} GB of all")
-    if share < LEAST_SHARE or peak > LIMIT_BYTES:
-        sys.exit(f"A limit is not kept: at least {LEAST_SHARE} of the rate, at most {LIMIT_BYTES / 1e9:g} GB.")
+    if share < MIN_SHARE or peak > LIMIT_BYTES:
+        sys.exit(f"A limit is not kept: at least {MIN_SHARE} of the rate, at most {LIMIT_BYTES / 1e9:g} GB.")
 
 
 if __name__ == "__main__":

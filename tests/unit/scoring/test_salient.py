@@ -19,8 +19,8 @@ def test_features_of_the_given_places_and_patches(tmp_path, aggregation):
     settings = {"crops": "1x2", "degrees": DEGREES, "aggregation": aggregation}
     context, groups = generated_archive(str(tmp_path), SPEC | {"settings": settings})
     reader = LayerReader(context.out_paths, "generated", context.settings, context.meta.layers)
-    path = context.out_paths.shard("generated", "group-0", 0)
-    found = salient_features_of(reader, "group-0", path, groups[0].ring[0].ids, PEAKS, torch.device("cpu"))
+    meta = context.meta_of("group-0")
+    found = salient_features_of(reader, "group-0", groups[0].ring[0], meta, PEAKS, torch.device("cpu"))
     _, _, wholes = group_features(SPEC, 0, range(6))
     crops = crop_features(SPEC, 0, range(6), PLACES)[1].reshape(6, PLACES, -1, SPEC["channels"])
     for image, (place, patch) in enumerate(PEAKS):
