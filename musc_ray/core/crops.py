@@ -19,7 +19,7 @@ Size = tuple[int, int]
 DEFAULT_OVERLAP = 0.1
 """Share of a crop's side that it has in common with the next: enough to blend, without making crops much larger.
 
-With twice as much image AUROC falls by 8 points on 4 x 6 crops of generated scratches (bench_crops.py).
+With twice as much image AUROC falls by 8 to 10 points on 4 x 6 crops of generated scratches (bench_crops.py).
 """
 
 MAX_OVERLAP = 0.5
