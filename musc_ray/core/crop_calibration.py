@@ -99,7 +99,7 @@ def choose_shown(whole: FloatArray, crops: FloatArray, layout: CropLayout) -> Sh
     """
     images = len(whole)
     if images < MIN_IMAGES:
-        return ShownMaps("crops", f"it has fewer than {MIN_IMAGES} images")
+        return ShownMaps("crops", f"there are fewer than {MIN_IMAGES} images")
     of_crops = calibrated(crops.reshape(images, -1), usual_scores(crops.reshape(images, -1))).reshape(crops.shape)
     of_whole = calibrated(whole, usual_scores(whole))
     figures = outstanding(peaks(of_whole)), outstanding(peaks(stitch(of_crops, layout)))

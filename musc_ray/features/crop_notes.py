@@ -47,13 +47,15 @@ def cut_notes(sizes: Mapping[str, Counter[Size]], crops: Mapping[str, CropInput]
     groups: dict[str, list[str]] = {}
     for name, cut in crops.items():
         layout, common = cut.layout, sizes.get(name, Counter()).most_common(1)
-        about = ""
+        about = finer = ""
         if common:
             height, width = layout.crop_size(*common[0][0])
             about = f" of about {height:.0f} x {width:.0f} pixels"
+            if height < cut.size[0] and width < cut.size[1]:
+                finer = ", more pixels than they have: fewer crops would show as much at less cost"
         sentence = (
             f"images are cut into {layout.rows} x {layout.columns} crops{about}, overlap {100 * layout.overlap:g} %, "
-            f"which the model sees as {_text(cut.size)} (height x width)."
+            f"which the model sees as {_text(cut.size)} (height x width){finer}."
         )
         groups.setdefault(sentence, []).append(name)
     return tuple(f"{_named(names)}: {sentence}" for sentence, names in groups.items())

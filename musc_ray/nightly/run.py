@@ -28,8 +28,8 @@ OF_ONE_RUN = settings_affecting("run", "runtime")
 """Settings that a nightly run does not inherit from the last run: they concern that run alone, or its machine."""
 
 ALL_NEW = (
-    "No earlier run has features of this backbone, method, image size, layers, compress, refit and model precision: "
-    "all images of the source count as new."
+    "No earlier run has features of this backbone, method, image size, layers, crops, compress, refit and model "
+    "precision: all images of the source count as new."
 )
 """Note of a night that shares no features with the runs before."""
 

@@ -1,7 +1,8 @@
 """Settle for each group what a sample of its images decides, the driver: where patches look for their nearest.
 
-What a sample says of a group is stored beside its features, so that nights and later runs on more images do the same,
-and in the run's folder, so that a resumed run continues as it began whatever else happens to the features.
+What is settled for a group is stored beside its features, so that nights and later runs on more images do the same,
+and in the run's folder, so that a resumed run continues as it began whatever else happens to the features. A group that
+had too few images for a sample is settled again when it has grown, and a note says what changed.
 """
 
 import hashlib
@@ -61,7 +62,7 @@ def settle(
     groups: Sequence[GroupImages],
     progress: Progress,
     question: Question[Answer],
-    depends_on: Mapping[str, object],
+    depends_on: Callable[[str], Mapping[str, object]],
 ) -> Settled[Answer]:
     """Settle a question for each group, in a stage of its own.
 
@@ -71,17 +72,21 @@ def settle(
         groups: to settle it for.
         progress: shows the stage.
         question: what to settle.
-        depends_on: settings that what a sample says depends on, beside those of the features.
+        depends_on: returns the settings that what a sample of a group says depends on, beside those of the features.
     """
-    run_paths, stored = context.run_paths, _Stored(context, question, _digest(depends_on))
-    chosen, failed = settled(context, question), dict[str, Exception]()
+    run_paths, stored = context.run_paths, _Stored(context, question, depends_on)
+    chosen, failed, before = settled(context, question), dict[str, Exception](), dict[str, Answer]()
     open_groups = [group for group in groups if group.group not in chosen]
     with progress.stage(question.name, total=len(groups), unit="groups") as stage:
         stage.already_done(len(groups) - len(open_groups))
         sampled: deque[GroupImages] = deque()
         for group in open_groups:
-            answer = stored.read(group.group) or question.without_sample(group)
-            if answer is None:
+            few, answer = question.without_sample(group), stored.read(group.group)
+            if answer is None and few is not None:
+                answer = stored.write(group.group, few)
+            elif answer is not None and answer.of_few and few is None:
+                before[group.group] = answer
+            if answer is None or group.group in before:
                 sampled.append(group)
                 continue
             chosen[group.group] = answer
@@ -92,13 +97,14 @@ def settle(
         )
         for group, references, error in calls:
             if error is None:
-                chosen[group.group] = stored.write(group.group, pool.executor.get(references[0]))
+                answer = pool.executor.get(references[0])
+                chosen[group.group] = stored.write(group.group, answer, before.get(group.group))
             else:
                 failed[group.group] = error
             stage.advance(1)
     if open_groups:
-        path = run_paths.settled(question.name)
-        write_json(run_paths.fs, path, {name: found.as_json() for name, found in chosen.items()})
+        answers = {name: found.as_json() for name, found in chosen.items()}
+        write_json(run_paths.fs, run_paths.settled(question.name), answers)
     return Settled(chosen, failed, stage.seconds)
 
 
@@ -111,14 +117,15 @@ def settled(context: RunContext, question: Question[Answer]) -> dict[str, Answer
 
 @dataclass(frozen=True)
 class _Stored(Generic[Answer]):
-    """The answers beside the features of groups, for the settings of a digest."""
+    """The answers beside the features of groups, for the settings that they depend on."""
 
     context: RunContext
     question: Question[Answer]
-    digest: str
+    depends_on: Callable[[str], Mapping[str, object]]
 
     def _path(self, group: str) -> str:
-        return self.context.out_paths.settled(self.context.meta.features_id, group, self.question.name, self.digest)
+        digest = _digest(self.depends_on(group))
+        return self.context.out_paths.settled(self.context.meta.features_id, group, self.question.name, digest)
 
     def read(self, group: str) -> Answer | None:
         """Return what an earlier run stored of a group; with `overwrite` remove it."""
@@ -131,9 +138,18 @@ class _Stored(Generic[Answer]):
             return None
         return _parsed(self.question, stored, path)
 
-    def write(self, group: str, found: Answer) -> Answer:
-        """Store what a sample said, unless another run was faster; returns what holds."""
+    def write(self, group: str, found: Answer, before: Answer | None = None) -> Answer:
+        """Store what was found, unless another run was faster; returns what holds.
+
+        Args:
+            group: its name.
+            found: by a sample, or by a rule for few images.
+            before: what the group had as one of too few images, which a sample's answer replaces.
+        """
         fs, path = self.context.out_paths.fs, self._path(group)
+        if before is not None:
+            write_json(fs, path, found.as_json())
+            return found.model_copy(update={"grown": found.decided != before.decided})
         if create(fs, path, json.dumps(found.as_json(), indent=2).encode()):
             return found
         return _parsed(self.question, read_json(fs, path) or {}, path)

@@ -14,7 +14,7 @@ from musc_ray.storage.group_crop_references import GroupCropReferences, Meeting
 OF_SAMPLE = ("degrees", "aggregation", "interval", "seed")
 """Settings that what a sample says depends on, beside those of the features."""
 
-TOO_FEW = f"it has fewer than {MIN_IMAGES} images"
+TOO_FEW = f"there are fewer than {MIN_IMAGES} images"
 NEAR = "matching near compares the same place"
 
 
@@ -30,7 +30,7 @@ def settle_crop_references(
         given = GroupCropReferences(meeting=meeting, reason=NEAR if settings.crop_references == "auto" else "as given")
         return Settled({group.group: given for group in cut}, {}, 0.0)
     depends_on = {name: getattr(settings, name) for name in OF_SAMPLE}
-    return settle(pool, context, cut, progress, CROP_REFERENCES, depends_on)
+    return settle(pool, context, cut, progress, CROP_REFERENCES, lambda _: depends_on)
 
 
 def chosen_crop_references(context: RunContext) -> dict[str, GroupCropReferences]:

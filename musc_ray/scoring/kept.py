@@ -15,7 +15,7 @@ from musc_ray.features.context import RunContext
 from musc_ray.features.ignored import GroupMasks
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
-from musc_ray.scoring.by_sample import Question, settle
+from musc_ray.scoring.by_sample import Question, settle, settled
 from musc_ray.scoring.kept_flags import KeptTask, MaskedPatches, ShardKept, kept_by
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.storage.filesystem import read_json, write_json
@@ -26,7 +26,7 @@ from musc_ray.storage.shards import FeaturesMeta
 OF_SAMPLE = ("seed",)
 """Settings that what a sample says depends on, beside those of the features."""
 
-TOO_FEW = f"it has fewer than {MIN_IMAGES} images"
+TOO_FEW = f"there are fewer than {MIN_IMAGES} images"
 
 NAME = "kept"
 """Of the stage, and of the file in the run's folder."""
@@ -50,8 +50,8 @@ def settle_kept(pool: Pool, context: RunContext, groups: Sequence[GroupImages], 
     answers: Mapping[str, GroupForeground] = {}
     if settings.foreground == "auto":
         of_sample = {name: getattr(settings, name) for name in OF_SAMPLE}
-        settled = settle(pool, context, groups, progress, _question(), of_sample)
-        answers, failed = settled.answers, dict(settled.failed)
+        found = settle(pool, context, groups, progress, FOREGROUND, lambda _: of_sample)
+        answers, failed = found.answers, dict(found.failed)
     open_groups = {group.group: group for group in groups if group.group not in failed}
     written: dict[str, list[ShardKept]] = {name: [] for name in open_groups}
     tasks = _tasks(context, list(open_groups.values()), answers)
@@ -87,11 +87,19 @@ def chosen_kept(context: RunContext) -> dict[str, GroupKept]:
         raise MuscRayError(f"{path} does not say which patches are kept: delete it and run again.") from error
 
 
-def _question() -> Question[GroupForeground]:
-    def without_sample(group: GroupImages) -> GroupForeground | None:
-        return GroupForeground(reason=TOO_FEW) if group.images < MIN_IMAGES else None
+def chosen_foreground(context: RunContext) -> dict[str, GroupForeground]:
+    """Read how the run tells the parts of groups from their background, by group; empty unless the setting is auto."""
+    return settled(context, FOREGROUND) if context.settings.foreground == "auto" else {}
 
-    return Question("foreground", "which patches are foreground", GroupForeground, "choose_foreground", without_sample)
+
+def _without_sample(group: GroupImages) -> GroupForeground | None:
+    return GroupForeground(reason=TOO_FEW) if group.images < MIN_IMAGES else None
+
+
+FOREGROUND = Question(
+    "foreground", "which patches are foreground", GroupForeground, "choose_foreground", _without_sample
+)
+"""How a group's part is told from its background."""
 
 
 def _tasks(

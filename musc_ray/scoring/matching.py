@@ -14,7 +14,7 @@ from musc_ray.storage.group_matching import GroupMatching
 OF_SAMPLE = ("degrees", "aggregation", "interval", "radius", "seed")
 """Settings that what a sample says depends on, beside those of the features."""
 
-TOO_FEW = f"it has fewer than {MIN_IMAGES} images"
+TOO_FEW = f"there are fewer than {MIN_IMAGES} images"
 ALL_CROPS = "its crops are compared with those at all places"
 
 
@@ -26,7 +26,7 @@ def settle_matching(
     if settings.matching != "auto":
         given = GroupMatching(radius=settings.radius, reason="as given")
         return Settled({group.group: given for group in groups}, {}, 0.0)
-    return settle(pool, context, groups, progress, MATCHING, _depends_on(settings))
+    return settle(pool, context, groups, progress, MATCHING, lambda _: _depends_on(settings))
 
 
 def chosen_matching(context: RunContext) -> dict[str, GroupMatching]:

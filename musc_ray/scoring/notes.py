@@ -9,7 +9,7 @@ from musc_ray.features.outside import is_outside
 from musc_ray.storage.group_crop_references import GroupCropReferences
 from musc_ray.storage.group_matching import GroupMatching
 from musc_ray.storage.group_shown_maps import GroupShownMaps
-from musc_ray.storage.manifest_records import GroupCompression, GroupNight
+from musc_ray.storage.manifest_records import Decision, GroupCompression, GroupNight
 
 MAX_NAMED = 3
 """Groups that a note of many groups names."""
@@ -62,7 +62,8 @@ def run_notes(
     if lost:
         notes.append(f"{lost} worker{'' if lost == 1 else 's'} died; their tasks were repeated.")
     if repaired:
-        notes.append(f"{repaired} shard{'' if repaired == 1 else 's'} of features were broken and extracted again.")
+        of_features = "1 shard of features was" if repaired == 1 else f"{repaired} shards of features were"
+        notes.append(f"{of_features} broken and extracted again.")
     return (*notes, *_drift_notes(night), *few_images_notes(images), *matching_notes(matching))
 
 
@@ -106,6 +107,24 @@ def shown_notes(shown_maps: Mapping[str, GroupShownMaps]) -> list[str]:
     for name, found in shown_maps.items():
         groups.setdefault(f"{SHOWN[found.shown]}, since {found.reason}.", []).append(name)
     return [f"{named(names)}: scores and maps are {sentence}" for sentence, names in groups.items()]
+
+
+def settled_anew_notes(decisions: Mapping[str, Mapping[str, Decision]]) -> list[str]:
+    """Say of which groups something is settled otherwise than in earlier runs, since they have grown.
+
+    Args:
+        decisions: by what is settled, in words, and by group.
+    """
+    notes = []
+    for about, by_group in decisions.items():
+        grown = [name for name, decision in by_group.items() if decision.grown]
+        if grown:
+            have = "has" if len(grown) == 1 else "have"
+            notes.append(
+                f"{named(grown)} {have} grown: a sample of the images now says how {about}, where before there were "
+                "too few for one, so that raw scores do not compare with those of earlier runs."
+            )
+    return notes
 
 
 def matching_text(radius: int | None) -> str:

@@ -16,10 +16,17 @@ from musc_ray.features.intensity import stated
 from musc_ray.features.listing_notes import listing_notes
 from musc_ray.features.outside import is_outside
 from musc_ray.scoring.crop_references import chosen_crop_references
-from musc_ray.scoring.kept import chosen_kept
+from musc_ray.scoring.kept import chosen_foreground, chosen_kept
 from musc_ray.scoring.kept_notes import kept_notes
 from musc_ray.scoring.matching import chosen_matching
-from musc_ray.scoring.notes import crop_notes, grown_notes, outside_notes, run_notes, shown_notes
+from musc_ray.scoring.notes import (
+    crop_notes,
+    grown_notes,
+    outside_notes,
+    run_notes,
+    settled_anew_notes,
+    shown_notes,
+)
 from musc_ray.scoring.scored_groups import ScoredGroups
 from musc_ray.scoring.shown_maps import chosen_shown_maps
 from musc_ray.storage.layer_columns import layer_bytes
@@ -218,8 +225,16 @@ def _decided_notes(context: RunContext, scored: ScoredGroups) -> list[str]:
     """Say which crops meet and what is not scored; name groups that were too small for `compress: auto` once."""
     left = {name for name, decided in context.compression.items() if decided.sha256 is None}
     grown = [group.group for group in scored.groups if group.group in left and group.images >= MIN_IMAGES]
-    chosen = crop_notes(chosen_crop_references(context)) + shown_notes(chosen_shown_maps(context))
-    return chosen + kept_notes(chosen_kept(context)) + grown_notes(grown)
+    meetings, shown = chosen_crop_references(context), chosen_shown_maps(context)
+    anew = settled_anew_notes(
+        {
+            "patches are matched": chosen_matching(context),
+            "crops are compared": meetings,
+            "maps are made": shown,
+            "the foreground is found": chosen_foreground(context),
+        }
+    )
+    return crop_notes(meetings) + shown_notes(shown) + kept_notes(chosen_kept(context)) + anew + grown_notes(grown)
 
 
 def _compression(context: RunContext, scored: ScoredGroups) -> dict[str, GroupCompression]:

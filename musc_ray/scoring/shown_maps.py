@@ -4,22 +4,36 @@ from collections.abc import Sequence
 
 from musc_ray.core.crop_calibration import MIN_IMAGES
 from musc_ray.features.context import RunContext
-from musc_ray.features.ignored import digests
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.by_sample import Question, Settled, settle, settled
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.storage.group_shown_maps import GroupShownMaps
 
-OF_SAMPLE = ("degrees", "aggregation", "interval", "matching", "radius", "crop_references", "foreground")
-"""Settings that what a sample says depends on, beside those of the features and the masks of what is ignored."""
+OF_SAMPLE = (
+    "degrees",
+    "aggregation",
+    "interval",
+    "matching",
+    "radius",
+    "crop_references",
+    "foreground",
+    "references",
+    "seed",
+)
+"""Settings that what a sample says depends on, beside those of the features and the group's mask of what is ignored."""
 
 
 def settle_shown_maps(
     pool: Pool, context: RunContext, groups: Sequence[GroupImages], progress: Progress
 ) -> Settled[GroupShownMaps]:
     """Settle what the maps of groups whose images are cut show; their set maps are written."""
-    depends_on = {name: getattr(context.settings, name) for name in OF_SAMPLE} | digests(context.masks)
+    of_sample = {name: getattr(context.settings, name) for name in OF_SAMPLE}
+
+    def depends_on(group: str) -> dict[str, object]:
+        masks = context.masks.get(group)
+        return of_sample | {"ignore": None if masks is None else masks.digest}
+
     return settle(pool, context, groups, progress, SHOWN_MAPS, depends_on)
 
 
@@ -31,7 +45,7 @@ def chosen_shown_maps(context: RunContext) -> dict[str, GroupShownMaps]:
 def _without_sample(group: GroupImages) -> GroupShownMaps | None:
     if group.images >= MIN_IMAGES:
         return None
-    return GroupShownMaps(shown="crops", reason=f"it has fewer than {MIN_IMAGES} images")
+    return GroupShownMaps(shown="crops", reason=f"there are fewer than {MIN_IMAGES} images")
 
 
 SHOWN_MAPS = Question("shown_maps", "what its maps show", GroupShownMaps, "choose_shown_maps", _without_sample)

@@ -2,25 +2,26 @@
 
 from typing import Literal
 
-from musc_ray.storage.manifest_records import Record
+from musc_ray.storage.manifest_records import Decision
 
 Meeting = Literal["same", "all"]
 """Crops of other images that a crop meets: those at its own place, or all."""
 
 
-class GroupCropReferences(Record):
+class GroupCropReferences(Decision):
     """What `crop_references: auto` chose for a group.
 
     Attributes:
         meeting: which crops meet.
-        reason: why.
-        images: images of the sample, 0 where none was looked at.
         found: share of good patches that find their nearest at their own place, in crops of the sample.
         agrees: share of the sample's images whose most anomalous patch is the same with both.
     """
 
     meeting: Meeting
-    reason: str
-    images: int = 0
     found: float | None = None
     agrees: float | None = None
+
+    @property
+    def decided(self) -> object:
+        """Which crops meet."""
+        return self.meeting

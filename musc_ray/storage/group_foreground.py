@@ -1,6 +1,6 @@
 """What `foreground: auto` found of a group, and which patches a run kept: as stored, and as run.json has it."""
 
-from musc_ray.storage.manifest_records import Record
+from musc_ray.storage.manifest_records import Decision, Record
 
 
 class ForegroundDirection(Record):
@@ -14,24 +14,25 @@ class ForegroundDirection(Record):
     share: float
 
 
-class GroupForeground(Record):
+class GroupForeground(Decision):
     """What a sample says of a group.
 
     Attributes:
         found: how the part is told from the background; None where all patches are kept.
-        reason: why.
-        images: of the sample, 0 where none was looked at.
         separation, border, centre, unclear, share: see `core.foreground.ForegroundFigures`.
     """
 
     found: ForegroundDirection | None = None
-    reason: str
-    images: int = 0
     separation: float | None = None
     border: float | None = None
     centre: float | None = None
     unclear: float | None = None
     share: float | None = None
+
+    @property
+    def decided(self) -> object:
+        """How the part is told from the background."""
+        return self.found
 
 
 class GroupKept(Record):

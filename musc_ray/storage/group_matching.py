@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import PositiveInt
 
-from musc_ray.storage.manifest_records import Record
+from musc_ray.storage.manifest_records import Decision, Record
 
 if TYPE_CHECKING:
     from musc_ray.core.matching import MatchingChoice
@@ -18,20 +18,21 @@ class MatchedRadius(Record):
     agrees: float
 
 
-class GroupMatching(Record):
+class GroupMatching(Decision):
     """Where patches of a group look for their nearest.
 
     Attributes:
         radius: at most this many patches from their own place; None means anywhere.
-        reason: why.
-        images: images of the sample, 0 where none was looked at.
         figures: what the sample says of the radii that were tried.
     """
 
     radius: PositiveInt | None = None
-    reason: str
-    images: int = 0
     figures: tuple[MatchedRadius, ...] = ()
+
+    @property
+    def decided(self) -> object:
+        """The radius."""
+        return self.radius
 
     @classmethod
     def of(cls, choice: "MatchingChoice", images: int) -> Self:

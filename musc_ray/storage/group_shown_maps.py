@@ -2,21 +2,22 @@
 
 from typing import Literal
 
-from musc_ray.storage.manifest_records import Record
+from musc_ray.storage.manifest_records import Decision
 
 
-class GroupShownMaps(Record):
+class GroupShownMaps(Decision):
     """What was chosen for a group.
 
     Attributes:
         shown: patch maps and scores are from the whole images, or stitched from their crops.
-        reason: why.
-        images: images of the sample, 0 where none was looked at.
         whole, crops: how far the highest image scores stand out in each, in robust standard deviations.
     """
 
     shown: Literal["whole", "crops"]
-    reason: str
-    images: int = 0
     whole: float | None = None
     crops: float | None = None
+
+    @property
+    def decided(self) -> object:
+        """What is shown; crops of few images are not calibrated (`core.crop_calibration`)."""
+        return self.shown, self.of_few

@@ -17,6 +17,30 @@ class Record(BaseModel):
         return self.model_dump(mode="json")
 
 
+class Decision(Record):
+    """What was settled for a group by a sample of its images, or by a rule for groups of few.
+
+    Attributes:
+        reason: why.
+        images: images of the sample, 0 where none was looked at.
+        grown: whether this run settled it anew, otherwise than before, since the group is no longer one of few images.
+    """
+
+    reason: str
+    images: int = 0
+    grown: bool = False
+
+    @property
+    def of_few(self) -> bool:
+        """Whether no sample was looked at."""
+        return self.images == 0
+
+    @property
+    def decided(self) -> object:
+        """What scores depend on."""
+        raise NotImplementedError
+
+
 class Resolved(Record):
     """What `auto` and defaults meant.
 

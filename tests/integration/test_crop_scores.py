@@ -10,6 +10,8 @@ import pyarrow.dataset as ds
 import pytest
 
 from musc_ray.features.ignored import GroupMasks
+from musc_ray.scoring.notes import settled_anew_notes
+from musc_ray.scoring.shown_maps import chosen_shown_maps
 from tests.helpers import brute_force
 from tests.helpers.generated import crop_grid
 from tests.integration.test_crop_references import GRID, PLACES, SPEC, expected, mutual
@@ -142,11 +144,39 @@ def test_a_run_with_a_mask_chooses_for_itself(tmp_path):
     after, _, _ = mutual(tmp_path / "after", MANY, masks={"group-0": GroupMasks(mask, {})}, crop_references="same")
     chosen = [json.loads(Path(run.run_paths.settled("shown_maps")).read_text())["group-0"] for run in (alone, after)]
     assert chosen[0] == chosen[1]
-    assert len(list((tmp_path / "after").glob("features/*/group=*/_shown_maps-*.json"))) == 2
+    assert len(list((tmp_path / "after").glob("features/*/group=group-0/_shown_maps-*.json"))) == 2
+
+
+def test_a_mask_of_one_group_leaves_what_others_show(tmp_path):
+    mask = np.zeros((8, 10), bool)
+    mask[:4, :5] = True
+    for masks in ({}, {"group-0": GroupMasks(mask, {})}):
+        context, _, _ = mutual(tmp_path, MANY | {"groups": 2}, masks=masks, crop_references="same")
+        shutil.rmtree(context.run_paths.folder)
+    counts = [len(list(tmp_path.glob(f"features/*/group=group-{n}/_shown_maps-*.json"))) for n in (0, 1)]
+    assert counts == [2, 1]
+
+
+def test_a_group_that_has_grown_is_decided_anew_and_a_note_says_so(tmp_path):
+    """What it showed as one of few images is stored, so that the change does not pass in silence."""
+    context, _, _ = mutual(tmp_path, MANY, crop_references="same")
+    assert settled_anew_notes({"maps are made": chosen_shown_maps(context)}) == []
+    (stored,) = tmp_path.glob("features/*/group=*/_shown_maps-*.json")
+    sampled = json.loads(stored.read_text())
+    stored.write_text(json.dumps({"shown": "crops", "reason": "there are fewer than 16 images"}))
+    shutil.rmtree(context.run_paths.folder)
+    again, _, _ = mutual(tmp_path, MANY, crop_references="same")
+    (chosen,) = chosen_shown_maps(again).values()
+    assert (chosen.shown, chosen.images, chosen.grown) == (sampled["shown"], 20, True)
+    (note,) = settled_anew_notes({"maps are made": {"group-0": chosen}})
+    assert note.startswith("Group 'group-0' has grown: a sample of the images now says how maps are made")
+    assert json.loads(stored.read_text()) == sampled, "the next run says no more of it"
 
 
 def test_few_images_show_their_crops_as_they_are(tmp_path):
     context, _, _ = mutual(tmp_path, MANY | {"images": 6}, crop_references="same")
+    (stored,) = tmp_path.glob("features/*/group=*/_shown_maps-*.json")
+    assert json.loads(stored.read_text())["images"] == 0
     places, grid = expected(MANY | {"images": 6}, "same"), crop_grid(MANY)
     crops = np.stack([places[place + 1].reshape(-1, *grid) for place in range(PLACES)], axis=1)
     maps = np.stack([stitched(image) for image in crops])

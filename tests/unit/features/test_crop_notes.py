@@ -39,3 +39,11 @@ def test_groups_that_are_cut_alike_share_a_sentence():
         "Group 'unread': images are cut into 2 x 2 crops, overlap 25 %, which the model sees as 224 x 224 (height x "
         "width).",
     )
+
+
+def test_crops_of_fewer_pixels_than_the_model_sees_are_named():
+    (note,) = cut_notes({"a": Counter({(400, 400): 4})}, {"a": CropInput(CropLayout(2, 2), SQUARE)})
+    assert "of about 211 x 211 pixels" in note
+    assert note.endswith(", more pixels than they have: fewer crops would show as much at less cost.")
+    (note,) = cut_notes({"a": Counter({(400, 4000): 4})}, {"a": CropInput(CropLayout(2, 2), SQUARE)})
+    assert note.endswith("(height x width).")
