@@ -122,7 +122,7 @@ def input_shape(settings: Settings, group: str, square: Size, patch: int, ratio:
         if rule.size is not None:
             layout = layout_of_size(height, width, rule.size, rule.overlap)
         else:
-            layout = rule.layout or fewest_crops(height, width, rule.overlap, input_size)
+            layout = rule.layout or fewest_crops(height, width, rule.overlap, input_size, rule.scale)
     except ValueError as error:
         raise SettingsError(
             f"Setting 'crops' {settings.crops} cuts the images of group '{group}', of about {height:.0f} x "

@@ -63,8 +63,8 @@ class FeatureSettings(BaseModel):
     crops: Annotated[Crops, affects("features", older="none")] = Field(
         default="none",
         description="Overlapping parts that large images are cut into at full resolution, each as large for the model "
-        "as the whole: none, ROWSxCOLUMNS such as 3x2, size=640 (pixels of the original, at most; with an "
-        "overlap=0.2), or so many that the model sees at least every second pixel (auto).",
+        "as the whole: none, ROWSxCOLUMNS such as 3x2, size=640 (pixels of the original, at most), scale=1.5 (pixels "
+        "of the original a pixel of the model, at most), all with an overlap=0.2 if wanted, or auto: scale=2.",
     )
     compress: Annotated[Compress, affects("features", older="none")] = Field(
         default="none",

@@ -37,8 +37,9 @@ GENERATED = {"mosaic": write_mosaics, "rough": write_rough}
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "mosaic": {
         "whole": {"compress": "96"},
-        "5x7 same": {"compress": "96", "crops": "5x7", "crop_references": "same"},
         "5x7 all": {"compress": "96", "crops": "5x7", "crop_references": "all", "references": 16},
+        "7x10 all": {"compress": "96", "crops": "7x10", "crop_references": "all", "references": 16},
+        "7x10 same": {"compress": "96", "crops": "7x10", "crop_references": "same"},
     },
     "rough": {
         "whole": {},

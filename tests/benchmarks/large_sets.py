@@ -20,7 +20,7 @@ Pixels = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 
-def write_mosaics(folder: Path, images: int = 40, defective: int = 4, seed: int = 3, kinds: int = 12) -> Path:
+def write_mosaics(folder: Path, images: int = 100, defective: int = 10, seed: int = 3, kinds: int = 12) -> Path:
     """Write mosaics of 3000 x 2000 pixels of good magnetic tiles, some with one real defect of 15 to 40 pixels.
 
     Which tile lies where, and whether it is mirrored, is random; all tiles have the same median. They are those of the

@@ -9,7 +9,8 @@ from PIL import Image
 from musc_ray.errors import MuscRayError
 from musc_ray.features import group_shapes
 from musc_ray.features.context import context_of
-from musc_ray.features.group_shapes import FIRST_IMAGES, SAMPLE_IMAGES
+from musc_ray.features.group_shapes import FIRST_IMAGES, SAMPLE_IMAGES, input_shape
+from musc_ray.settings.loading import load_settings
 from musc_ray.sources.catalog import catalog_images
 from musc_ray.storage.feature_shards import existing_shards
 from musc_ray.storage.retry import StorageError
@@ -190,3 +191,10 @@ def test_the_features_id_says_whether_shapes_are_kept(tmp_path):
     )
     assert kept != square
     assert kept != paper
+
+
+@pytest.mark.parametrize(("crops", "count"), [("auto", 4), ("scale=1", 12), ("scale=4", 1)])
+def test_crops_are_as_many_as_the_scale_needs(crops, count):
+    settings = load_settings(None, {"crops": crops, "method": "paper"})
+    shape = input_shape(settings, "a", (224, 224), 14, 0.75, 600 * 800)
+    assert shape.places == (1 if count == 1 else count + 1)
