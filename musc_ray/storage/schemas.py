@@ -126,3 +126,17 @@ REGIONS = pa.schema(
     ]
 )
 """Intermediate: the masks of a file of scores as runs of pixels, for passes over its maps; `row` is in that file."""
+
+VERDICTS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("verdict", pa.string(), nullable=False),
+        pa.field("note", pa.string(), nullable=False),
+        pa.field("who", pa.string(), nullable=False),
+        pa.field("when", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("imported_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+"""What people said of images: `verdict` is good, defective or unsure. A row a saying; the latest `when` counts."""
