@@ -28,7 +28,7 @@ from musc_ray.scoring.driver import Stages
 from musc_ray.scoring.result import RunResult, read_result
 from musc_ray.scoring.run_manifest import check_same_run, run_manifest, started_manifest
 from musc_ray.scoring.scored_groups import scorable_groups, score_all
-from musc_ray.scoring.thresholds import ThresholdRule, apply_rule
+from musc_ray.scoring.thresholds import ThresholdRule, apply_rule, apply_verdicts
 from musc_ray.settings.credentials import redacted
 from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import skipped_table, to_table
@@ -140,6 +140,7 @@ def _compute(
             write_errors(context, errors)
         metrics = image_aurocs(run_paths, [group.group for group in scored.groups], labels)
         run = run_manifest(context, scored, scored_at, stages, len(errors), metrics)
+        run = apply_verdicts(run_paths, run, [group.group for group in scored.groups])
         started = time.monotonic()
         write_report(context.out_paths, run, executor, settings, progress, labels)
     stages = {**run.stages, "report": {"seconds": time.monotonic() - started}}

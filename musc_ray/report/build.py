@@ -46,7 +46,8 @@ COLUMNS = ("image_id", "uri", "score", "score_raw", "rank", "percentile", *SIZE_
 def report_again(given: Settings, progress: Progress) -> str:
     """Write the report of a complete run again, and return its location.
 
-    A threshold or contamination that is given is applied to the scores first, as `run` does.
+    A threshold or contamination that is given, or where the run has none what verdicts say, is applied to the scores
+    first, as `run` does.
 
     Args:
         given: with out; run_id (None takes the run that was scored last), and of what changes a report those that are
@@ -63,6 +64,8 @@ def report_again(given: Settings, progress: Progress) -> str:
     run = complete_run(out_paths, given.run_id)
     if given.model_fields_set & {"threshold", "contamination"}:
         run = _with_rule(out_paths.run(run.run_id), run, ThresholdRule.of(given))
+    elif not ThresholdRule.of(run.settings).is_given:
+        run = _with_rule(out_paths.run(run.run_id), run, ThresholdRule.of(run.settings))
     changeable = settings_affecting("report", "runtime")
     changed = {name: getattr(given, name) for name in changeable if name in given.model_fields_set}
     settings = load_settings(None, settings_dict(run.settings) | {"out": None, "address": given.address} | changed)

@@ -62,8 +62,9 @@ class PartNeighbours:
 
 @dataclass(frozen=True)
 class GroupFigures:
-    """A ranked group's threshold, if there is a rule, and its drift, in a night."""
+    """A ranked group's smallest and largest raw score, its threshold, if there is a rule, and its drift, in a night."""
 
+    raw_range: tuple[float, float]
     threshold: float | None = None
     drift: float | None = None
 
@@ -134,7 +135,7 @@ class Ranker:
             (images.ring[part.start].first, images.ring[part.stop - 1].positions.stop) for part in parts_of(images)
         ]
         parts = [{name: values[start:stop] for name, values in columns.items()} for start, stop in bounds]
-        return GroupFigures(threshold, drifted), parts
+        return GroupFigures((float(raw.min()), float(raw.max())), threshold, drifted), parts
 
     def write_part(
         self,

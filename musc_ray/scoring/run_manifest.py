@@ -116,6 +116,7 @@ def run_manifest(
         repeated_defects=_defect_counts(stages),
         waiting=dict(context.waiting),
         thresholds=_thresholds(scored),
+        raw_ranges={group.group: scored.figures[group.group].raw_range for group in scored.groups},
         night=night,
         intensity=stated(context.intensity),
         image_sizes=dict(context.image_sizes),

@@ -18,6 +18,7 @@ from musc_ray.storage.manifest_records import (
     DefectCount,
     GroupCompression,
     GroupCrops,
+    GroupLabels,
     GroupNight,
     Record,
     Resolved,
@@ -35,6 +36,8 @@ OPTIONAL = (
     "repeated_defects",
     "waiting",
     "thresholds",
+    "labelled_thresholds",
+    "raw_ranges",
     "night",
     "intensity",
     "image_sizes",
@@ -112,6 +115,9 @@ class RunManifest(_Manifest):
         repeated_defects: by group; None where they were not looked for.
         waiting: numbers of new images that a nightly run leaves for a later one, by group.
         thresholds: by group; empty without a rule, None while the scores table is being rewritten.
+        labelled_thresholds: what those by verdicts rest on, by group, where no rule was given.
+        raw_ranges: smallest and largest `score_raw` of each group, a night's window included: rescoring takes them for
+            0 and 1.
         night: by group; None in a run on a whole archive.
         intensity: the values that are shown black and white, of each group with images of more than 8 bits.
         image_sizes: (H, W) of the model's input by group, where it follows the shape of the group's images.
@@ -136,6 +142,8 @@ class RunManifest(_Manifest):
     repeated_defects: dict[str, tuple[DefectCount, ...]] | None = None
     waiting: dict[str, int] = Field(default_factory=dict)
     thresholds: dict[str, float] | None = Field(default_factory=dict)
+    labelled_thresholds: dict[str, GroupLabels] = Field(default_factory=dict)
+    raw_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
     night: dict[str, GroupNight] | None = None
     intensity: dict[str, tuple[float, float]] = Field(default_factory=dict)
     image_sizes: dict[str, tuple[int, int]] = Field(default_factory=dict)

@@ -118,6 +118,19 @@ class GroupNight(Record):
     outside_warning: bool = False
 
 
+class GroupLabels(Record):
+    """What a group's threshold by verdicts rests on.
+
+    Attributes:
+        threshold: of `score`, the best F1 on the labelled images.
+        good, defective: labelled images.
+    """
+
+    threshold: float
+    good: int
+    defective: int
+
+
 class GroupCompression(Record):
     """How the features of a group are compressed.
 
