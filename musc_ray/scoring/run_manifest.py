@@ -96,8 +96,7 @@ def run_manifest(
     """
     night = None if context.earlier is None else _night(context, scored)
     compression = _compression(context, scored)
-    images, matching = {group.group: group.images for group in scored.groups}, chosen_matching(context)
-    notes = run_notes(scored.failed, stages, night or {}, context.intensity, images, matching)
+    images = {group.group: group.images for group in scored.groups}
     return RunManifest(
         schema_version=SCHEMA_VERSION,
         run_id=context.run_id,
@@ -108,7 +107,7 @@ def run_manifest(
         counts=_counts(context, scored, failed_images),
         failed_groups=scored.failed,
         metrics=dict(metrics),
-        notes=(*listing_notes(context), *notes, *outside_notes(night, compression), *_decided_notes(context, scored)),
+        notes=_notes(context, scored, stages, night, compression),
         stages=_figures(stages),
         versions=_versions(),
         skipped=context.catalog.skipped_by_reason,
@@ -122,11 +121,24 @@ def run_manifest(
         image_sizes=dict(context.image_sizes),
         compression=compression,
         crops=_crops(context),
-        matching=matching,
+        matching=chosen_matching(context),
         kept=chosen_kept(context),
         crop_references=chosen_crop_references(context),
         shown_maps=chosen_shown_maps(context),
     )
+
+
+def _notes(
+    context: RunContext,
+    scored: ScoredGroups,
+    stages: Mapping[str, Mapping[str, Any]],
+    night: Mapping[str, GroupNight] | None,
+    compression: Mapping[str, GroupCompression],
+) -> tuple[str, ...]:
+    """List the notes on the images, the stages and what was decided."""
+    images = {group.group: group.images for group in scored.groups}
+    notes = run_notes(scored.failed, stages, night or {}, context.intensity, images, chosen_matching(context))
+    return (*listing_notes(context), *notes, *outside_notes(night, compression), *_decided_notes(context, scored))
 
 
 def _thresholds(scored: ScoredGroups) -> dict[str, float]:
