@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import musc_ray
-from musc_ray.cli import inspecting, results, running
+from musc_ray.cli import inspecting, judging, results, running
 from musc_ray.cli.errors import FAILED, ReadableErrors, Stopped, stopped
 from musc_ray.cli.verbs import MARKUP, Verb
 from musc_ray.settings.credentials import log_to_stderr
@@ -20,7 +20,15 @@ from musc_ray.settings.credentials import log_to_stderr
 VERBS = {
     "Score images": (running.run, running.extract, running.score, running.rescore, running.benchmark, running.demo),
     "Before and during a run": (inspecting.plan, inspecting.settings, inspecting.status),
-    "After a run": (results.runs, results.report, results.evaluate, results.heatmaps, results.publish, results.gc),
+    "After a run": (
+        results.runs,
+        results.report,
+        judging.verdicts,
+        results.evaluate,
+        results.heatmaps,
+        results.publish,
+        results.gc,
+    ),
 }
 """All verbs by the panel of `musc-ray --help`."""
 

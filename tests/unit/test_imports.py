@@ -33,6 +33,7 @@ ANSWERS = {
     "evaluate": "needs the out",
     "heatmaps": "Missing option '--format'",
     "publish": "needs the OUT",
+    "verdicts": "Missing argument 'OUT'",
     "run photos out --shard-size x": "must be a whole number",
     "run photos out --backbone dinov2-vits-14": "did you mean dinov2-vit-s-14",
     "run photos out --backbone nothing": "Unknown backbone 'nothing'",
@@ -55,6 +56,8 @@ ANSWERS = {
     "rescore nowhere": "There is no complete run in ",
     "report nowhere": "There is no complete run in ",
     "evaluate nowhere": "There is no complete run in ",
+    "verdicts nowhere": "There is no complete run in ",
+    "verdicts nowhere no.csv": "There are no verdicts at no.csv",
     "heatmaps nowhere --format png": "There is no complete run in ",
 }
 """Commands that answer or refuse without work, and a part of the error; empty if they succeed."""
