@@ -29,7 +29,11 @@ def summarise(parts: Sequence[Part]) -> DistanceSummary:
 
 
 def patch_scores(
-    parts: Sequence[Part], references: int, interval: tuple[float, float], device: torch.device
+    parts: Sequence[Part],
+    references: int,
+    interval: tuple[float, float],
+    device: torch.device,
+    at_most: Tensor | None = None,
 ) -> tuple[Tensor, float]:
     """Compute the patch scores of a band: interval average, then mean over degrees (MuSc, eq. 5 and 6).
 
@@ -38,17 +42,24 @@ def patch_scores(
         references: their number, the same for every image.
         interval: share of the sorted distances to average.
         device: where to sort.
+        at_most: (D, A, L) float32, limits of the averages of each degree: distances to the nearest patch that is known
+            to be good. None means no limit.
 
     Returns:
         (A, L) float32 on the CPU, and the largest possible error: 0 when all distances were kept.
     """
-    if references > MAX_EXACT_REFERENCES:
-        return _from_summary(summarise(parts), references, interval)
-    return exact_scores([part for part in parts if isinstance(part, Tensor)], references, interval, device), 0.0
+    distances = [part for part in parts if isinstance(part, Tensor)]
+    if references > MAX_EXACT_REFERENCES or len(distances) < len(parts):
+        return _from_summary(summarise(parts), references, interval, at_most)
+    return exact_scores(distances, references, interval, device, at_most), 0.0
 
 
 def exact_scores(
-    parts: Sequence[Tensor], references: int, interval: tuple[float, float], device: torch.device
+    parts: Sequence[Tensor],
+    references: int,
+    interval: tuple[float, float],
+    device: torch.device,
+    at_most: Tensor | None = None,
 ) -> Tensor:
     """Compute `patch_scores` from distances (D, A, L, B) alone, some images at a time: (A, L) float32 on the CPU."""
     degrees, images, length, _ = parts[0].shape
@@ -58,11 +69,19 @@ def exact_scores(
         for start in range(0, images, step):
             chunks = [part[d, start : start + step].to(device) for part in parts]
             rows = torch.cat(chunks, dim=2) if len(chunks) > 1 else chunks[0]
-            total[start : start + step] += interval_average(rows, references, interval).cpu()
+            average = interval_average(rows, references, interval).cpu()
+            total[start : start + step] += _limited(average, at_most, (d, slice(start, start + step)))
     return (total / degrees).float()
 
 
-def _from_summary(summary: DistanceSummary, references: int, interval: tuple[float, float]) -> tuple[Tensor, float]:
+def _limited(averages: Tensor, at_most: Tensor | None, part: tuple[int | slice, slice]) -> Tensor:
+    """Return averages that are at most the limits of a part of the degrees and images."""
+    return averages if at_most is None else torch.minimum(averages, at_most[part].to(averages.device))
+
+
+def _from_summary(
+    summary: DistanceSummary, references: int, interval: tuple[float, float], at_most: Tensor | None
+) -> tuple[Tensor, float]:
     """Compute `patch_scores` from bins (D, A, L, SUMMARY_BINS), some images at a time."""
     degrees, images, length, bins = summary.counts.shape
     step = max(1, VALUES_CHUNK // (degrees * length * bins))
@@ -70,6 +89,7 @@ def _from_summary(summary: DistanceSummary, references: int, interval: tuple[flo
     for start in range(0, images, step):
         part = DistanceSummary(summary.counts[:, start : start + step], summary.excesses[:, start : start + step])
         mean, error = part.interval_average(references, interval)
-        scores[start : start + step] = mean.double().mean(dim=0).float()
+        limited = _limited(mean, at_most, (slice(None), slice(start, start + step)))
+        scores[start : start + step] = limited.double().mean(dim=0).float()
         largest = max(largest, float(error.max()))
     return scores, largest
