@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from musc_ray.errors import ImageError, MuscRayError, SettingsError
 from musc_ray.evaluate.evaluator import LabelledFile, MaskReading
-from musc_ray.evaluate.labels import Label, Labels, find_labels
+from musc_ray.evaluate.labels import VERDICTS, Label, Labels, find_labels
 from musc_ray.evaluate.layouts import GOOD
 from musc_ray.evaluate.maps import MapFile
 from musc_ray.evaluate.mask_pixels import (
@@ -43,6 +43,7 @@ from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.schemas import LABELS
+from musc_ray.storage.verdicts import latest_verdicts
 
 BACKGROUND_MASKS = 32
 """Masks, spread over the run, that tell what the background of all is."""
@@ -99,7 +100,8 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
         scores = _read_scores(run_paths, run)
         if labels is None:
             uris = [uri for table in scores.values() for uri in table["uri"].to_pylist()]
-            labels = find_labels(settings.labels, uris, settings.image_limits)
+            said = latest_verdicts(out_paths).values() if settings.labels in ("auto", VERDICTS) else ()
+            labels = find_labels(settings.labels, uris, settings.image_limits, said)
         findings = Findings(problems=list(labels.problems))
         sizes = {name: run.map_size_of(name) for name, _ in scores} if settings.pixels == "model" else {}
         groups = _join(run_paths, scores, labels, sizes, findings)

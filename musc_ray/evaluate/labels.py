@@ -1,6 +1,6 @@
-"""Find the labels of a run's images: from their paths, as a dataset lays them out, or in a CSV."""
+"""Find the labels of a run's images: from their paths, as a dataset lays them out, in a CSV, or from verdicts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from musc_ray.sources.csv_rows import read_csv_rows
 from musc_ray.sources.reading import read_image
 from musc_ray.sources.rows import check_secrets
 from musc_ray.storage.filesystem import open_filesystem, uri_beside
+from musc_ray.storage.verdicts import Verdict
 
 DEFECTIVE = "defective"
 """Defect of anomalous images of a CSV that does not name one."""
@@ -27,6 +28,9 @@ WORDS = dict.fromkeys(("0", "0.0", "false", "good", "normal", "ok"), 0) | dict.f
 CSV_COLUMNS = ("uri", "label", "mask", "defect", "group")
 
 CSV_MASK_LEVEL = 128
+
+VERDICTS = "verdicts"
+"""What `labels` names verdicts."""
 
 READERS = 8
 """Masks that are read at the same time where they tell good from anomalous images."""
@@ -51,6 +55,10 @@ class Label:
     group: str | None = None
 
 
+VERDICT_LABELS = {"good": Label(0, GOOD, None), "defective": Label(1, DEFECTIVE, None)}
+"""Labels by verdict; other images are left out."""
+
+
 @dataclass(frozen=True)
 class Labels:
     """Labels of images.
@@ -70,31 +78,39 @@ class Labels:
     problems: Sequence[Problem] = ()
 
 
-def find_labels(given: str, uris: Sequence[str], limits: ImageLimits = DEFAULT_LIMITS) -> Labels:
+def find_labels(
+    given: str, uris: Sequence[str], limits: ImageLimits = DEFAULT_LIMITS, verdicts: Collection[Verdict] = ()
+) -> Labels:
     """Find the labels of some images.
 
     Args:
-        given: `auto`, the name of a layout, or a CSV with `uri`, `label` and optionally `mask`, `defect`, `group`.
+        given: `auto`, the name of a layout, `verdicts`, or a CSV with `uri`, `label` and optionally `mask`, `defect`,
+            `group`. `auto` takes verdicts where the paths tell nothing.
         uris: of the images.
         limits: of masks that are read because they tell good from anomalous images.
+        verdicts: what counts now of each image.
 
     Raises:
-        SettingsError: an unknown layout, or no layout fits.
+        SettingsError: an unknown layout, no layout fits, or no image is judged good or defective.
         MuscRayError: a CSV that cannot be used.
     """
     if given.lower().endswith((".csv", ".tsv")):
         return _from_csv(given, uris)
+    if given == VERDICTS:
+        return _from_verdicts(verdicts, uris)
     name = recognize(uris) if given == "auto" else given
     labels = _from_paths(name, uris, limits) if name is not None and name in LAYOUTS else None
     if labels is not None and labels.by_uri:
         return labels
     if given == "auto":
+        if any(verdict.verdict in VERDICT_LABELS for verdict in verdicts):
+            return _from_verdicts(verdicts, uris)
         raise SettingsError(
             f"Cannot tell good from defective images by their paths: give --labels one of "
             f"{', '.join(LAYOUTS)}, or a CSV with the columns uri, label and, if there are masks, mask."
         )
     if labels is None:
-        raise SettingsError(f"--labels must be auto, {', '.join(LAYOUTS)} or a CSV, not '{given}'.")
+        raise SettingsError(f"--labels must be auto, {', '.join(LAYOUTS)}, {VERDICTS} or a CSV, not '{given}'.")
     raise SettingsError(f"None of the images lies in folders of the layout '{name}': give another --labels.")
 
 
@@ -143,17 +159,31 @@ def _by_masks(masks: Mapping[str, str], limits: ImageLimits, problems: list[Prob
     return labels
 
 
+def _from_verdicts(verdicts: Collection[Verdict], uris: Sequence[str]) -> Labels:
+    """Label the images that people judged good or defective."""
+    labels = {verdict.uri: VERDICT_LABELS[verdict.verdict] for verdict in verdicts if verdict.verdict in VERDICT_LABELS}
+    if labels.keys().isdisjoint(uris):
+        raise SettingsError(
+            "No image of this run is judged good or defective: mark images in its report, and store what it downloads "
+            "with `musc-ray verdicts OUT verdicts.csv`."
+        )
+    return Labels(labels, VERDICTS, CSV_MASK_LEVEL, problems=_not_scored(labels, uris))
+
+
 def _from_csv(table: str, uris: Sequence[str]) -> Labels:
     labels = _read_csv(table)
+    masks = frozenset(label.mask for label in labels.values() if label.mask)
+    return Labels(labels, table, CSV_MASK_LEVEL, masks, _not_scored(labels, uris))
+
+
+def _not_scored(labels: Mapping[str, Label], uris: Sequence[str]) -> list[Problem]:
+    """List the labelled images that the run has not scored."""
     scored = set(uris)
-    problems = [
+    return [
         Problem("NotScored", uri, "The run has no such image.", label.group or "")
         for uri, label in labels.items()
         if uri not in scored
     ]
-    return Labels(
-        labels, table, CSV_MASK_LEVEL, frozenset(label.mask for label in labels.values() if label.mask), problems
-    )
 
 
 def _read_csv(table: str) -> dict[str, Label]:

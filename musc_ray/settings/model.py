@@ -207,7 +207,8 @@ class Settings(FeatureSettings):
         default=1.0, description="Night: warn when raw scores moved by this many robust standard deviations."
     )
     labels: Annotated[Text, affects("evaluate")] = Field(
-        default="auto", description="Labels to evaluate with: auto, a dataset's layout, or a CSV of uri,label,mask."
+        default="auto",
+        description="Labels to evaluate with: auto, verdicts, a dataset's layout, or a CSV of uri,label,mask.",
     )
     pixels: Annotated[Literal["model", "original"], affects("evaluate")] = Field(
         default="model", description="Where masks and maps are compared: the model's input size, or the mask's own."
