@@ -139,7 +139,7 @@ def _compute(
             errors += group_errors(context, scored.failed, errors)
             write_errors(context, errors)
         metrics = image_aurocs(run_paths, [group.group for group in scored.groups], labels)
-        run = run_manifest(context, scored, scored_at, stages, len(errors), metrics)
+        run = run_manifest(context, scored, scored_at, stages, errors, metrics)
         run = apply_verdicts(run_paths, run, [group.group for group in scored.groups])
         started = time.monotonic()
         write_report(context.out_paths, run, executor, settings, progress, labels)
@@ -214,7 +214,8 @@ def _begin(context: RunContext, progress: Progress) -> None:
         _clear(run_paths)
     check_same_run(context)
     remove_tree(fs, run_paths.failed_json)
-    write_table(fs, run_paths.catalog, to_table({name: group.listed for name, group in context.groups.items()}))
+    shards = {name: group.listed for name, group in context.groups.items()}
+    write_table(fs, run_paths.catalog, to_table(shards, context.roles.known_good))
     write_table(fs, f"{run_paths.skipped}/part-00000.parquet", skipped_table(context.catalog.skipped))
     started_manifest(context).write(run_paths)
     done = {name: group.done for name, group in context.groups.items()}

@@ -16,7 +16,12 @@ MAX_EXAMPLES = 3
 def print_ledger(run: "RunManifest", console: Console) -> None:
     """Print the counts of a run, which add up to what was listed, and of what was skipped why."""
     counts = run.counts
-    further = {"skipped": counts.skipped, "known from earlier runs": counts.known, "waiting": counts.waiting}
+    further = {
+        "known good": counts.known_good,
+        "skipped": counts.skipped,
+        "known from earlier runs": counts.known,
+        "waiting": counts.waiting,
+    }
     parts = [f"{counts.scored:,} images scored", f"{counts.failed:,} failed"]
     parts += [f"{count:,} {name}" for name, count in further.items() if count]
     listed = f" of {counts.listed:,} listed" if counts.listed > counts.scored else ""

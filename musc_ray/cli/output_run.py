@@ -69,6 +69,22 @@ def finish_night(result: "RunResult | None", waiting: Mapping[str, int]) -> None
     fail_with_groups(result)
 
 
+def finish_judged(results: Sequence["RunResult"]) -> None:
+    """Print what was scored again for its verdicts; fail if some of its groups did.
+
+    Raises:
+        MuscRayError: says of each failed group why.
+    """
+    console = stdout_console()
+    if not results:
+        console.print("No verdict has changed since its group was scored last: nothing to score.")
+    for result in results:
+        _print_result(result, console)
+    print_total_time()
+    for result in results:
+        fail_with_groups(result)
+
+
 def fail_with_groups(result: "RunResult") -> None:
     """End a command whose run is written except for some groups.
 

@@ -74,22 +74,41 @@ def rescore(
     new: Annotated[
         bool, typer.Option("--new", help="Score what no run has scored yet, or has changed: the default.", metavar=" ")
     ] = False,
+    verdicts: Annotated[
+        bool,
+        typer.Option("--verdicts", help="Score the groups again whose verdicts have changed, no others.", metavar=" "),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score what came in since the last run, against a window of earlier images.
+    """Score what came in since the last run, against a window of earlier images, or what verdicts have changed.
 
-    Settings that are not given are those of the last run, its source included.
+    Settings that are not given are those of the last run, its source included; with --verdicts of the run that scored
+    the group last.
 
     Example: `musc-ray rescore results/ --new --window 30d --references 512`
     """
     if new and settings.since is not None:
         raise SettingsError("Give --new or --since, not both.")
+    if verdicts and (new or settings.since is not None):
+        raise SettingsError("Give --verdicts or what is new (--new, --since), not both.")
+    if verdicts:
+        _rescore_judged(settings, quiet)
+        return
     with Progress(quiet=quiet) as progress:
         with progress.phase("starting the nightly run"):
             from musc_ray.cli.output_run import finish_night
             from musc_ray.nightly.run import night_settings, rescore_new
         result, waiting = rescore_new(night_settings(settings), progress)
     finish_night(result, waiting)
+
+
+def _rescore_judged(settings: "Settings", quiet: bool) -> None:
+    with Progress(quiet=quiet) as progress:
+        with progress.phase("starting the run"):
+            from musc_ray.cli.output_run import finish_judged
+            from musc_ray.nightly.judged import rescore_judged
+        results = rescore_judged(settings, progress)
+    finish_judged(results)
 
 
 @uses_settings(Uses((*SCORING, "evaluate", "benchmark"), but=("group_by", "column"), but_kinds=NIGHT))

@@ -80,7 +80,8 @@ def _run_status(run_paths: RunPaths) -> RunStatus | None:
     groups = started.groups
     shards = {(name, shard) for name, group in groups.items() for shard in group.shards}
     sets = _set_counts(run_paths, started)
-    bands = sum(len(set(group.shards)) * sets[name] for name, group in groups.items()) * len(started.layers)
+    banded = {name: group.shards if group.bands is None else group.bands for name, group in groups.items()}
+    bands = sum(len(set(numbers)) * sets[name] for name, numbers in banded.items()) * len(started.layers)
     if run is not None:
         shards_done, bands_done = len(shards), bands
     else:

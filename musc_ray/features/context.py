@@ -10,6 +10,7 @@ from musc_ray.features.group_shapes import group_shapes
 from musc_ray.features.ids import run_id, run_values
 from musc_ray.features.ignored import GroupMasks, digests, group_masks
 from musc_ray.features.intensity import FoundRange, group_ranges, stated
+from musc_ray.features.known_good import NOTHING_JUDGED, Judged, Roles, judged_images
 from musc_ray.features.outside import outside_of
 from musc_ray.features.sharding import PENDING, GroupShards, assign_shards
 from musc_ray.features.workspace import Workspace, source_and_out
@@ -27,6 +28,10 @@ Identities = dict[str, tuple[float, ...]]
 """Numbers by group that are part of a run id."""
 
 
+Found = dict[str, Mapping[str, object]]
+"""What was found of groups that is part of a run id, by kind."""
+
+
 @dataclass(frozen=True)
 class RunContext(Workspace):
     """A run before the first image is read.
@@ -37,7 +42,8 @@ class RunContext(Workspace):
         groups: the shards of each group.
         earlier: ids of the images that a night's new ones are scored against, by group; None in a run on a whole
             archive, whose images all get scores.
-        catalog: all that the source lists, the images of `groups` among them.
+        roles: the known good and the defective ones of these images.
+        catalog: all that the source lists, the images of `groups` among them, and the source of known good images.
         waiting: number of new images by group that a night leaves for a later one.
         intensity: range of the deep pixels of each group that has any.
         shapes: what of each group's images enters the model, where it is not the same for all groups (`meta`).
@@ -55,6 +61,7 @@ class RunContext(Workspace):
     shapes: Mapping[str, InputShape] = field(default_factory=dict)
     compression: dict[str, Compression] = field(default_factory=dict)
     masks: Mapping[str, GroupMasks] = field(default_factory=dict)
+    roles: Roles = field(default_factory=Roles)
 
     @property
     def image_sizes(self) -> dict[str, tuple[int, int]]:
@@ -65,6 +72,17 @@ class RunContext(Workspace):
     def crops(self) -> dict[str, CropInput]:
         """Return the crops of each group whose images are cut."""
         return {name: shape.crops for name, shape in self.shapes.items() if shape.crops is not None}
+
+    @property
+    def known_good_images(self) -> list[CatalogImage]:
+        """Return the known good images, broken ones included."""
+        return [
+            image
+            for name, ids in self.roles.known_good.items()
+            for images in self.groups[name].listed.values()
+            for image in images
+            if image.image_id in ids
+        ]
 
     def shape_of(self, group: str) -> InputShape:
         """Return what of a group's images enters the model."""
@@ -104,8 +122,9 @@ class RunContext(Workspace):
 
     @property
     def images(self) -> int:
-        """Count the listed images, readable or not, without the earlier ones."""
-        return sum(group.images for group in self.groups.values()) - sum(map(len, (self.earlier or {}).values()))
+        """Count the images that are to be scored, readable or not, without the earlier ones."""
+        others = (*(self.earlier or {}).values(), *self.roles.known_good.values())
+        return sum(group.images for group in self.groups.values()) - sum(map(len, others))
 
 
 def open_context(workspace: Workspace) -> RunContext:
@@ -118,50 +137,67 @@ def open_context(workspace: Workspace) -> RunContext:
     settings = workspace.settings
     source, _ = source_and_out(settings)
     catalog = list_images(source, settings.group_by, column=settings.column)
-    return replace(context_of(workspace, catalog.groups), catalog=catalog)
+    judged = judged_images(settings, workspace.out_paths, catalog.groups)
+    context = context_of(workspace, judged.without_known_good(catalog.groups), judged)
+    return replace(context, catalog=with_judged(catalog, judged))
+
+
+def with_judged(catalog: Catalog, judged: Judged) -> Catalog:
+    """Return what a source listed, together with what the source of known good images listed."""
+    other = judged.catalog
+    ids = {image.image_id for images in catalog.groups.values() for image in images}
+    further = {name: [image for image in images if image.image_id not in ids] for name, images in other.groups.items()}
+    return replace(
+        catalog,
+        groups={
+            name: [*catalog.groups.get(name, ()), *further.get(name, ())] for name in {**catalog.groups, **further}
+        },
+        skipped=[*catalog.skipped, *other.skipped],
+        unreadable=[*catalog.unreadable, *other.unreadable],
+        notes=(*catalog.notes, *judged.notes),
+    )
 
 
 def context_of(
     workspace: Workspace,
-    listed: Mapping[str, Sequence[CatalogImage]],
+    to_score: Mapping[str, Sequence[CatalogImage]],
+    judged: Judged = NOTHING_JUDGED,
     earlier: Mapping[str, frozenset[str]] | None = None,
 ) -> RunContext:
     """Give a run its id, and its images their shards; with `overwrite`, delete their features first.
 
     Args:
         workspace: the OUT.
-        listed: images of the run by group.
+        to_score: images of the run by group, the earlier ones of a night among them, without known good ones.
+        judged: the known good images, which are added, and the defective ones.
         earlier: see `RunContext`.
 
     Raises:
         MuscRayError: with `overwrite`, a run that reads these features is at work.
     """
     settings, out_paths, meta = workspace.settings, workspace.out_paths, workspace.meta
-    if settings.overwrite:
-        check_unread(out_paths, meta.features_id)
-        _forget_listed(workspace, listed, earlier or {})
+    listed = judged.with_known_good(to_score)
+    roles = judged.roles(to_score)
+    _forget_listed(workspace, listed, earlier or {})
     existing = {name: existing_shards(out_paths, meta.features_id, name) for name in listed}
     intensity = group_ranges(workspace, listed, _plain(existing))
     ranges = stated(intensity)
     shapes = group_shapes(workspace, listed, existing)
     masks = group_masks(settings, listed)
-    found: dict[str, Mapping[str, object]] = {"intensity": ranges, **_identities(settings, shapes), **digests(masks)}
+    found: Found = {"intensity": ranges, **_identities(settings, shapes), **digests(masks), **roles.identity}
     identity = run_id(run_values(settings, meta.features_id, workspace.arithmetic, listed, earlier, found), listed)
     compression = group_compression(workspace, listed, anew=settings.overwrite and earlier is None)
-    bases = {name: basis_of(settings, compression.get(name), len(images)) for name, images in listed.items()}
-    groups = {
-        name: assign_shards(
-            images, existing[name], settings.shard_size, shapes.get(name, meta.shape), ranges.get(name), bases[name]
-        )
-        for name, images in listed.items()
-    }
+
+    def assigned(name: str) -> GroupShards:
+        images, shape = listed[name], shapes.get(name, meta.shape)
+        basis = basis_of(settings, compression.get(name), len(images))
+        return assign_shards(images, existing[name], settings.shard_size, shape, ranges.get(name), basis)
+
+    groups = {name: assigned(name) for name in listed}
     if settings.compress != "none":
         _add_outside(groups, existing, earlier or {})
     return RunContext(
-        settings=settings,
-        out_paths=out_paths,
-        meta=meta,
-        arithmetic=workspace.arithmetic,
+        **vars(workspace),
         run_id=settings.run_id or identity,
         identity=identity,
         groups=groups,
@@ -170,6 +206,7 @@ def context_of(
         shapes=shapes,
         compression=compression,
         masks=masks,
+        roles=roles,
     )
 
 
@@ -203,7 +240,10 @@ def _add_outside(
 def _forget_listed(
     workspace: Workspace, listed: Mapping[str, Sequence[CatalogImage]], earlier: Mapping[str, frozenset[str]]
 ) -> None:
-    """Delete the features of the listed images, which `overwrite` computes again; keep those of the earlier ones."""
+    """With `overwrite` delete the features of the listed images, but for those of the earlier ones."""
+    if not workspace.settings.overwrite:
+        return
+    check_unread(workspace.out_paths, workspace.meta.features_id)
     for name, images in listed.items():
         ids = {image.image_id for image in images} - earlier.get(name, frozenset())
         forget_features(workspace.out_paths, workspace.meta.features_id, name, ids)

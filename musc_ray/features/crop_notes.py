@@ -4,9 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from musc_ray.core.crops import MAX_SCALE, CropInput, Size
-
-MAX_NAMED = 3
-"""Groups that a note of many groups names."""
+from musc_ray.features.group_names import named
 
 
 def scale(size: Size, image_size: Size) -> float:
@@ -58,13 +56,7 @@ def cut_notes(sizes: Mapping[str, Counter[Size]], crops: Mapping[str, CropInput]
             f"which the model sees as {_text(cut.size)} (height x width){finer}."
         )
         groups.setdefault(sentence, []).append(name)
-    return tuple(f"{_named(names)}: {sentence}" for sentence, names in groups.items())
-
-
-def _named(groups: list[str]) -> str:
-    shown = ", ".join(f"'{name}'" for name in groups[:MAX_NAMED])
-    further = f" and {len(groups) - MAX_NAMED:,} more" if len(groups) > MAX_NAMED else ""
-    return f"Group{'' if len(groups) == 1 else 's'} {shown}{further}"
+    return tuple(f"{named(names)}: {sentence}" for sentence, names in groups.items())
 
 
 def _text(size: Size) -> str:

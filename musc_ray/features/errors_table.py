@@ -46,13 +46,13 @@ def group_errors(context: RunContext, failed: Mapping[str, str], errors: Sequenc
         errors: rows so far.
     """
     broken = {(error["group"], error["uri"]) for error in errors}
-    earlier = context.earlier or {}
+    earlier, good = context.earlier or {}, context.roles.known_good
     return [
         {"uri": image.uri, "group": name, "stage": "score", "error": "GroupError", "message": message}
         for name, message in failed.items()
         for images in context.groups[name].all.values()
         for image in images
-        if (name, image.uri) not in broken and image.image_id not in earlier.get(name, ())
+        if (name, image.uri) not in broken and image.image_id not in {*earlier.get(name, ()), *good.get(name, ())}
     ]
 
 

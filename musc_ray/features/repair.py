@@ -9,6 +9,7 @@ from musc_ray.features.extraction import ExtractStats, extract
 from musc_ray.runtime.executor import Executor
 from musc_ray.runtime.progress import Progress
 from musc_ray.storage.filesystem import read_json, remove_tree, write_json
+from musc_ray.storage.known_good_arrays import one_way_folders
 
 MAX_REPAIRS = 2
 """Maximum repair rounds; storage that keeps corrupting data counts as failed."""
@@ -74,6 +75,8 @@ def _forget_bands(context: RunContext, groups: Collection[str]) -> None:
     """Remove what is known of the distances of some groups."""
     for name in groups:
         remove_tree(context.out_paths.fs, context.run_paths.repeats(name))
+        for folder in one_way_folders(context.run_paths, name):
+            remove_tree(context.out_paths.fs, folder)
         for layer in context.meta.layers:
             remove_tree(context.out_paths.fs, context.run_paths.bands(name, layer))
 

@@ -26,7 +26,7 @@ def known_images(out_paths: OutPaths, features_id: str) -> dict[str, dict[str, K
     """Return the earlier images by group and id, each in its latest version.
 
     Images of groups that could not be scored stay new: they wait for more images of their group. So do images that
-    were scored with other features.
+    were scored with other features, or that were only known to be good.
     """
     known: dict[str, dict[str, Known]] = {}
     for run in complete_runs(out_paths):
@@ -34,7 +34,7 @@ def known_images(out_paths: OutPaths, features_id: str) -> dict[str, dict[str, K
             continue
         scored_at = run.scored_at
         for image in read_table(out_paths.fs, out_paths.run(run.run_id).catalog).to_pylist():
-            if image["group"] in run.failed_groups:
+            if image["group"] in run.failed_groups or image.get("known_good"):
                 continue
             group = known.setdefault(image["group"], {})
             before = group.get(image["image_id"])

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 
 from musc_ray.backbones.names import resolve_backbone
 from musc_ray.errors import SettingsError
-from musc_ray.features.context import context_of
-from musc_ray.features.workspace import check_start, open_out, start_workers
+from musc_ray.features.context import RunContext, context_of, with_judged
+from musc_ray.features.known_good import judged_images
+from musc_ray.features.workspace import Workspace, check_start, open_out, start_workers
 from musc_ray.nightly.history import known_images, seen_snapshot
-from musc_ray.nightly.selection import select_night
+from musc_ray.nightly.selection import Night, select_night
 from musc_ray.pipeline import score_archive
 from musc_ray.runtime.executor import open_executor
 from musc_ray.runtime.options import ExecutorOptions
@@ -22,6 +23,7 @@ from musc_ray.settings.values import settings_affecting, settings_dict
 from musc_ray.sources.catalog import list_images
 from musc_ray.storage.complete_runs import complete_run
 from musc_ray.storage.lease import lease
+from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.paths import OutPaths
 
 OF_ONE_RUN = settings_affecting("run", "runtime")
@@ -48,7 +50,11 @@ def night_settings(given: Settings) -> Settings:
     """
     if given.out is None:
         raise SettingsError("A nightly run needs the out of an earlier run, as in `musc-ray rescore OUT`.")
-    last = complete_run(OutPaths.at(given.out), None)
+    return inherited(complete_run(OutPaths.at(given.out), None), given)
+
+
+def inherited(last: RunManifest, given: Settings) -> Settings:
+    """Fill the settings of a run that continues an earlier one: see `night_settings`."""
     kept = {name: value for name, value in settings_dict(last.settings).items() if name not in OF_ONE_RUN}
     if last.resolved.model_precision is not None:
         kept["model_precision"] = last.resolved.model_precision
@@ -94,21 +100,28 @@ def rescore_new(settings: Settings, progress: Progress) -> tuple[RunResult | Non
         workspace = open_out(settings, executor)
         start_workers(workspace, executor)
         with progress.stage("catalog", total=None, unit="images") as stage:
-            settings, out_paths, meta = workspace.settings, workspace.out_paths, workspace.meta
-            after = None if settings.since else seen_snapshot(out_paths, meta.features_id, settings)
-            catalog = list_images(source, settings.group_by, after, settings.column)
-            known = known_images(out_paths, meta.features_id)
-            night = select_night(settings, out_paths, meta.features_id, catalog.groups, known, datetime.now(UTC).date())
-            context = context_of(workspace, night.images, night.earlier)
-            notes = night.notes if known else (*night.notes, ALL_NEW)
-            catalog = replace(catalog, notes=(*catalog.notes, *notes))
-            context = replace(context, catalog=catalog, waiting=night.waiting)
+            context, night = _context_of_night(workspace, source)
             stage.advance(context.images)
-        for note in notes:
-            logger.warning("%s", note)
         for group, images in night.waiting.items():
             logger.warning("Group '%s' has %d image: it waits for more of its kind.", group, images)
         if not night.images:
             return None, night.waiting
         stages = {"catalog": {"seconds": stage.seconds, "images": context.images}}
         return score_archive(context, executor, stages, progress), night.waiting
+
+
+def _context_of_night(workspace: Workspace, source: str) -> tuple[RunContext, Night]:
+    """List the source, and choose what of it is new and what it is compared with."""
+    settings, out_paths, features_id = workspace.settings, workspace.out_paths, workspace.meta.features_id
+    after = None if settings.since else seen_snapshot(out_paths, features_id, settings)
+    catalog = list_images(source, settings.group_by, after, settings.column)
+    known = known_images(out_paths, features_id)
+    judged = judged_images(settings, out_paths, catalog.groups)
+    night = select_night(workspace, catalog.groups, known, datetime.now(UTC).date(), judged)
+    context = context_of(workspace, night.images, judged, night.earlier)
+    notes = night.notes if known else (*night.notes, ALL_NEW)
+    for note in notes:
+        logger.warning("%s", note)
+    catalog = with_judged(catalog, judged)
+    catalog = replace(catalog, notes=(*catalog.notes, *notes))
+    return replace(context, catalog=catalog, waiting=night.waiting), night

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 
 from musc_ray.errors import SettingsError
+from musc_ray.features.known_good import NOTHING_JUDGED, Judged
+from musc_ray.features.workspace import Workspace
 from musc_ray.nightly.history import Known
-from musc_ray.settings.model import Settings
 from musc_ray.sources.images import CatalogImage
 from musc_ray.storage.feature_shards import existing_shards
-from musc_ray.storage.paths import OutPaths
 
 
 @dataclass(frozen=True)
@@ -32,40 +32,41 @@ class Night:
 
 
 def select_night(
-    settings: Settings,
-    out_paths: OutPaths,
-    features_id: str,
+    workspace: Workspace,
     listed: Mapping[str, Sequence[CatalogImage]],
     known: Mapping[str, Mapping[str, Known]],
     today: date,
+    judged: Judged = NOTHING_JUDGED,
 ) -> Night:
     """Select the new images and, among earlier images that have features, their window.
 
     Args:
-        settings: since, window, references (number of earlier images, or all) and seed.
-        out_paths: paths of OUT.
-        features_id: of the features.
+        workspace: the OUT; of its settings since, window, references (number of earlier images, or all) and seed.
         listed: the source's images by group.
         known: earlier images, see `known_images`.
         today: in UTC; the window ends at the start of this day, or of `since`.
+        judged: known good images, which are neither new nor of the window, and defective ones, which are not of it
+            unless it is scored again.
 
     Raises:
         SettingsError: `since` with a source that does not say when its images were changed.
     """
+    settings = workspace.settings
     start = datetime.combine(date.fromisoformat(settings.since) if settings.since else today, time(), UTC)
     oldest = start - timedelta(days=int(settings.window.rstrip("d"))) if settings.window else None
     night = Night()
-    for group, images in listed.items():
+    good, defective = judged.known_good_ids, {} if settings.rescore_window else judged.defective
+    for group, images in judged.without_known_good(listed).items():
         of_group = known.get(group, {})
         new = [image for image in images if _is_new(image, of_group, start if settings.since else None)]
         if not new:
             continue
-        changed = {image.image_id for image in new}
-        before = {image_id: k for image_id, k in of_group.items() if image_id not in changed}
+        others = {image.image_id for image in new} | good.get(group, frozenset()) | defective.get(group, frozenset())
+        before = {image_id: k for image_id, k in of_group.items() if image_id not in others}
         recent = {image_id: k for image_id, k in before.items() if oldest is None or k.at >= oldest}
         if before and not recent:
             night.notes.append(_all_older(group, before, start, settings.window))
-        earlier = list(_earlier(out_paths, features_id, group, recent, settings))
+        earlier = list(_earlier(workspace, group, recent))
         if len(new) + len(earlier) < 2:
             night.waiting[group] = len(new)
             continue
@@ -97,13 +98,12 @@ def _is_new(image: CatalogImage, known: Mapping[str, Known], since: datetime | N
     return image.modified >= since
 
 
-def _earlier(
-    out_paths: OutPaths, features_id: str, group: str, recent: Mapping[str, Known], settings: Settings
-) -> Iterator[CatalogImage]:
+def _earlier(workspace: Workspace, group: str, recent: Mapping[str, Known]) -> Iterator[CatalogImage]:
     """Yield the images of the window: all, or M of them from whole shards in a seeded order, to read few shards."""
     if not recent:
         return
-    shards = existing_shards(out_paths, features_id, group)
+    settings = workspace.settings
+    shards = existing_shards(workspace.out_paths, workspace.meta.features_id, group)
     left = len(recent) if settings.reference_count is None else settings.reference_count
     for number in sorted(shards, key=lambda number: _seeded(settings.seed, number)):
         for image in shards[number].images:

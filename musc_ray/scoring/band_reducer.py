@@ -15,10 +15,12 @@ from musc_ray.core.patch_scores import Part, patch_scores, summarise
 from musc_ray.core.references import ReferenceWindow
 from musc_ray.core.repeated_defects import KEPT_IMAGES, far_rank
 from musc_ray.scoring.kept_reader import KeptReader
+from musc_ray.scoring.known_good_worker import kept_distances
 from musc_ray.scoring.patch_sets import PatchSet
-from musc_ray.scoring.ring import BlockTask
+from musc_ray.scoring.ring import BlockTask, RingShard
 from musc_ray.settings.model import Settings
 from musc_ray.storage.arrays import write_array
+from musc_ray.storage.known_good_arrays import has_nearest_good, read_nearest_good
 from musc_ray.storage.paths import RunPaths
 
 StoredPart = tuple[np.ndarray | DistanceSummary, NearestImages | None]
@@ -26,7 +28,7 @@ StoredPart = tuple[np.ndarray | DistanceSummary, NearestImages | None]
 
 LoadedPart = tuple[Part, NearestImages | None]
 
-BandOf = tuple[str, int, int, PatchSet]
+BandOf = tuple[str, int, RingShard, PatchSet]
 """Group, layer, shard and set of patches of a band."""
 
 
@@ -35,6 +37,7 @@ class BandReducer:
 
     def __init__(self, settings: Settings, run_paths: RunPaths, kept: KeptReader, device: torch.device) -> None:
         self.settings, self.run_paths, self.kept, self.device = settings, run_paths, kept, device
+        self.has_good: dict[str, bool] = {}
 
     def nearest_images(self, task: BlockTask, number: int, distances: Tensor) -> NearestImages | None:
         """Select the nearest images of a shard's patches in a block; None unless repeated defects are searched."""
@@ -61,17 +64,29 @@ class BandReducer:
         Returns:
             The largest possible error of its patch scores.
         """
-        of_shard, patch_set = band[:3], band[3]
-        kept = self.kept.of_shard(band[0], band[2], patch_set)
+        group, layer, shard, patch_set = band
+        of_shard = group, layer, shard.number
+        kept = self.kept.of(group, {shard.number: shard.ids}, patch_set)
         fs, distances, nearest = self.run_paths.fs, [part for part, _ in parts], _merge(parts)
         if nearest is not None:
             far = distance_of_rank(distances, far_rank(window.references))
             # without crops: there is set 0 alone
             write_array(fs, self.run_paths.nearest(*of_shard), _on_grid(nearest.keys.numpy(), kept, ABSENT))
             write_array(fs, self.run_paths.far(*of_shard), _on_grid(far.numpy(), kept, np.nan))
-        scores, error = patch_scores(distances, window.references, self.settings.interval, self.device)
+        at_most = self._nearest_good(band, kept)
+        scores, error = patch_scores(distances, window.references, self.settings.interval, self.device, at_most)
         write_array(fs, self.run_paths.band(*of_shard, patch_set.number), _on_grid(scores.numpy(), kept, np.nan))
         return error
+
+    def _nearest_good(self, band: BandOf, kept: KeptPatches | None) -> Tensor | None:
+        """Return the distances (D, A, P * K) of a band's patches to the nearest known good image, if there is any."""
+        group, layer, shard, patch_set = band
+        if group not in self.has_good:
+            self.has_good[group] = has_nearest_good(self.run_paths, group)
+        if not self.has_good[group]:
+            return None
+        nearest = read_nearest_good(self.run_paths, (group, layer, shard.number, patch_set.number))
+        return kept_distances(nearest[:, : len(shard.ids)], kept)
 
 
 def _on_grid(values: npt.NDArray[Any], kept: KeptPatches | None, fill: float) -> npt.NDArray[Any]:

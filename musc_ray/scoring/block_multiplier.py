@@ -104,7 +104,7 @@ class BlockMultiplier:
 
     def _vectors(self, task: BlockTask, shard: RingShard) -> int:
         """Count the vectors of a place of a shard's images: all its patches, or those that are kept."""
-        kept = self.cache.kept.of_shard(task.group, shard.number, task.patch_set)
+        kept = self.cache.kept.of(task.group, {shard.number: shard.ids}, task.patch_set)
         return task.patch_set.grid[0] * task.patch_set.grid[1] if kept is None else kept.most
 
 

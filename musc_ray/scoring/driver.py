@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ from musc_ray.runtime.worker import Role
 from musc_ray.scoring.crop_references import settle_crop_references
 from musc_ray.scoring.defects.driver import find_defects
 from musc_ray.scoring.kept import settle_kept
+from musc_ray.scoring.known_good import OneWay, compare_with_known_good, score_aside
 from musc_ray.scoring.matching import settle_matching
 from musc_ray.scoring.patch_sets import PatchSet, patch_sets
 from musc_ray.scoring.ranking_driver import RankingDriver
@@ -67,9 +68,12 @@ def score_groups(
         groups = scoring.settle_crop_references(groups)
         groups = scoring.settle_matching(groups)
         groups = scoring.settle_kept(groups)
-        scoring.multiply_tiles(groups, workers)
+        scoring.compare(compare_with_known_good, "known_good", groups)
+        scoring.multiply_tiles(scoring.remaining(groups), workers)
+        scoring.compare(score_aside, "aside", scoring.remaining(groups))
         if settings.repeated_defects:
             scoring.remove_defects(scoring.remaining(groups))
+        groups = [group.all_scored() for group in groups]
         scoring.write_patch_maps(scoring.remaining(groups))
         figures = scoring.rank(scoring.remaining(groups), scored_at)
         stages["mutual"] |= {"lost_workers": pool.lost, "repeated_tasks": pool.repeated}
@@ -131,6 +135,13 @@ class _Stages:
         if settled.groups:
             self.figures["kept"] = {"seconds": settled.seconds}
         return self.remaining(groups)
+
+    def compare(self, step: Callable[..., OneWay], name: str, groups: Sequence[GroupImages]) -> None:
+        """Do one of the steps that compare one way, for the groups that need it."""
+        done = step(self.pool, groups, self.context.meta.layers, self.progress)
+        self.failed |= done.failed
+        if done.shards:
+            self.figures[name] = {"seconds": done.seconds, "shards": done.shards}
 
     def multiply_tiles(self, groups: Sequence[GroupImages], workers: int) -> None:
         """Multiply all tiles on some workers and write the bands."""

@@ -17,7 +17,7 @@ from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.by_sample import Question, settle, settled
 from musc_ray.scoring.kept_flags import KeptTask, MaskedPatches, ShardKept, kept_by
-from musc_ray.scoring.ring import GroupImages
+from musc_ray.scoring.ring import GroupImages, RingShard
 from musc_ray.storage.filesystem import read_json, write_json
 from musc_ray.storage.group_foreground import GroupForeground, GroupKept
 from musc_ray.storage.kept_table import used_path, write_kept
@@ -55,7 +55,7 @@ def settle_kept(pool: Pool, context: RunContext, groups: Sequence[GroupImages], 
     open_groups = {group.group: group for group in groups if group.group not in failed}
     written: dict[str, list[ShardKept]] = {name: [] for name in open_groups}
     tasks = _tasks(context, list(open_groups.values()), answers)
-    with progress.stage(NAME, total=sum(len(group.ring) for group in open_groups.values()), unit="shards") as stage:
+    with progress.stage(NAME, total=sum(len(_shards(group)) for group in open_groups.values()), unit="shards") as stage:
         calls = pool.run(lambda _: next(tasks, None), lambda worker, task: worker.call("write_kept", task))
         for task, references, error in calls:
             stage.advance(1)
@@ -111,7 +111,15 @@ def _tasks(
         if masks is None and found is None:
             continue
         patches = {} if masks is None else _masked(masks, context.meta_of(group.group))
-        yield from (KeptTask(group.group, shard, patches, found) for shard in group.ring)
+        yield from (KeptTask(group.group, shard, patches, found) for shard in _shards(group))
+
+
+def _shards(group: GroupImages) -> list[RingShard]:
+    """Return all images of a group that are scored or compared with, by shard."""
+    ids: dict[int, list[str]] = {}
+    for shard in (*group.ring, *group.aside, *group.known_good):
+        ids.setdefault(shard.number, []).extend(shard.ids)
+    return [RingShard(number, 0, tuple(of_shard)) for number, of_shard in ids.items()]
 
 
 def _masked(masks: GroupMasks, meta: FeaturesMeta) -> dict[tuple[int, int] | None, MaskedPatches]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from musc_ray.scoring.notes import named
+from musc_ray.features.group_names import named
 from musc_ray.storage.group_foreground import GroupKept
 
 _KEPT = {False: "all patches are scored", True: "all other patches are scored"}

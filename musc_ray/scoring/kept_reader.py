@@ -37,12 +37,6 @@ class KeptReader:
         rows = [_of_set(self._shard(group, shard)[each], patch_set) for shard in ids for each in ids[shard]]
         return KeptPatches.of(np.concatenate(rows), np.asarray(_of_set(used[""], patch_set).any(axis=0)))
 
-    def of_shard(self, group: str, shard: int, patch_set: PatchSet) -> KeptPatches | None:
-        """Return the kept patches of all images of a shard that are scored, as `of` does."""
-        if not self.asked or self._table(used_path(self.run_paths, group)) is None:
-            return None
-        return self.of(group, {shard: list(self._shard(group, shard))}, patch_set)
-
     def _shard(self, group: str, shard: int) -> dict[str, KeptFlags]:
         path = kept_path(self.run_paths, group, shard)
         table = self._table(path)

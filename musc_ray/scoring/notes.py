@@ -4,15 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from musc_ray.core.compression_limits import MIN_IMAGES as MIN_IMAGES_COMPRESSED
+from musc_ray.features.group_names import named
 from musc_ray.features.intensity import FoundRange
 from musc_ray.features.outside import is_outside
 from musc_ray.storage.group_crop_references import GroupCropReferences
 from musc_ray.storage.group_matching import GroupMatching
 from musc_ray.storage.group_shown_maps import GroupShownMaps
 from musc_ray.storage.manifest_records import Decision, GroupCompression, GroupNight
-
-MAX_NAMED = 3
-"""Groups that a note of many groups names."""
 
 CROPS = {"same": "those at the same place of other images", "all": "all crops of other images"}
 """What crops are compared with."""
@@ -149,13 +147,6 @@ def intensity_notes(intensity: Mapping[str, FoundRange], remarks: Mapping[str, M
         for remark, images in counts.items():
             notes.append(f"Group '{name}', {images:,} image{'' if images == 1 else 's'}: {remark}.")
     return notes
-
-
-def named(groups: Sequence[str]) -> str:
-    """Name groups, the first few of many: `Groups 'a', 'b' and 3 more`."""
-    shown = ", ".join(f"'{name}'" for name in groups[:MAX_NAMED])
-    further = f" and {len(groups) - MAX_NAMED:,} more" if len(groups) > MAX_NAMED else ""
-    return f"Group{'' if len(groups) == 1 else 's'} {shown}{further}"
 
 
 def _drift_notes(night: Mapping[str, GroupNight]) -> list[str]:

@@ -12,6 +12,7 @@ from musc_ray.core.peaks import peak_patches
 from musc_ray.core.pixel_map import image_scores
 from musc_ray.scoring.ring import GroupImages, RingShard
 from musc_ray.storage.arrays import read_array
+from musc_ray.storage.known_good_arrays import aside_band_path
 from musc_ray.storage.listing import exists
 from musc_ray.storage.parquet import write_table
 from musc_ray.storage.paths import RunPaths
@@ -41,7 +42,7 @@ def patch_maps_of(run_paths: RunPaths, group: str, shard: RingShard, meta: Featu
 
     Bands are already averaged over degrees; both means commute (MuSc, eq. 6).
     """
-    bands = [_band(run_paths, group, layer, shard.number) for layer in meta.layers]
+    bands = [_band(run_paths, group, layer, shard) for layer in meta.layers]
     patch_maps: FloatArray = np.stack(bands).mean(axis=0, dtype=np.float64).astype(np.float32)
     return patch_maps
 
@@ -56,7 +57,7 @@ def set_maps_of(
     """
     maps = {}
     for patch_set in images.sets:
-        bands = [_band(run_paths, images.group, layer, shard.number, patch_set.number) for layer in layers]
+        bands = [_band(run_paths, images.group, layer, shard, patch_set.number) for layer in layers]
         mean = np.stack(bands).mean(axis=0, dtype=np.float64).astype(np.float32)
         maps[patch_set.number] = mean.reshape(len(shard.ids), len(patch_set.places), *patch_set.grid)
     return maps
@@ -89,12 +90,21 @@ def write_patch_maps(run_paths: RunPaths, group: str, shard: RingShard, meta: Fe
     write_table(run_paths.fs, run_paths.maps(group, shard.number), table)
 
 
-def _band(run_paths: RunPaths, group: str, layer: int, shard: int, patch_set: int = 0) -> np.ndarray:
-    """Read a band (A, L) float32; the newer one if images were scored again without repeated defects (in set 0)."""
-    again = run_paths.rescored_band(group, layer, shard)
-    if patch_set == 0 and exists(run_paths.fs, again):
-        return read_array(run_paths.fs, again)
-    return read_array(run_paths.fs, run_paths.band(group, layer, shard, patch_set))
+def _band(run_paths: RunPaths, group: str, layer: int, shard: RingShard, patch_set: int = 0) -> np.ndarray:
+    """Read a band (A, L) float32, of images aside last.
+
+    The newer one if images were scored again without repeated defects (in set 0).
+    """
+    parts = []
+    if shard.aside < len(shard.ids):
+        again = run_paths.rescored_band(group, layer, shard.number)
+        newer = patch_set == 0 and exists(run_paths.fs, again)
+        path = again if newer else run_paths.band(group, layer, shard.number, patch_set)
+        parts.append(read_array(run_paths.fs, path))
+    if shard.aside:
+        path = aside_band_path(run_paths, (group, layer, shard.number, patch_set))
+        parts.append(read_array(run_paths.fs, path))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def list_rows(array: np.ndarray) -> pa.Array:

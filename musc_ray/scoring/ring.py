@@ -1,7 +1,7 @@
 """The images of a group on a ring of shards, and the blocks of tiles that workers multiply."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from musc_ray.core.crops import CropLayout
@@ -11,11 +11,16 @@ from musc_ray.scoring.patch_sets import PatchSet
 
 @dataclass(frozen=True)
 class RingShard:
-    """A shard's images and their positions on the ring."""
+    """A shard's images and their positions on the ring.
+
+    Attributes:
+        aside: how many of them, the last ones, are nobody's reference: see `GroupImages.aside`.
+    """
 
     number: int
     first: int
     ids: Sequence[str]
+    aside: int = 0
 
     @property
     def positions(self) -> range:
@@ -47,14 +52,17 @@ class RingBlock:
 
 @dataclass(frozen=True)
 class GroupImages:
-    """The images of a group that are scored among themselves.
+    """The images of a group that are scored among themselves, and what else they are compared with.
 
     Attributes:
+        ring: images that score each other.
         sets: patches that are compared with each other: the whole images, then their crops if they have any.
         earlier: images that are only references of the others: a night's window.
         publish_earlier: whether these get scores, too.
         radius: how far from its place a patch looks for its nearest, in patches; None means anywhere.
         layout: of the crops that images are cut into, if they are.
+        known_good: images that persons vouch for: they bound the scores of the others, and get none.
+        aside: images that get scores and are nobody's reference: those found defective. They are not on the ring.
     """
 
     group: str
@@ -65,6 +73,8 @@ class GroupImages:
     publish_earlier: bool = False
     radius: int | None = None
     layout: CropLayout | None = None
+    known_good: tuple[RingShard, ...] = ()
+    aside: tuple[RingShard, ...] = ()
 
     @classmethod
     def of(
@@ -96,13 +106,18 @@ class GroupImages:
 
     @property
     def images(self) -> int:
-        """Count the images: N of the formulas."""
+        """Count the images that score each other: N of the formulas."""
         return self.window.images
+
+    @property
+    def scored(self) -> int:
+        """Count the images that are scored."""
+        return self.images + sum(len(shard.ids) for shard in self.aside)
 
     @property
     def published(self) -> int:
         """Count the images that get scores."""
-        return self.images if self.publish_earlier else self.images - len(self.earlier)
+        return self.scored if self.publish_earlier else self.scored - len(self.earlier)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -134,6 +149,22 @@ class GroupImages:
     def shards(self) -> dict[int, RingShard]:
         """Map numbers to shards."""
         return {shard.number: shard for shard in self.ring}
+
+    def all_scored(self) -> "GroupImages":
+        """Return the group with all scored images on the ring, those aside behind the others of their shard.
+
+        That is what is ranked together, once the bands are written.
+        """
+        if not self.aside:
+            return self
+        aside = {shard.number: tuple(shard.ids) for shard in self.aside}
+        ring, first = [], 0
+        for shard in (*self.ring, *(shard for shard in self.aside if shard.number not in self.shards)):
+            mutual = () if shard.number not in self.shards else tuple(shard.ids)
+            further = aside.get(shard.number, ())
+            ring.append(RingShard(shard.number, first, (*mutual, *further), len(further)))
+            first += len(mutual) + len(further)
+        return replace(self, ring=ring, window=reference_window(first, None, 0), aside=())
 
 
 def _read_backwards(image_id: str) -> str:

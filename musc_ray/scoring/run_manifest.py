@@ -1,7 +1,7 @@
 """Build the manifests of a run: what it will do, and what it did (`storage/manifest.py` has the models)."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,6 +27,7 @@ from musc_ray.scoring.notes import (
     settled_anew_notes,
     shown_notes,
 )
+from musc_ray.scoring.run_counts import run_counts
 from musc_ray.scoring.scored_groups import ScoredGroups
 from musc_ray.scoring.shown_maps import chosen_shown_maps
 from musc_ray.storage.layer_columns import layer_bytes
@@ -36,7 +37,14 @@ from musc_ray.storage.manifest import (
     StartedGroup,
     StartedManifest,
 )
-from musc_ray.storage.manifest_records import Counts, DefectCount, GroupCompression, GroupCrops, GroupNight, Resolved
+from musc_ray.storage.manifest_records import (
+    DefectCount,
+    GroupCompression,
+    GroupCrops,
+    GroupJudged,
+    GroupNight,
+    Resolved,
+)
 
 PACKAGES = ("faiss-cpu", "numpy", "open-clip-torch", "pyarrow", "ray", "timm", "torch")
 
@@ -52,7 +60,10 @@ def started_manifest(context: RunContext) -> StartedManifest:
         layers=context.meta.layers,
         groups={
             name: StartedGroup(
-                images=group.images, shards=tuple(sorted(group.all)), crops=context.shape_of(name).places - 1
+                images=group.images,
+                shards=tuple(sorted(group.all)),
+                crops=context.shape_of(name).places - 1,
+                bands=_banded(context, name),
             )
             for name, group in context.groups.items()
         },
@@ -81,7 +92,7 @@ def run_manifest(
     scored: ScoredGroups,
     scored_at: datetime,
     stages: Mapping[str, Mapping[str, Any]],
-    failed_images: int,
+    errors: Sequence[Mapping[str, str]],
     metrics: Mapping[str, float],
 ) -> RunManifest:
     """Describe a scored run: resolved settings, versions, counts, times per stage, thresholds.
@@ -91,11 +102,10 @@ def run_manifest(
         scored: its groups.
         scored_at: time in every row.
         stages: figures of the stages.
-        failed_images: rows of the errors table.
+        errors: rows of the errors table.
         metrics: by name, if labels are known.
     """
-    night = None if context.earlier is None else _night(context, scored)
-    compression = _compression(context, scored)
+    night, compression = _night(context, scored), _compression(context, scored)
     images = {group.group: group.images for group in scored.groups}
     return RunManifest(
         schema_version=SCHEMA_VERSION,
@@ -104,7 +114,7 @@ def run_manifest(
         scored_at=scored_at,
         settings=context.settings,
         resolved=_resolved(context, max(images, key=images.__getitem__), images),
-        counts=_counts(context, scored, failed_images),
+        counts=run_counts(context, scored, errors),
         failed_groups=scored.failed,
         metrics=dict(metrics),
         notes=_notes(context, scored, stages, night, compression),
@@ -125,6 +135,7 @@ def run_manifest(
         kept=chosen_kept(context),
         crop_references=chosen_crop_references(context),
         shown_maps=chosen_shown_maps(context),
+        judged=_judged(context, scored),
     )
 
 
@@ -136,8 +147,8 @@ def _notes(
     compression: Mapping[str, GroupCompression],
 ) -> tuple[str, ...]:
     """List the notes on the images, the stages and what was decided."""
-    images = {group.group: group.images for group in scored.groups}
-    notes = run_notes(scored.failed, stages, night or {}, context.intensity, images, chosen_matching(context))
+    alone = {group.group: group.images for group in scored.groups if not group.known_good}
+    notes = run_notes(scored.failed, stages, night or {}, context.intensity, alone, chosen_matching(context))
     return (*listing_notes(context), *notes, *outside_notes(night, compression), *_decided_notes(context, scored))
 
 
@@ -181,21 +192,26 @@ def _resolved(context: RunContext, largest: str, images: Mapping[str, int]) -> R
     )
 
 
-def _counts(context: RunContext, scored: ScoredGroups, failed_images: int) -> Counts:
-    """Count what was listed and what became of it, groups and shards."""
-    catalog, waiting = context.catalog, sum(context.waiting.values())
-    return Counts(
-        images=context.images,
-        scored=sum(group.published for group in scored.groups),
-        failed=failed_images,
-        listed=catalog.listed,
-        skipped=len(catalog.skipped),
-        known=max(0, catalog.images - context.images - waiting),
-        waiting=waiting,
-        groups=len(context.groups),
-        failed_groups=len(scored.failed),
-        shards=sum(len(group.ring) for group in scored.groups),
-    )
+def _banded(context: RunContext, group: str) -> tuple[int, ...] | None:
+    """Return the shards with images that score each other; None where no image of a group is judged."""
+    judged = context.roles.known_good.get(group, frozenset()) | context.roles.defective.get(group, frozenset())
+    if not judged:
+        return None
+    shards = context.groups[group].all
+    return tuple(sorted(number for number in shards if any(i.image_id not in judged for i in shards[number])))
+
+
+def _judged(context: RunContext, scored: ScoredGroups) -> dict[str, GroupJudged]:
+    """Describe the scored groups with known good or defective images."""
+    return {
+        group.group: GroupJudged(
+            known_good=sum(len(shard.ids) for shard in group.known_good),
+            defective=sum(len(shard.ids) for shard in group.aside),
+            digest=context.roles.digests[group.group],
+        )
+        for group in scored.groups
+        if group.group in context.roles.digests
+    }
 
 
 def _crops(context: RunContext) -> dict[str, GroupCrops]:
@@ -215,11 +231,13 @@ def _defect_counts(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[D
     return {name: tuple(DefectCount(**row) for row in rows) for name, rows in stages["repeats"]["defects"].items()}
 
 
-def _night(context: RunContext, scored: ScoredGroups) -> dict[str, GroupNight]:
-    """Describe the groups of a night: numbers of images, and drift of the raw scores."""
+def _night(context: RunContext, scored: ScoredGroups) -> dict[str, GroupNight] | None:
+    """Describe the groups of a night: numbers of images, and drift of the raw scores; None in a run on an archive."""
+    if context.earlier is None:
+        return None
     content = {}
     for group in scored.groups:
-        new, value = group.images - len(group.earlier), scored.figures[group.group].drift
+        new, value = group.scored - len(group.earlier), scored.figures[group.group].drift
         warns = value is not None and is_drift(value, new, context.settings.drift_warning)
         rounded = None if value is None else round(value, 4)
         decided, outside = context.compression.get(group.group), context.groups[group.group].outside.mean

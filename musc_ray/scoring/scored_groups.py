@@ -1,6 +1,6 @@
 """Score all groups of a run that can be scored; features that turn out to be broken are extracted and scored again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -14,7 +14,7 @@ from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.driver import Stages, score_groups
 from musc_ray.scoring.patch_sets import patch_sets
 from musc_ray.scoring.ranking_worker import GroupFigures
-from musc_ray.scoring.ring import GroupImages
+from musc_ray.scoring.ring import GroupImages, RingShard
 from musc_ray.settings.credentials import redacted
 from musc_ray.storage.shards import BrokenShardError
 
@@ -53,18 +53,12 @@ def scorable_groups(
             shard: [image.image_id for image in images if (name, image.uri) not in broken]
             for shard, images in listed.all.items()
         }
-        images = sum(map(len, readable.values()))
-        earlier = len((context.earlier or {}).get(name, ()))
-        if earlier and images == earlier:
-            failed[name] = f"Group '{name}' has no new image that can be read: see the errors table."
-        elif images >= 2:
-            shards = {shard: ids for shard, ids in readable.items() if ids}
-            groups.append(_group_images(context, name, shards))
+        group = _group_images(context, name, readable)
+        objection = _objection(group, len((context.earlier or {}).get(name, ())))
+        if objection is None:
+            groups.append(group)
         else:
-            failed[name] = (
-                f"Group '{name}' has {images} readable image{'' if images == 1 else 's'}: at least 2 are "
-                f"needed to score each other; add images, or use another group_by."
-            )
+            failed[name] = objection
     if not groups:
         raise MuscRayError(next(iter(failed.values())))
     return groups, failed
@@ -90,15 +84,56 @@ def _extracted_groups(
     return groups, failed
 
 
+def _objection(group: GroupImages, earlier: int) -> str | None:
+    """Say why a group cannot be scored, as one with so many earlier images in a night; None if it can."""
+    good = sum(len(shard.ids) for shard in group.known_good)
+    if earlier and group.scored == earlier:
+        return f"Group '{group.group}' has no new image that can be read: see the errors table."
+    if group.images >= 2:
+        return None
+    if good and not group.scored:
+        return f"All {good:,} readable images of group '{group.group}' are known good: none is left to score."
+    images = f"{group.images} readable image{'' if group.images == 1 else 's'}"
+    if good or group.aside:
+        beside = [f"{good:,} known good"] if good else []
+        beside += [f"{group.scored - group.images:,} defective"] if group.aside else []
+        return (
+            f"Group '{group.group}' has {images} beside {' and '.join(beside)} ones: at least 2 are needed to score "
+            "each other; add images, or look at single ones with `musc-ray check`."
+        )
+    return (
+        f"Group '{group.group}' has {images}: at least 2 are needed to score each other; add images, or use another "
+        "group_by."
+    )
+
+
 def _group_images(context: RunContext, group: str, shards: Mapping[int, Sequence[str]]) -> GroupImages:
     """Place a group's readable images, by shard, on the ring; in a night each is scored against the whole window."""
     settings, meta = context.settings, context.meta_of(group)
+    good = context.roles.known_good.get(group, frozenset())
+    aside = frozenset[str]() if settings.repeated_defects else context.roles.defective.get(group, frozenset())
     references = settings.reference_count if context.earlier is None else None
-    images = GroupImages.of(group, shards, meta.grid, references, settings.seed)
-    images = replace(images, sets=patch_sets(meta, "same" if settings.crop_meeting == "same" else "all"))
+    mutual = _chosen(shards, lambda image_id: image_id not in good and image_id not in aside)
+    images = GroupImages.of(group, mutual, meta.grid, references, settings.seed)
+    images = replace(
+        images,
+        sets=patch_sets(meta, "same" if settings.crop_meeting == "same" else "all"),
+        known_good=_off_ring(shards, good),
+        aside=_off_ring(shards, aside),
+    )
     if context.earlier is None:
         return images
     return replace(images, earlier=context.earlier[group], publish_earlier=settings.rescore_window)
+
+
+def _chosen(shards: Mapping[int, Sequence[str]], belongs: Callable[[str], bool]) -> dict[int, list[str]]:
+    """Return the images of shards that belong somewhere, of each shard that has any."""
+    chosen = {shard: [image_id for image_id in ids if belongs(image_id)] for shard, ids in shards.items()}
+    return {shard: ids for shard, ids in chosen.items() if ids}
+
+
+def _off_ring(shards: Mapping[int, Sequence[str]], ids: frozenset[str]) -> tuple[RingShard, ...]:
+    return tuple(RingShard(shard, 0, tuple(of_shard)) for shard, of_shard in _chosen(shards, ids.__contains__).items())
 
 
 def score_all(

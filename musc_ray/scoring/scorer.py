@@ -21,8 +21,10 @@ from musc_ray.scoring.defects.worker import ArrayCache, DefectWorker
 from musc_ray.scoring.kept_flags import KeptTask, ShardKept
 from musc_ray.scoring.kept_reader import KeptReader
 from musc_ray.scoring.kept_worker import sample_foreground, write_shard_kept
+from musc_ray.scoring.known_good_worker import KnownGoodWorker
 from musc_ray.scoring.matching_worker import sample_matching
 from musc_ray.scoring.patch_maps import image_maps, patch_maps_of, write_patch_maps
+from musc_ray.scoring.patch_sets import PatchSet
 from musc_ray.scoring.ranking_worker import Columns, GroupFigures, PartNeighbours, Ranker
 from musc_ray.scoring.ring import BlockStats, BlockTask, GroupImages, RingShard
 from musc_ray.scoring.salient import salient_features_of
@@ -58,6 +60,7 @@ class Scorer:
         self.cache = ShardCache(settings, arithmetic, self.kept, meta, plan.threads)
         self.multiplier = BlockMultiplier(self.cache)
         self.reducer = BandReducer(settings, self.run_paths, self.kept, self.cache.device)
+        self.known_good = KnownGoodWorker(self.cache, self.run_paths)
         self.ranker = Ranker(settings, self.run_paths, meta)
         self.defect_arrays = ArrayCache(self.run_paths.fs)
         self.kernel_turn = threading.Lock()
@@ -89,6 +92,18 @@ class Scorer:
             use_threads(self.plan.threads)
             return write_shard_kept(self.run_paths, self.cache.reader, task)
 
+    def write_nearest_good(self, images: GroupImages, layer: int, patch_set: PatchSet, number: int) -> None:
+        """Write the distances of a shard's scored images to the nearest known good image."""
+        with self.kernel_turn:
+            use_threads(self.plan.threads)
+            self.known_good.write_nearest(images, layer, patch_set, number)
+
+    def write_aside(self, images: GroupImages, layer: int, patch_set: PatchSet, number: int) -> None:
+        """Write the patch scores of those of a shard's images that are nobody's reference."""
+        with self.kernel_turn:
+            use_threads(self.plan.threads)
+            self.known_good.write_aside(images, layer, patch_set, number)
+
     def multiply_block(self, task: BlockTask) -> BlockStats | list[BlockStats | StoredPart]:
         """Multiply the tiles of a block; write its whole bands.
 
@@ -105,8 +120,11 @@ class Scorer:
             }
             del distances
             errors = [
-                self.reducer.write((task.group, task.layer, number, task.patch_set), task.window, [parts.pop(number)])
-                for number in sorted(task.whole)
+                self.reducer.write(
+                    (task.group, task.layer, shard, task.patch_set), task.window, [parts.pop(shard.number)]
+                )
+                for shard in task.shards
+                if shard.number in task.whole
             ]
         stats = replace(stats, shards_read=stats.shards_read + read, error=max(errors, default=0.0))
         returned = [(parts[number][0].numpy(), parts[number][1]) for number in task.returned]

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from musc_ray.core.threshold import contamination_threshold, is_anomalous, suggest_threshold
+from musc_ray.features.group_names import MAX_NAMED
 from musc_ray.scoring.labelled import thresholds_by_labels
-from musc_ray.scoring.notes import MAX_NAMED
 from musc_ray.settings.model import Settings
 from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.manifest_records import GroupLabels

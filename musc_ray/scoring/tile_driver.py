@@ -210,7 +210,8 @@ class TileDriver:
         """Call the worker's method for a task."""
         if isinstance(task, BandTask):
             band = task.band
-            return worker.call("reduce_band", (*band.key[:3], band.patch_set), band.group.window, *band.parts)
+            of = band.group.group, band.layer, band.group.shards[band.shard], band.patch_set
+            return worker.call("reduce_band", of, band.group.window, *band.parts)
         if isinstance(task, SummariseTask):
             return worker.call("summarise", *task.parts, returns=2)
         return worker.call("multiply_block", task, returns=1 + len(task.returned))

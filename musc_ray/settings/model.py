@@ -93,6 +93,10 @@ class Settings(FeatureSettings):
         description="Patches that are scored and compared with: all (none), or those of the part where a sample of a "
         "group shows one before a plain background (auto).",
     )
+    known_good: Annotated[OptionalText, affects("scores", older=None, in_ids=False)] = Field(
+        default=None,
+        description="Source of images known to be good, with the same groups: they bound scores, and get none.",
+    )
     references: Annotated[References, affects("scores")] = Field(
         default="all", description="Other images that each image is scored against: all of its group, or this many."
     )
@@ -253,7 +257,17 @@ class Settings(FeatureSettings):
         return 4 if self.precision == "float32" else 2
 
     _text = field_validator(
-        "source", "out", "backbone", "weights", "ignore", "group_by", "column", "address", "run_id", "labels"
+        "source",
+        "out",
+        "backbone",
+        "weights",
+        "ignore",
+        "known_good",
+        "group_by",
+        "column",
+        "address",
+        "run_id",
+        "labels",
     )(check_text)
     _column = field_validator("column")(check_column)
     _out = field_validator("out")(check_out)

@@ -1,7 +1,7 @@
 """The catalog of an archive: its images by group with their ids and versions, what was skipped, what is unreadable."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -199,8 +199,13 @@ def skipped_table(skipped: Sequence[Skipped]) -> pa.Table:
     return pa.table([list(column) for column in columns], schema=SKIPPED)
 
 
-def to_table(shards: dict[str, dict[int, list[CatalogImage]]]) -> pa.Table:
-    """Return the catalog table of a run: all images with the shards that they belong to."""
+def to_table(shards: dict[str, dict[int, list[CatalogImage]]], known_good: Mapping[str, Collection[str]]) -> pa.Table:
+    """Return the catalog table of a run: all images with the shards that they belong to.
+
+    Args:
+        shards: images by group and shard.
+        known_good: ids of those that are known to be good and are not scored, by group.
+    """
     parts = [
         pa.table(
             [
@@ -210,6 +215,7 @@ def to_table(shards: dict[str, dict[int, list[CatalogImage]]]) -> pa.Table:
                 [image.version for image in images],
                 pa.array([shard] * len(images), pa.int32()),
                 [image.modified for image in images],
+                [image.image_id in known_good.get(group, ()) for image in images],
             ],
             schema=CATALOG,
         )

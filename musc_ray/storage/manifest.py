@@ -18,6 +18,7 @@ from musc_ray.storage.manifest_records import (
     DefectCount,
     GroupCompression,
     GroupCrops,
+    GroupJudged,
     GroupLabels,
     GroupNight,
     Record,
@@ -47,6 +48,7 @@ OPTIONAL = (
     "crops",
     "crop_references",
     "shown_maps",
+    "judged",
 )
 """Fields of run.json that only some runs have."""
 
@@ -127,6 +129,7 @@ class RunManifest(_Manifest):
         kept: which patches were scored and compared with, by group, where masks or the foreground are asked for.
         crop_references: which crops were compared, by group, where samples chose it (`crop_references: auto`).
         shown_maps: whether maps are of whole images or of their crops, by group, where images are cut.
+        judged: known good and defective images, of each group that has any.
     """
 
     scored_at: datetime
@@ -153,6 +156,7 @@ class RunManifest(_Manifest):
     kept: dict[str, GroupKept] = Field(default_factory=dict)
     crop_references: dict[str, GroupCropReferences] = Field(default_factory=dict)
     shown_maps: dict[str, GroupShownMaps] = Field(default_factory=dict)
+    judged: dict[str, GroupJudged] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, run_paths: RunPaths) -> Self | None:
@@ -202,11 +206,19 @@ class RunManifest(_Manifest):
 
 
 class StartedGroup(Record):
-    """What there is to do of a group: images, the numbers of their shards, and of the crops of an image."""
+    """What there is to do of a group.
+
+    Attributes:
+        images: to be scored, or compared with.
+        shards: their numbers.
+        crops: of an image.
+        bands: numbers of the shards that get bands; None for all.
+    """
 
     images: int
     shards: tuple[int, ...] = ()
     crops: int = 0
+    bands: tuple[int, ...] | None = None
 
 
 class StartedManifest(_Manifest):
@@ -232,9 +244,11 @@ class StartedManifest(_Manifest):
         return cls._read(run_paths, run_paths.started_json)
 
     def write(self, run_paths: RunPaths) -> None:
-        """Write started.json; of groups without crops as earlier versions did."""
+        """Write started.json; of groups without crops and known good images as earlier versions did."""
         content = self.model_dump(mode="json")
         for group in content["groups"].values():
             if not group["crops"]:
                 del group["crops"]
+            if group["bands"] is None:
+                del group["bands"]
         write_json(run_paths.fs, run_paths.started_json, content)

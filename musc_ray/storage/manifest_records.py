@@ -73,16 +73,17 @@ class Resolved(Record):
 
 
 class Counts(Record):
-    """Numbers of what a run met: `listed` is the sum of scored, failed, skipped, known and waiting.
+    """Numbers of what a run met: `listed` is the sum of scored, failed, skipped, known, waiting and known_good.
 
     Attributes:
         images: images of the run's groups, readable or not.
         scored: images with scores; of a night that rescores its window, those of the window too.
         failed: rows of the errors table.
-        listed: all that the source listed; 0 in runs older than this count.
+        listed: all that the source, and that of known good images, listed; 0 in runs older than this count.
         skipped: rows of the table `skipped`.
         known: images that a night leaves out, since earlier runs scored them.
         waiting: new images that a night leaves for a later one.
+        known_good: images that persons vouch for, which are compared with and not scored.
         groups, failed_groups, shards: of the run.
     """
 
@@ -93,6 +94,7 @@ class Counts(Record):
     skipped: int = 0
     known: int = 0
     waiting: int = 0
+    known_good: int = 0
     groups: int = 0
     failed_groups: int = 0
     shards: int = 0
@@ -193,3 +195,17 @@ class DefectCount(Record):
     defect_group: int
     images: int
     patches: int
+
+
+class GroupJudged(Record):
+    """What was known of a group's images before they were scored.
+
+    Attributes:
+        known_good: images that persons vouch for, which all others were compared with.
+        defective: images that persons found defective, which were scored, and no others compared with.
+        digest: of the ids of both, by which later runs tell whether anything has changed.
+    """
+
+    known_good: int = 0
+    defective: int = 0
+    digest: str

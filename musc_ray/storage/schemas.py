@@ -10,6 +10,7 @@ CATALOG = pa.schema(
         pa.field("version", pa.string(), nullable=False),
         pa.field("shard", pa.int32(), nullable=False),
         pa.field("modified", pa.timestamp("us", tz="UTC")),
+        pa.field("known_good", pa.bool_()),
     ]
 )
 

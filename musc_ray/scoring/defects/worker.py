@@ -24,9 +24,11 @@ from musc_ray.core.repeated_defects import (
     with_margin,
 )
 from musc_ray.core.tile_product import multiply_tile
+from musc_ray.scoring.known_good_worker import kept_distances
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.scoring.shard_cache import ShardCache
 from musc_ray.storage.arrays import read_array, write_array
+from musc_ray.storage.known_good_arrays import read_nearest_good
 from musc_ray.storage.paths import RunPaths
 
 Flags = npt.NDArray[np.bool_]
@@ -154,7 +156,11 @@ class DefectWorker:
             columns += len(other.ids)
             if window.references > MAX_EXACT_REFERENCES and columns >= SUMMARY_CHUNK:
                 parts, columns = [summarise(parts)], 0
-        scores, _ = patch_scores(parts, window.references, cache.settings.interval, cache.device)
+        at_most = None
+        if self.images.known_good:
+            nearest = read_nearest_good(self.run_paths, (group, layer, number, whole.number))
+            at_most = kept_distances(nearest[:, rows], kept)
+        scores, _ = patch_scores(parts, window.references, cache.settings.interval, cache.device, at_most)
         band = read_array(self.run_paths.fs, self.run_paths.band(group, layer, number))
         band[rows] = scores.numpy() if kept is None else kept.spread(scores.numpy(), np.nan)
         write_array(self.run_paths.fs, self.run_paths.rescored_band(group, layer, number), band)

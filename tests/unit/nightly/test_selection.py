@@ -6,9 +6,8 @@ import pytest
 
 from musc_ray.nightly.history import Known
 from musc_ray.nightly.selection import select_night
-from musc_ray.settings.loading import load_settings
 from musc_ray.sources.images import CatalogImage, image_id
-from musc_ray.storage.paths import OutPaths
+from tests.unit.features.test_ids import opened
 
 TODAY = date(2026, 11, 25)
 MIDNIGHT = datetime(2026, 11, 25, tzinfo=UTC)
@@ -34,10 +33,8 @@ def new(*names: str) -> list[CatalogImage]:
     ],
 )
 def test_a_window_that_leaves_no_earlier_images_is_said(tmp_path, window, ages, note):
-    settings = load_settings(None, {} if window is None else {"window": window})
-    night = select_night(
-        settings, OutPaths.at(str(tmp_path)), "f", {"001": new("a", "b")}, {"001": known(*ages)}, TODAY
-    )
+    given = {} if window is None else {"window": window}
+    night = select_night(opened(tmp_path, **given), {"001": new("a", "b")}, {"001": known(*ages)}, TODAY)
     assert len(night.images["001"]) == 2
     assert len(night.notes) == (note is not None)
     if note is not None:
@@ -47,21 +44,16 @@ def test_a_window_that_leaves_no_earlier_images_is_said(tmp_path, window, ages, 
 
 def test_the_newest_time_is_named_and_the_window_that_would_do_leaves_it_in(tmp_path):
     ages = (timedelta(days=9, hours=1), timedelta(days=30))
-    paths, listed = OutPaths.at(str(tmp_path)), {"001": new("a")}
-    night = select_night(load_settings(None, {"window": "1d"}), paths, "f", listed, {"001": known(*ages)}, TODAY)
+    listed = {"001": new("a")}
+    night = select_night(opened(tmp_path, window="1d"), listed, {"001": known(*ages)}, TODAY)
     assert "at 2026-11-15 23:00 UTC: set window to 10d or more, or leave it out" in night.notes[0]
     assert night.waiting == {"001": 1}
-    again = select_night(load_settings(None, {"window": "10d"}), paths, "f", listed, {"001": known(*ages)}, TODAY)
+    again = select_night(opened(tmp_path, window="10d"), listed, {"001": known(*ages)}, TODAY)
     assert again.notes == []
 
 
 def test_an_earlier_version_of_a_new_image_is_not_an_earlier_image(tmp_path):
     night = select_night(
-        load_settings(None, {"window": "7d"}),
-        OutPaths.at(str(tmp_path)),
-        "f",
-        {"001": new("0", "b")},
-        {"001": known(timedelta(days=9))},
-        TODAY,
+        opened(tmp_path, window="7d"), {"001": new("0", "b")}, {"001": known(timedelta(days=9))}, TODAY
     )
     assert night.notes == []
