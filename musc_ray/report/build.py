@@ -18,6 +18,7 @@ from musc_ray.report.labels import ReportLabels
 from musc_ray.report.pages import group_files, group_row, run_files, static_files
 from musc_ray.report.pictures import SHEET_COLUMNS
 from musc_ray.report.site_writer import DefectTask, DetailsTask, RowsTask, detail_files
+from musc_ray.report.verdicts import verdict_columns, verdict_counts
 from musc_ray.runtime.executor import Executor, Reference, Worker, open_executor
 from musc_ray.runtime.options import ExecutorOptions
 from musc_ray.runtime.pool import Pool, References
@@ -34,6 +35,7 @@ from musc_ray.storage.manifest import RunManifest, StartedManifest
 from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.schemas import DEFECTS, ERRORS, SIZE_AND_PEAK
 from musc_ray.storage.scores import map_scale, read_tables, with_size_and_peak
+from musc_ray.storage.verdicts import Verdict, latest_verdicts
 
 SITE_WRITER = Role("musc_ray.report.site_writer", "SiteWriter")
 
@@ -123,8 +125,9 @@ def write_report(
         progress.stage("report", total=run.counts.scored, unit="images") as stage,
         Pool(executor, SITE_WRITER, tasks, *arguments) as pool,
     ):
-        report = _run_report(run, settings)
-        site = _Site(out_paths, run, report, settings, known)
+        verdicts = latest_verdicts(out_paths)
+        report = RunReport.of(run, settings, verdict_counts(verdicts))
+        site = _Site(out_paths, run, report, settings, known, verdicts)
         for path, text in static_files():
             write_text(out_paths.fs, f"{folder}/{path}", text)
         site.write_images(pool, names, stage)
@@ -147,9 +150,16 @@ class _Site:
     """
 
     def __init__(
-        self, out_paths: OutPaths, run: RunManifest, report: RunReport, settings: Settings, labels: ReportLabels
+        self,
+        out_paths: OutPaths,
+        run: RunManifest,
+        report: RunReport,
+        settings: Settings,
+        labels: ReportLabels,
+        verdicts: Mapping[str, Verdict],
     ) -> None:
         self.out_paths, self.run, self.report, self.settings, self.labels = out_paths, run, report, settings, labels
+        self.verdicts = verdicts
         self.rows: list[dict[str, Any]] = []
         self.files: dict[str, dict[str, list[str]]] = {}
 
@@ -227,6 +237,8 @@ class _Site:
             threshold_is_set=given is not None,
             metrics=self.labels.metrics(name),
             defects=defects,
+            verdicts=verdict_columns(table, self.verdicts),
+            threshold_labels=self.run.labelled_thresholds.get(name),
         )
 
     def _defects(self, number: int, name: str, table: pa.Table) -> tuple[list[SharedDefect] | None, list[DefectTask]]:
@@ -271,22 +283,3 @@ def _by_rank(parts: Sequence[pa.Table], firsts: Sequence[int]) -> pa.Table:
     numbers = [first + np.arange(len(part)) // DETAIL_ROWS for part, first in zip(parts, firsts, strict=True)]
     table = pa.concat_tables(parts).append_column("detail", pa.array(np.concatenate(numbers), pa.int32()))
     return table.take(pc.sort_indices(table["rank"]))
-
-
-def _run_report(run: RunManifest, settings: Settings) -> RunReport:
-    return RunReport(
-        run_id=run.run_id,
-        source=str(run.settings.source),
-        created_at=run.scored_at,
-        rescoring=run.settings.rescoring,
-        k_list=run.settings.k_list,
-        pictures=settings.report_images,
-        settings={**settings_dict(run.settings), "resolved": run.resolved.model_dump(mode="json")},
-        counts=run.counts.model_dump(),
-        stage_seconds={name: stage["seconds"] for name, stage in run.stages.items()},
-        versions=run.versions,
-        error_total=run.counts.failed,
-        skipped=run.skipped,
-        notes=run.notes,
-        metrics=run.metrics,
-    )

@@ -3,10 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from musc_ray.settings.model import Settings
+from musc_ray.settings.values import settings_dict
+from musc_ray.storage.manifest import RunManifest
+from musc_ray.storage.manifest_records import GroupLabels
 
 NO_LABEL = 255
 
@@ -44,6 +49,8 @@ class GroupReport:
         threshold_is_set: whether the run's settings give it; otherwise it is a suggestion.
         metrics: rows of the metrics table, the one of all defects first.
         defects: its repeated defects; None where the run did not look for them.
+        verdicts: what was said of its images, see `verdict_columns`.
+        threshold_labels: what the threshold rests on, where verdicts give it.
     """
 
     number: int
@@ -58,6 +65,8 @@ class GroupReport:
     threshold_is_set: bool
     metrics: Sequence[Mapping[str, Any]]
     defects: Sequence[SharedDefect] | None = None
+    verdicts: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    threshold_labels: GroupLabels | None = None
 
     @property
     def images(self) -> int:
@@ -83,6 +92,7 @@ class RunReport:
         error_total: rows of the errors table.
         skipped: number of rows of the table `skipped` by reason.
         notes: fallbacks and warnings that the reader must see.
+        verdicts: stored verdicts of the OUT by word; empty without any.
     """
 
     run_id: str
@@ -99,3 +109,25 @@ class RunReport:
     notes: Sequence[str]
     metrics: Mapping[str, float]
     skipped: Mapping[str, int] = field(default_factory=dict)
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: RunManifest, settings: Settings, verdicts: Mapping[str, int]) -> Self:
+        """Return what a report says of a run, with the settings of the report and the stored verdicts."""
+        return cls(
+            run_id=run.run_id,
+            source=str(run.settings.source),
+            created_at=run.scored_at,
+            rescoring=run.settings.rescoring,
+            k_list=run.settings.k_list,
+            pictures=settings.report_images,
+            settings={**settings_dict(run.settings), "resolved": run.resolved.model_dump(mode="json")},
+            counts=run.counts.model_dump(),
+            stage_seconds={name: stage["seconds"] for name, stage in run.stages.items()},
+            versions=run.versions,
+            error_total=run.counts.failed,
+            skipped=run.skipped,
+            notes=run.notes,
+            metrics=run.metrics,
+            verdicts=verdicts,
+        )

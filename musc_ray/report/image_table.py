@@ -49,7 +49,8 @@ def table_rows(table: pa.Table, sizes: Sequence[tuple[int, int]], zooms: Sequenc
     """Make rows of a group's table, as columns.
 
     Args:
-        table: columns uri, score, score_raw, percentile, detail, label, and SIZE_AND_PEAK; in the order of the ranks.
+        table: columns image_id, uri, score, score_raw, percentile, detail, label, and SIZE_AND_PEAK; in the order of
+            the ranks.
         sizes: width and height of each thumbnail.
         zooms: the part of each image that is shown at its own pixels.
 
@@ -60,6 +61,7 @@ def table_rows(table: pa.Table, sizes: Sequence[tuple[int, int]], zooms: Sequenc
     prefix = common_prefix(names)
     return {
         "prefix": prefix,
+        "id": [printable(image_id) for image_id in table["image_id"].to_pylist()],
         "name": [name[len(prefix) :] for name in names],
         "score": rounded(table["score"].to_numpy()),
         "raw": rounded(table["score_raw"].to_numpy()),

@@ -63,6 +63,7 @@ def group_files(run: RunReport, group: GroupReport) -> Iterator[tuple[str, str]]
         "label": None if group.labels is None else packed(group.labels.astype(np.uint8)),
     }
     yield f"data/group-{number}/scores.js", data_script(f"group-{number}/scores", scores)
+    yield f"data/group-{number}/verdicts.js", data_script(f"group-{number}/verdicts", group.verdicts)
 
 
 def group_row(group: GroupReport) -> dict[str, Any]:

@@ -4,11 +4,7 @@ controls at work, hostile names shown as text, readable in both colour schemes.
 
 import io
 import json
-import shutil
-import threading
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +27,12 @@ from musc_ray.scoring.thresholds import group_threshold
 from musc_ray.settings.loading import load_settings
 from musc_ray.sources.decoding import decode_original
 from musc_ray.storage.paths import OutPaths
+from tests.helpers.browser import key, open_browser, open_page, ranks_shown, served, text, texts, wait
 from tests.helpers.scored_run import RUN, write_run
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (PyPI)")
-from selenium.webdriver.common.by import By  # noqa: E402 - only after the check above
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+pytest.importorskip("selenium.webdriver", reason="needs selenium (PyPI)")
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 HOSTILE = """"><script>window.owned = 1<\\/script><img src=x onerror='window.owned = 1'>"""
 FILES = (
@@ -48,30 +44,15 @@ FILES = (
 )
 IMAGES, SMALL_GROUP, SHOWN, GRID = 300, 3, 4, (5, 8)
 SIZES = [(400, 300), (90, 200), (640, 64), (300, 300)]
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
 PICTURES_LOADED = """
     return [...document.images].every(image => image.loading === "lazy" || image.naturalWidth > 0);
 """
-PATIENCE = 30.0  # seconds; pages are there much sooner
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    chromedriver = shutil.which("chromedriver")
-    if not (browser and chromedriver):
-        pytest.skip("needs Chromium and chromedriver (Debian packages chromium and chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('chromium')}", "--window-size=1400,900"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
-    yield driver
-    driver.quit()
+    with open_browser(tmp_path_factory.mktemp("chromium")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -141,19 +122,8 @@ def scores(out_paths: OutPaths) -> pa.Table:
 @pytest.fixture(scope="module", params=["folder", pytest.param("server", marks=pytest.mark.slow)])
 def address(request: pytest.FixtureRequest, out_paths: OutPaths) -> Iterator[str]:
     """Where the report is opened."""
-    if request.param == "folder":
-        yield Path(out_paths.run(RUN).report).as_uri()
-        return
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=out_paths.run(RUN).report))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with served(out_paths.run(RUN).report) as address:
+        yield Path(out_paths.run(RUN).report).as_uri() if request.param == "folder" else address
 
 
 @pytest.fixture(scope="module")
@@ -164,40 +134,6 @@ def group_address(out_paths: OutPaths) -> str:
 @pytest.fixture(scope="module")
 def image_address(out_paths: OutPaths) -> Callable[[int], str]:
     return lambda rank: f"{Path(out_paths.run(RUN).report).as_uri()}/image.html#1/{rank}"
-
-
-def open_page(driver: Any, address: str) -> None:
-    """Open an address afresh and wait until its data are shown."""
-    driver.get("about:blank")
-    driver.get(address)
-    wait(driver, lambda: driver.execute_script("return document.readyState") == "complete")
-    if "image.html" in address:
-        wait(driver, lambda: text(driver, "#facts"))
-    else:
-        wait(driver, lambda: text(driver, ".data-table .count"))
-
-
-def wait(driver: Any, done: Callable[[], object]) -> None:
-    WebDriverWait(driver, PATIENCE, poll_frequency=0.05).until(lambda _: done())
-
-
-def text(driver: Any, selector: str) -> str:
-    value: str = driver.execute_script("return document.querySelector(arguments[0]).textContent.trim()", selector)
-    return value
-
-
-def texts(driver: Any, selector: str) -> list[str]:
-    script = "return [...document.querySelectorAll(arguments[0])].map(element => element.textContent)"
-    values: list[str] = driver.execute_script(script, selector)
-    return values
-
-
-def ranks_shown(driver: Any) -> list[int]:
-    return [int(value) for value in texts(driver, "#images td.rank")]
-
-
-def key(driver: Any, *keys: str) -> None:
-    driver.switch_to.active_element.send_keys(*keys)
 
 
 def test_every_page_opens_silently_and_asks_nothing_of_others(driver: Any, address: str) -> None:

@@ -13,6 +13,7 @@ function readAddress() {
     page: Number(given.get("page") ?? 1) - 1,
     filter: given.get("filter") ?? "",
     label: given.get("label") ?? "",
+    mark: given.get("mark") ?? "",
     held: given.has("held"),
     threshold: Number.isFinite(threshold) ? threshold : null,
   };
@@ -26,6 +27,7 @@ function writeAddress(table, threshold, controls) {
   if (page > 0) chosen.set("page", page + 1);
   if (filter) chosen.set("filter", filter);
   if (controls.label.value) chosen.set("label", controls.label.value);
+  if (controls.mark.value) chosen.set("mark", controls.mark.value);
   if (controls.held.checked) chosen.set("held", "");
   if (threshold.value !== threshold.group.threshold) chosen.set("threshold", threshold.value);
   const text = chosen.toString();
@@ -39,7 +41,8 @@ function card(group, row) {
     make("p", { class: "first" }, make("span", { class: "rank", text: `#${row.rank}` }), make("span", { class: "number", text: fixed(row.score) })),
     make("bdi", { class: "name", text: row.name, title: row.prefix + row.name }));
   const description = `Rank ${row.rank}, score ${fixed(row.score)}, ${row.name}`;
-  return make("li", {}, make("a", { href: imageAddress(group, row.rank), "aria-label": description }, frame, caption));
+  const link = make("a", { href: imageAddress(group, row.rank), "aria-label": description }, frame, caption);
+  return make("li", {}, link, markButtons(imageOf(group, row)));
 }
 
 // Heat maps of the worst images are read and painted when they are about to be seen.
@@ -62,9 +65,17 @@ async function showWorst(group, colours) {
     }
   }, { rootMargin: "300px" });
   list.replaceChildren(...rows.map(row => card(group, row)));
+  for (const control of list.querySelectorAll(".marking")) paint(control);
   for (const frame of list.querySelectorAll(".frame")) {
     if (rows[frame.dataset.rank - 1].size[0] > 0) seen.observe(frame);
   }
+}
+
+// Whether an image has the label and the verdict that are asked for; null where none is.
+function matcher(controls) {
+  const [label, mark] = [controls.label.value, controls.mark.value];
+  if (!label && !mark) return null;
+  return row => (!label || row.label === label) && (!mark || (marks.of(row.id)?.verdict ?? "none") === mark);
 }
 
 function imageTable(group, start, threshold, controls) {
@@ -77,25 +88,31 @@ function imageTable(group, start, threshold, controls) {
     { name: "percentile", label: "Percentile", number: true, value: row => row.percentile, cell: row => fixed(row.percentile, 2) },
     { name: "held", label: "Held", cell: row => (row.rank <= threshold.held ? make("span", { class: "tag held", text: "held" }) : null) },
     ...(group.labels.length ? [{ name: "label", label: "Label", value: row => row.label, cell: row => (row.label ? make("bdi", { class: "tag", text: row.label }) : null) }] : []),
+    { name: "mark", label: "Verdict", cell: row => markButtons(imageOf(group, row)) },
   ];
   return new Table(document.getElementById("images"), {
     source: { total: group.images, chunkRows: group.chunkRows, key: chunk => `group-${group.number}/rows-${String(chunk).padStart(5, "0")}` },
     columns,
     text: row => row.prefix + row.name,
     limit: () => (controls.held.checked ? threshold.held : group.images),
-    matches: () => (controls.label.value ? row => row.label === controls.label.value : null),
+    matches: () => matcher(controls),
     state: start,
-    changed: table => writeAddress(table, threshold, controls),
+    changed: table => {
+      for (const control of table.body.querySelectorAll(".marking")) paint(control);
+      writeAddress(table, threshold, controls);
+    },
   });
 }
 
 attempt(async () => {
   const [group, run, scores] = await Promise.all([load(`group-${number}/group`), load("run"), load(`group-${number}/scores`)]);
+  marks.addStored(group.number, await load(`group-${number}/verdicts`));
   const start = readAddress();
-  const controls = { label: document.getElementById("label"), held: document.getElementById("only-held") };
+  const controls = { label: document.getElementById("label"), mark: document.getElementById("mark-choice"), held: document.getElementById("only-held") };
   for (const name of group.labels) controls.label.append(make("option", { value: name, text: name }));
   document.getElementById("label-choice").hidden = !group.labels.length;
   controls.label.value = group.labels.includes(start.label) ? start.label : "";
+  controls.mark.value = ["none", ...VERDICTS].includes(start.mark) ? start.mark : "";
   controls.held.checked = start.held;
   let table = null;
   const moved = () => table && (controls.held.checked ? table.restart() : table.show());

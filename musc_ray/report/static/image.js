@@ -116,6 +116,14 @@ function showZoom(group, row, detail, colours) {
   }
 }
 
+// The buttons and the note of the image that is shown; keys mark it, too.
+function showMarking(group, row) {
+  shown.image = imageOf(group, row);
+  element("mark-buttons").replaceChildren(markButtons(shown.image, false));
+  element("mark-note").value = marks.of(row.id)?.note ?? "";
+  showMarks(null);
+}
+
 function turnTo(link, group, rank) {
   if (rank >= 1 && rank <= group.images) link.href = imageAddress(group, rank);
   else link.removeAttribute("href");
@@ -127,6 +135,7 @@ async function show() {
   const wanted = location.hash;
   const [group, run] = await Promise.all([load(`group-${number}/group`), load("run")]);
   if (rank < 1 || rank > group.images) throw new Error(`The group has ${plural(group.images, "image")}, there is none of rank ${rank}.`);
+  marks.addStored(group.number, await load(`group-${number}/verdicts`));
   const row = await imageRow(group, Number(rank));
   const detail = await imageDetail(group, row);
   if (location.hash !== wanted) return; // turned on meanwhile
@@ -143,8 +152,18 @@ async function show() {
   showPictures(group, row, detail, colours);
   showZoom(group, row, detail, colours);
   showFacts(group, row, detail);
+  showMarking(group, row);
   await showSimilar(group, run, row, detail);
 }
+
+// A note belongs to a verdict: without one it is unsure.
+element("mark-note").addEventListener("change", () => {
+  const image = shown.image;
+  if (image) marks.set(image, marks.of(image.id)?.verdict ?? "unsure", element("mark-note").value.trim(), markField("who").value.trim());
+});
+shown.marked = () => {
+  if (element("mark-turn").checked && element("next").href) location.href = element("next").href;
+};
 
 document.addEventListener("keydown", event => {
   const link = { ArrowLeft: element("previous"), ArrowRight: element("next") }[event.key];

@@ -1,6 +1,7 @@
 """The report of a complete run is written again: whose settings it takes, and what a threshold changes."""
 
 import json
+from datetime import UTC, datetime
 
 import pyarrow.dataset as ds
 import pytest
@@ -9,7 +10,9 @@ from musc_ray.errors import MuscRayError, SettingsError
 from musc_ray.report import build
 from musc_ray.runtime.progress import Progress
 from musc_ray.settings.loading import load_settings
+from musc_ray.sources.images import image_id
 from musc_ray.storage.paths import OutPaths
+from musc_ray.storage.verdicts import Verdict, add_verdicts
 from tests.helpers import scored_run
 
 
@@ -51,6 +54,20 @@ def test_a_report_takes_a_contamination(again):
     assert (settings.contamination, settings.threshold) == (0.25, None)
     assert sum(scores["is_anomalous"].to_pylist()) == 1
     assert run["settings"]["contamination"] == 0.25
+
+
+def test_a_report_is_marked_by_verdicts_unless_the_run_or_the_command_has_a_rule(again, tmp_path):
+    out_paths = OutPaths.at(str(tmp_path / "out"))
+    at = datetime(2026, 3, 5, tzinfo=UTC)
+    for number, word in enumerate(["good", "defective", "good", "defective"]):
+        add_verdicts(out_paths, [Verdict(image_id(f"{number}.png"), f"{number}.png", "a", word, "", "", at)])
+    _, run, scores = again()
+    assert run["labelled_thresholds"]["a"]["good"] == 2
+    threshold = run["thresholds"]["a"]
+    assert scores["is_anomalous"].to_pylist() == [score >= threshold for score in scores["score"].to_pylist()]
+    _, run, _ = again(threshold=0.3)
+    assert run["thresholds"] == {"a": 0.3}
+    assert "labelled_thresholds" not in run
 
 
 def test_the_contamination_of_a_night_is_refused(again):

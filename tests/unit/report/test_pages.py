@@ -4,7 +4,7 @@ import base64
 import json
 import re
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from html.parser import HTMLParser
 from typing import Any
 
@@ -18,6 +18,9 @@ from musc_ray.report.contents import GroupReport, RunReport, SharedDefect
 from musc_ray.report.data_scripts import common_prefix, data_script, packed, printable
 from musc_ray.report.image_table import NO_THUMBNAIL, UNREADABLE, Lookup, details, table_rows
 from musc_ray.report.pages import flatten_settings, group_files, group_row, metric, run_files, static_files
+from musc_ray.report.verdicts import verdict_columns, verdict_counts
+from musc_ray.storage.manifest_records import GroupLabels
+from musc_ray.storage.verdicts import Verdict
 
 HOSTILE_NAMES = [
     '"><script>alert(1)</script>',
@@ -226,11 +229,47 @@ def test_scores_come_as_they_are_and_the_threshold_counts_as_a_database_does() -
     assert replace(group, threshold=2.0).held == 0
 
 
+def test_a_threshold_by_verdicts_says_what_it_rests_on() -> None:
+    labels = GroupLabels(threshold=0.5, good=1200, defective=3)
+    page = Page(site(make_run(), make_group(threshold_is_set=True, threshold_labels=labels))["group-1.html"])
+    assert "By verdicts on 1,200 good and 3 defective images it is 0.5000." in page.text
+    assert "By verdicts" not in Page(site(make_run(), make_group(threshold_is_set=True))["group-1.html"]).text
+
+
+def test_the_first_page_counts_stored_verdicts() -> None:
+    page = Page(site(make_run(verdicts={"good": 1200, "defective": 3, "unsure": 0}), make_group())["index.html"])
+    assert "stored when this report was written: 1,200 good, 3 defective, 0 unsure." in page.text
+    assert "stored when" not in Page(site(make_run(), make_group())["index.html"]).text
+
+
+def test_stored_verdicts_are_those_of_the_groups_images() -> None:
+    at = datetime(2026, 3, 5, 12, 0, 0, 123456, tzinfo=timezone(timedelta(hours=1)))
+    said = {
+        name: Verdict(name, "u", "g", "defective", note, "Ada\x00", at.astimezone(UTC))
+        for name, note in (("b", HOSTILE_NAMES[0]), ("elsewhere", ""))
+    }
+    columns = verdict_columns(pa.table({"image_id": ["a", "b"], "rank": [1, 2]}), said)
+    assert columns == {
+        "id": ["b"],
+        "rank": [2],
+        "verdict": ["defective"],
+        "note": [HOSTILE_NAMES[0]],
+        "who": [r"Ada\x00"],
+        "when": ["2026-03-05T11:00:00.123Z"],
+    }
+    script = dict(group_files(make_run(), make_group(verdicts=columns)))["data/group-1/verdicts.js"]
+    assert "<" not in script
+    assert content_of(script) == ("group-1/verdicts", columns)
+    assert verdict_counts(said) == {"good": 0, "defective": 2, "unsure": 0}
+    assert verdict_counts({}) == {}
+
+
 def test_rows_share_their_folder_and_say_what_became_of_the_picture() -> None:
     uris = ["s3://b/line a/x 1.png", "s3://b/line a/\udcff.png", "s3://b/line b/\u202ez.png"]
     numbers = np.array([0.9, 0.5, 0.1], np.float32)
     table = pa.table(
         {
+            "image_id": ["1", "2", "3"],
             "uri": ["s3://b/line a/x 1.png", "s3://b/line a/y.png", "s3://b/line b/z\x00\u202e.png"],
             "score": numbers,
             "score_raw": numbers + 1,
@@ -246,6 +285,7 @@ def test_rows_share_their_folder_and_say_what_became_of_the_picture() -> None:
     rows = table_rows(table, [(160, 90), UNREADABLE, NO_THUMBNAIL], [(980, 2086, 1428, 2534), None, None])
     assert rows["prefix"] == "s3://b/"
     assert rows["name"] == ["line a/x 1.png", "line a/y.png", r"line b/z\x00\u202e.png"]
+    assert rows["id"] == ["1", "2", "3"]
     assert rows["raw"] == [1.9, 1.5, 1.1]
     assert rows["percentile"] == [100.0, 99.99, 33.0], "only the very top is 100"
     assert rows["size"] == [[160, 90], [-1, -1], [0, 0]]
