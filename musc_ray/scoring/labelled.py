@@ -27,9 +27,6 @@ from musc_ray.storage.verdicts import Verdict, latest_verdicts
 Labels = Mapping[str, Mapping[str, bool]]
 """By group and image id: whether the image is defective."""
 
-CHANGING = ("known_good",)
-"""Settings that change what scores rest on, but not what they mean."""
-
 
 @dataclass(frozen=True, eq=False)
 class LabelledScores:
@@ -124,10 +121,9 @@ def _is_alike(run: RunManifest, other: RunManifest, group: str) -> bool:
         return False
 
     def made_by(manifest: RunManifest) -> object:
-        settings = identity_values(manifest.settings, "scores")
         decisions = (manifest.matching, manifest.crop_references, manifest.shown_maps)
         decided = [None if (found := by_group.get(group)) is None else found.decided for by_group in decisions]
-        return {name: settings[name] for name in settings if name not in CHANGING}, decided, manifest.crops.get(group)
+        return identity_values(manifest.settings, "scores"), decided, manifest.crops.get(group)
 
     return made_by(run) == made_by(other)
 
