@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import musc_ray
-from musc_ray.cli import inspecting, judging, results, running
+from musc_ray.cli import checking, inspecting, judging, results, running
 from musc_ray.cli.errors import FAILED, ReadableErrors, Stopped, stopped
 from musc_ray.cli.verbs import MARKUP, Verb
 from musc_ray.settings.credentials import log_to_stderr
@@ -23,6 +23,7 @@ VERBS = {
     "After a run": (
         results.runs,
         results.report,
+        checking.check,
         judging.verdicts,
         results.evaluate,
         results.heatmaps,

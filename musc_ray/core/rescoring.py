@@ -14,9 +14,9 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 
-def min_max(scores: npt.NDArray[np.floating]) -> FloatArray:
-    """Scale scores (N,) to [0, 1] over the group; a group of equal scores becomes all 0."""
-    low, high = float(scores.min()), float(scores.max())
+def min_max(scores: npt.NDArray[np.floating], bounds: tuple[float, float] | None = None) -> FloatArray:
+    """Scale scores (N,) to [0, 1] over the group, or over given bounds; a group of equal scores becomes all 0."""
+    low, high = bounds or (float(scores.min()), float(scores.max()))
     if high <= low:
         return np.zeros(len(scores), dtype=np.float32)
     return ((scores.astype(np.float64) - low) / (high - low)).astype(np.float32)
@@ -80,7 +80,11 @@ def _self_first(similarities: FloatArray, indices: IntArray, own: IntArray) -> t
 
 
 def weighted_scores(
-    scores: npt.NDArray[np.floating], similarities: FloatArray, indices: IntArray, k_list: Sequence[int]
+    scores: npt.NDArray[np.floating],
+    similarities: FloatArray,
+    indices: IntArray,
+    k_list: Sequence[int],
+    bounds: tuple[float, float] | None = None,
 ) -> FloatArray:
     """Average the scores of each image's k most similar ones, weighted by similarity (MuSc, eq. 7 and 8), over k_list.
 
@@ -91,11 +95,12 @@ def weighted_scores(
         scores: (N,) raw scores of the group; min-max scaled to [0, 1] here.
         similarities, indices: (n, k) each, from `similar_images`, for all or some images of the group.
         k_list: neighbourhood sizes; a k beyond N counts as N.
+        bounds: scores that become 0 and 1; None means the smallest and the largest.
 
     Returns:
         (n,) float32.
     """
-    near = min_max(scores).astype(np.float64)[indices]
+    near = min_max(scores, bounds).astype(np.float64)[indices]
     weights = similarities.astype(np.float64)
     total = np.zeros(len(indices))
     for k in k_list:

@@ -15,6 +15,7 @@ from musc_ray.sources.images import CatalogImage
 from musc_ray.sources.reading import read_image
 from musc_ray.storage.conditional import create
 from musc_ray.storage.filesystem import read_json
+from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.retry import PERMANENT, with_retries
 
 SAMPLE_IMAGES = 16
@@ -54,6 +55,18 @@ def group_ranges(
     kept = () if workspace.settings.overwrite else plain
     ranges = {name: _group_range(workspace, given, name, images, name in kept) for name, images in listed.items()}
     return {name: found for name, found in ranges.items() if found is not None}
+
+
+def stored_range(out_paths: OutPaths, features_id: str, group: str, bounds: tuple[float, float]) -> Range:
+    """Return the range of a group's deep pixels whose bounds a run's manifest states, its kind included.
+
+    Raises:
+        MuscRayError: the stored range is broken.
+    """
+    path = out_paths.intensity(features_id, group)
+    stored = read_json(out_paths.fs, path)
+    found = None if stored is None else _parsed(stored, path).range
+    return found if found is not None and (found.low, found.high) == bounds else Range.stated(*bounds)
 
 
 def stated(ranges: Mapping[str, FoundRange]) -> dict[str, tuple[float, float]]:

@@ -10,6 +10,7 @@ from musc_ray.core.compression import raw_tokens
 from musc_ray.core.quantised import rotation
 from musc_ray.settings.model import Settings
 from musc_ray.storage.bases import Compression, Directions, read_compression, read_directions
+from musc_ray.storage.layer_columns import LayerTokens
 from musc_ray.storage.paths import OutPaths
 from musc_ray.storage.shards import read_layer, read_norms
 
@@ -66,8 +67,24 @@ class LayerReader:
         tokens = torch.from_numpy(read_layer(self.out_paths.fs, path, layer, image_ids, basis, places))
         if basis is None or self.settings.aggregation != "snamd":
             return tokens
-        norms = torch.from_numpy(read_norms(self.out_paths.fs, path, layer, image_ids, basis, places))
-        return raw_tokens(tokens, norms, self._vectors(group, basis, layer))
+        norms = read_norms(self.out_paths.fs, path, layer, image_ids, basis, places)
+        return raw_tokens(tokens, torch.from_numpy(norms), self._vectors(group, basis, layer))
+
+    def as_read(self, group: str, layer: int, stored: LayerTokens) -> Tensor:
+        """Return tokens (A, h*w, C) that are not in a shard, as `read` would return them if they were.
+
+        Args:
+            group: of the images.
+            layer: of the tokens.
+            stored: what a shard would hold of them.
+        """
+        tokens = torch.from_numpy(stored.tokens)
+        if stored.scales is not None:
+            tokens = tokens.float() * torch.from_numpy(stored.scales)[:, :, None]
+        basis = self.basis(group)
+        if basis is None or stored.norms is None or self.settings.aggregation != "snamd":
+            return tokens
+        return raw_tokens(tokens, torch.from_numpy(stored.norms), self._vectors(group, basis, layer))
 
     def read_in_full(
         self, group: str, path: str, layer: int, image_ids: Sequence[str], places: Sequence[int] = (0,)

@@ -71,11 +71,11 @@ class BandReducer:
         if nearest is not None:
             far = distance_of_rank(distances, far_rank(window.references))
             # without crops: there is set 0 alone
-            write_array(fs, self.run_paths.nearest(*of_shard), _on_grid(nearest.keys.numpy(), kept, ABSENT))
-            write_array(fs, self.run_paths.far(*of_shard), _on_grid(far.numpy(), kept, np.nan))
+            write_array(fs, self.run_paths.nearest(*of_shard), on_grid(nearest.keys.numpy(), kept, ABSENT))
+            write_array(fs, self.run_paths.far(*of_shard), on_grid(far.numpy(), kept, np.nan))
         at_most = self._nearest_good(band, kept)
         scores, error = patch_scores(distances, window.references, self.settings.interval, self.device, at_most)
-        write_array(fs, self.run_paths.band(*of_shard, patch_set.number), _on_grid(scores.numpy(), kept, np.nan))
+        write_array(fs, self.run_paths.band(*of_shard, patch_set.number), on_grid(scores.numpy(), kept, np.nan))
         return error
 
     def _nearest_good(self, band: BandOf, kept: KeptPatches | None) -> Tensor | None:
@@ -89,7 +89,7 @@ class BandReducer:
         return kept_distances(nearest[:, : len(shard.ids)], kept)
 
 
-def _on_grid(values: npt.NDArray[Any], kept: KeptPatches | None, fill: float) -> npt.NDArray[Any]:
+def on_grid(values: npt.NDArray[Any], kept: KeptPatches | None, fill: float) -> npt.NDArray[Any]:
     """Put values (A, P * K, ...) of kept patches of P places in their places (A, P * L, ...)."""
     if kept is None:
         return values

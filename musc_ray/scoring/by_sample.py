@@ -23,6 +23,7 @@ from musc_ray.storage.group_crop_references import GroupCropReferences
 from musc_ray.storage.group_foreground import GroupForeground
 from musc_ray.storage.group_matching import GroupMatching
 from musc_ray.storage.group_shown_maps import GroupShownMaps
+from musc_ray.storage.paths import RunPaths
 from musc_ray.storage.retry import with_retries
 
 Answer = TypeVar("Answer", GroupMatching, GroupCropReferences, GroupForeground, GroupShownMaps)
@@ -110,8 +111,17 @@ def settle(
 
 def settled(context: RunContext, question: Question[Answer]) -> dict[str, Answer]:
     """Read what the run has settled so far, by group."""
-    path = context.run_paths.settled(question.name)
-    content = read_json(context.run_paths.fs, path) or {}
+    return settled_in(context.run_paths, question)
+
+
+def settled_in(run_paths: RunPaths, question: Question[Answer]) -> dict[str, Answer]:
+    """Read what a run has settled, by group; empty where it did not ask.
+
+    Raises:
+        MuscRayError: the file is broken.
+    """
+    path = run_paths.settled(question.name)
+    content = read_json(run_paths.fs, path) or {}
     return {name: _parsed(question, value, path) for name, value in content.items()}
 
 

@@ -17,7 +17,7 @@ from musc_ray.core.stitching import crop_patches, resample, stitch
 from musc_ray.scoring.patch_maps import ImageMaps, peaks_of, set_maps_of
 from musc_ray.scoring.ring import GroupImages, RingShard
 from musc_ray.storage.arrays import read_array, write_array
-from musc_ray.storage.group_shown_maps import GroupShownMaps
+from musc_ray.storage.group_shown_maps import GroupShownMaps, usual_path
 from musc_ray.storage.paths import RunPaths
 from musc_ray.storage.shards import FeaturesMeta
 
@@ -32,9 +32,9 @@ def write_set_maps(run_paths: RunPaths, images: GroupImages, shard: RingShard, l
 
 
 def write_usual(run_paths: RunPaths, images: GroupImages) -> None:
-    """Find by a sample what is usual of each patch of a group's crops, and write it."""
+    """Find by a sample what is usual of each patch of a group's crops, and write it: `check` needs it after the run."""
     _, crops = _sample(run_paths, images)
-    write_array(run_paths.fs, run_paths.set_maps(images.group, None), usual_scores(crops.reshape(len(crops), -1)))
+    write_array(run_paths.fs, usual_path(run_paths, images.group), usual_scores(crops.reshape(len(crops), -1)))
 
 
 def choose_shown_maps(run_paths: RunPaths, images: GroupImages) -> GroupShownMaps:
@@ -59,11 +59,24 @@ def image_maps(
         meta: of the shard's features.
         shown: see `choose_shown_maps`.
     """
-    whole, crops = _places(read_array(run_paths.fs, run_paths.set_maps(images.group, shard.number)), images)
-    if shown == "whole":
+    flat = read_array(run_paths.fs, run_paths.set_maps(images.group, shard.number))
+    usual = None if shown == "whole" else read_array(run_paths.fs, usual_path(run_paths, images.group))
+    return maps_of_places(flat, images, meta, usual)
+
+
+def maps_of_places(flat: FloatArray, images: GroupImages, meta: FeaturesMeta, usual: FloatArray | None) -> ImageMaps:
+    """Make one map of each of some images from those of its places, as `image_maps` does.
+
+    Args:
+        flat: (A, patches of all places), as `write_set_maps` writes them.
+        images: the group.
+        meta: of the images' features.
+        usual: what is usual of each patch of crops; None to show the maps of whole images.
+    """
+    whole, crops = _places(flat, images)
+    if usual is None:
         scores = image_scores(torch.from_numpy(whole), meta.shape.whole).numpy()
         return ImageMaps(resample(whole, images.map_grid), scores, peaks_of(whole))
-    usual = read_array(run_paths.fs, run_paths.set_maps(images.group, None))
     maps = stitch(calibrated(crops.reshape(len(crops), -1), usual).reshape(crops.shape), images.cut)
     patch = meta.image_size[0] // meta.grid[0]
     size = images.map_grid[0] * patch, images.map_grid[1] * patch

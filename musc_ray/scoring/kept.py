@@ -110,7 +110,7 @@ def _tasks(
         found = None if answer is None else answer.found
         if masks is None and found is None:
             continue
-        patches = {} if masks is None else _masked(masks, context.meta_of(group.group))
+        patches = {} if masks is None else masked_patches(masks, context.meta_of(group.group))
         yield from (KeptTask(group.group, shard, patches, found) for shard in _shards(group))
 
 
@@ -122,7 +122,7 @@ def _shards(group: GroupImages) -> list[RingShard]:
     return [RingShard(number, 0, tuple(of_shard)) for number, of_shard in ids.items()]
 
 
-def _masked(masks: GroupMasks, meta: FeaturesMeta) -> dict[tuple[int, int] | None, MaskedPatches]:
+def masked_patches(masks: GroupMasks, meta: FeaturesMeta) -> dict[tuple[int, int] | None, MaskedPatches]:
     """Return what each mask of a group leaves of an image's patches."""
     by_size = masks.by_size if masks.every is None else {None: masks.every}
     return {size: MaskedPatches(mask.shape, kept_by(mask, meta)) for size, mask in by_size.items()}

@@ -34,8 +34,8 @@ class KeptReader:
         used = self._table(used_path(self.run_paths, group)) if self.asked else None
         if used is None:
             return None
-        rows = [_of_set(self._shard(group, shard)[each], patch_set) for shard in ids for each in ids[shard]]
-        return KeptPatches.of(np.concatenate(rows), np.asarray(_of_set(used[""], patch_set).any(axis=0)))
+        rows = [flags_of_set(self._shard(group, shard)[each], patch_set) for shard in ids for each in ids[shard]]
+        return KeptPatches.of(np.concatenate(rows), np.asarray(flags_of_set(used[""], patch_set).any(axis=0)))
 
     def _shard(self, group: str, shard: int) -> dict[str, KeptFlags]:
         path = kept_path(self.run_paths, group, shard)
@@ -48,7 +48,7 @@ class KeptReader:
         return read_kept(self.run_paths.fs, path)
 
 
-def _of_set(flags: KeptFlags, patch_set: PatchSet) -> Flags:
+def flags_of_set(flags: KeptFlags, patch_set: PatchSet) -> Flags:
     """Return the flags (places, L) of a set."""
     length = patch_set.grid[0] * patch_set.grid[1]
     if patch_set.places == (0,):

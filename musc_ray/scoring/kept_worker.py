@@ -57,11 +57,41 @@ def write_shard_kept(run_paths: RunPaths, reader: LayerReader, task: KeptTask) -
     Raises:
         MuscRayError: a mask leaves nothing of an image.
     """
-    path = run_paths.out.shard(reader.features_id, task.group, task.shard.number)
-    meta = read_meta(run_paths.fs, path)
+    kept, found = stored_flags(reader, task)
+    write_kept(run_paths.fs, kept_path(run_paths, task.group, task.shard.number), kept)
+    return found
+
+
+def stored_flags(reader: LayerReader, task: KeptTask) -> tuple[dict[str, KeptFlags], ShardKept]:
+    """Find which patches of a shard's images are kept, by image id.
+
+    Raises:
+        MuscRayError: a mask leaves nothing of an image.
+    """
+    path = reader.out_paths.shard(reader.features_id, task.group, task.shard.number)
+    meta, tokens = read_meta(reader.out_paths.fs, path), None
+    if task.foreground is not None:
+        tokens = reader.read(task.group, path, task.foreground.layer, task.shard.ids)
+    return flags_of(task, meta, tokens, reader.is_compressed(task.group))
+
+
+def flags_of(
+    task: KeptTask, meta: FeaturesMeta, tokens: torch.Tensor | None, compressed: bool
+) -> tuple[dict[str, KeptFlags], ShardKept]:
+    """Tell which patches of some images are kept, by image id.
+
+    Args:
+        task: the images.
+        meta: of their features, with their sizes.
+        tokens: (A, h*w, C) of the foreground's layer, of the whole images; None without a foreground.
+        compressed: whether tokens are compressed ones.
+
+    Raises:
+        MuscRayError: a mask leaves nothing of an image.
+    """
     sizes = {image.image_id: (image.height, image.width) for image in meta.extracted}
     lengths = _lengths(meta)
-    parts, lost = _parts(reader, path, task, meta)
+    parts, lost = _parts(task, meta, tokens, compressed)
     kept: dict[str, KeptFlags] = {}
     unmasked = stretched = 0
     for row, image_id in enumerate(task.shard.ids):
@@ -76,23 +106,23 @@ def write_shard_kept(run_paths: RunPaths, reader: LayerReader, task: KeptTask) -
         if parts is not None and (flags[0] & parts[row][0]).any():
             flags = flags[0] & parts[row][0], flags[1] & parts[row][1]
         kept[image_id] = flags
-    write_kept(run_paths.fs, kept_path(run_paths, task.group, task.shard.number), kept)
     both = [np.stack([flags[side] for flags in kept.values()]) for side in (0, 1)]
     used = np.asarray(both[0].any(axis=0)), np.asarray(both[1].any(axis=0))
     counts = int(sum(side.sum() for side in both)), sum(side.size for side in both)
-    return ShardKept(used, *counts, unmasked, stretched, int(lost))
+    return kept, ShardKept(used, *counts, unmasked, stretched, int(lost))
 
 
-def _parts(reader: LayerReader, path: str, task: KeptTask, meta: FeaturesMeta) -> tuple[list[KeptFlags] | None, int]:
+def _parts(
+    task: KeptTask, meta: FeaturesMeta, tokens: torch.Tensor | None, compressed: bool
+) -> tuple[list[KeptFlags] | None, int]:
     """Return the patches of the part in each image, and in how many it was not found; None without a foreground."""
-    if task.foreground is None:
+    if task.foreground is None or tokens is None:
         return None, 0
     found, grid = task.foreground, meta.grid_of((0,))
     foreground = Foreground(
         torch.tensor(found.mean), torch.tensor(found.direction), found.threshold, np.array(found.usual), found.share
     )
-    tokens = reader.read(task.group, path, found.layer, task.shard.ids)
-    flags, lost = foreground.kept(tokens, grid, reader.is_compressed(task.group))
+    flags, lost = foreground.kept(tokens, grid, compressed)
     return [(row, crops_of(~row.reshape(grid), meta)) for row in flags], int(lost.sum())
 
 

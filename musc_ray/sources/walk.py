@@ -59,7 +59,7 @@ def may_hold_files(fs: fsspec.AbstractFileSystem, path: str) -> bool:
     found = describe(fs, path)
     if found is not None:
         return found["type"] != "directory" or not is_local(fs) or _has_files(path)
-    if not GLOB_SIGNS.search(path) or describe(fs, _base_of_glob(path)) is None:
+    if not GLOB_SIGNS.search(path) or describe(fs, base_of_glob(path)) is None:
         raise FileNotFoundError(path)
     return True
 
@@ -79,14 +79,14 @@ def _has_files(folder: str) -> bool:
     return False
 
 
-def _base_of_glob(pattern: str) -> str:
+def base_of_glob(pattern: str) -> str:
     """Return the folder that a glob begins in."""
     return re.split(r"[^/]*[*?\[]", pattern, maxsplit=1)[0].rstrip("/") or "/"
 
 
 def _glob(fs: fsspec.AbstractFileSystem, pattern: str) -> Iterator[Found]:
     """List the files whose paths match a glob; nothing is said of others."""
-    base = _base_of_glob(pattern).rstrip("/")
+    base = base_of_glob(pattern).rstrip("/")
     depth = None if "**" in pattern else pattern.count("/") - base.count("/")
     wanted = re.compile(glob_translate(pattern))
     if describe(fs, base or "/") is None:

@@ -3,6 +3,12 @@
 from typing import Literal
 
 from musc_ray.storage.manifest_records import Decision
+from musc_ray.storage.paths import RunPaths, escape_group
+
+
+def usual_path(run_paths: RunPaths, group: str) -> str:
+    """Return the file of what is usual of each patch of a group's crops; it stays after the run."""
+    return f"{run_paths.folder}/usual/group={escape_group(group)}.npy"
 
 
 class GroupShownMaps(Decision):

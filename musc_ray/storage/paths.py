@@ -273,10 +273,9 @@ class RunPaths:
         """Patch maps and raw scores of one shard's images."""
         return f"{self.work}/maps/group={escape_group(group)}/shard-{shard:05d}.parquet"
 
-    def set_maps(self, group: str, shard: int | None) -> str:
-        """Maps of all places of one shard's images, where they are cut; None: what is usual of the group's crops."""
-        name = "usual" if shard is None else f"shard-{shard:05d}"
-        return f"{self.work}/set_maps/group={escape_group(group)}/{name}.npy"
+    def set_maps(self, group: str, shard: int) -> str:
+        """Maps of all places of one shard's images, where they are cut."""
+        return f"{self.work}/set_maps/group={escape_group(group)}/shard-{shard:05d}.npy"
 
     def salient(self, group: str, shard: int) -> str:
         """Features of the most anomalous patches of one shard's images, where RsCon compares them."""

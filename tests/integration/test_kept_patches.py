@@ -8,6 +8,7 @@ import pyarrow.dataset as ds
 import pytest
 from PIL import Image
 
+import musc_ray
 from musc_ray.core.kept_patches import kept_of_mask
 from tests.helpers import brute_force
 
@@ -171,6 +172,11 @@ def test_the_background_is_left_out_where_there_is_one(invoke, archive, parts, t
     assert scored_places[:, 4:7, 4:7].all()  # the part
     assert not scored_places[:, 0].any()
     assert scored_places.mean() == pytest.approx(kept["share"], abs=1e-3)
+    table = ds.dataset(folder / "scores", format="parquet").to_table().to_pylist()
+    for image in musc_ray.check(tmp_path / "parts", [table[0]["uri"], table[7]["uri"]]).images:
+        row = next(row for row in table if row["uri"] == image.uri)
+        assert image.score_raw == pytest.approx(row["score_raw"], abs=1e-4)
+        np.testing.assert_allclose(image.patch_map.ravel(), row["patch_map"], atol=1e-4)
     texture, rows = scored(invoke, archive, tmp_path / "texture", tiny_weights, *options)
     (of_texture,) = texture["kept"].values()
     assert (of_texture["foreground"], of_texture["share"]) == (False, 1.0)

@@ -32,6 +32,8 @@ ANSWERS = {
     "report": "needs the out",
     "evaluate": "needs the out",
     "heatmaps": "Missing option '--format'",
+    "check": "Missing argument 'OUT'",
+    "check nowhere a.png": "There is no complete run in ",
     "publish": "needs the OUT",
     "verdicts": "Missing argument 'OUT'",
     "run photos out --shard-size x": "must be a whole number",
