@@ -14,6 +14,7 @@ from musc_ray.checking.kept_patches import GroupFlags, find_flags
 from musc_ray.checking.query import Query
 from musc_ray.checking.stored_group import Flags, Shards, StoredGroup
 from musc_ray.core.against import nearest_distances, scores_against
+from musc_ray.core.known_good import NearestGood
 from musc_ray.core.operands.base import PreparedShard
 from musc_ray.core.operands.prepare import prepare
 from musc_ray.errors import MuscRayError
@@ -157,8 +158,11 @@ class GroupScorer:
         ]
         prepared = [self._prepared(part, layer, patch_set, dtype, flags) for part in units]
         others = [[_counted(unit, of_shards) for unit in part] for part, of_shards in zip(units, counted, strict=True)]
-        at_most = nearest_distances(own, prepared[1], others[1]) if units[1] else None
-        scores = scores_against(own, prepared[0], others[0], settings.interval, at_most, self.device)
+        good = None
+        if units[1]:
+            known = sum(map(len, self.group.known_good.values()))
+            good = NearestGood(nearest_distances(own, prepared[1], others[1]), known)
+        scores = scores_against(own, prepared[0], others[0], settings.interval, good, self.device)
         return np.asarray(on_grid(scores.numpy(), kept, np.nan), np.float32)
 
     def _units(self, shards: Shards, counted: Mapping[int, Flags], patch_set: PatchSet) -> list[Unit]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.distance_summary import DistanceSummary
+from musc_ray.core.known_good import NearestGood
 from musc_ray.core.operands.base import PreparedShard
 from musc_ray.core.patch_scores import Part, patch_scores, summarise
 from musc_ray.core.pending_distances import MAX_EXACT_REFERENCES, SUMMARY_CHUNK
@@ -41,7 +42,7 @@ def scores_against(
     references: Iterable[PreparedShard],
     others: Iterable[Tensor | None],
     interval: tuple[float, float],
-    at_most: Tensor | None,
+    good: NearestGood | None,
     device: torch.device,
 ) -> Tensor:
     """Compute patch scores of some images against references: interval average over all that count, mean over degrees.
@@ -52,11 +53,11 @@ def scores_against(
     Args:
         query, references, others: see `nearest_distances`.
         interval: share of the sorted distances to average.
-        at_most: (D, A, P * L), limits of the averages of each degree, see `nearest_distances`; None means no limit.
+        good: distances (D, A, P * L) to known good images, see `nearest_distances`; None without any.
         device: where to sort.
 
     Returns:
-        (A, P * L) float32 on the CPU: where no image counts the mean of `at_most`, without it +inf.
+        (A, P * L) float32 on the CPU: where no image counts the mean distance to known good ones, or +inf.
     """
     parts: list[Part] = []
     counts, columns = torch.zeros(query.whole_images, dtype=torch.int64), 0
@@ -66,14 +67,14 @@ def scores_against(
         columns += distances.shape[3]
         if int(counts.max()) > MAX_EXACT_REFERENCES and columns >= SUMMARY_CHUNK:
             parts, columns = [summarise(parts)], 0
-    if at_most is None:
-        at_most = torch.full(_shape(query), torch.inf)
-    scores = at_most.double().mean(dim=0).float()
+    if good is None:
+        good = NearestGood(torch.full(_shape(query), torch.inf), 0)
+    scores = good.distances.double().mean(dim=0).float()
     for count in sorted(set(counts.tolist())):
         rows = counts == count
         if count:
             of_rows = [_rows(part, rows) for part in parts]
-            scores[rows] = patch_scores(of_rows, count, interval, device, at_most[:, rows])[0]
+            scores[rows] = patch_scores(of_rows, count, interval, device, good.rows(rows))[0]
     return scores
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from musc_ray.core.distance_summary import DistanceSummary
 from musc_ray.core.interval_average import interval_average
+from musc_ray.core.known_good import NearestGood, bounded
 from musc_ray.core.pending_distances import MAX_EXACT_REFERENCES
 
 VALUES_CHUNK = 2**26
@@ -33,7 +34,7 @@ def patch_scores(
     references: int,
     interval: tuple[float, float],
     device: torch.device,
-    at_most: Tensor | None = None,
+    good: NearestGood | None = None,
 ) -> tuple[Tensor, float]:
     """Compute the patch scores of a band: interval average, then mean over degrees (MuSc, eq. 5 and 6).
 
@@ -42,16 +43,16 @@ def patch_scores(
         references: their number, the same for every image.
         interval: share of the sorted distances to average.
         device: where to sort.
-        at_most: (D, A, L) float32, limits of the averages of each degree: distances to the nearest patch that is known
-            to be good. None means no limit.
+        good: distances of these images to known good ones, which bound the averages of each degree (`known_good`); None
+            without any.
 
     Returns:
         (A, L) float32 on the CPU, and the largest possible error: 0 when all distances were kept.
     """
     distances = [part for part in parts if isinstance(part, Tensor)]
     if references > MAX_EXACT_REFERENCES or len(distances) < len(parts):
-        return _from_summary(summarise(parts), references, interval, at_most)
-    return exact_scores(distances, references, interval, device, at_most), 0.0
+        return _from_summary(summarise(parts), references, interval, good)
+    return exact_scores(distances, references, interval, device, good), 0.0
 
 
 def exact_scores(
@@ -59,7 +60,7 @@ def exact_scores(
     references: int,
     interval: tuple[float, float],
     device: torch.device,
-    at_most: Tensor | None = None,
+    good: NearestGood | None = None,
 ) -> Tensor:
     """Compute `patch_scores` from distances (D, A, L, B) alone, some images at a time: (A, L) float32 on the CPU."""
     degrees, images, length, _ = parts[0].shape
@@ -70,17 +71,14 @@ def exact_scores(
             chunks = [part[d, start : start + step].to(device) for part in parts]
             rows = torch.cat(chunks, dim=2) if len(chunks) > 1 else chunks[0]
             average = interval_average(rows, references, interval).cpu()
-            total[start : start + step] += _limited(average, at_most, (d, slice(start, start + step)))
+            if good is not None:
+                average = bounded(average, good.distances[d, start : start + step], good.images)
+            total[start : start + step] += average
     return (total / degrees).float()
 
 
-def _limited(averages: Tensor, at_most: Tensor | None, part: tuple[int | slice, slice]) -> Tensor:
-    """Return averages that are at most the limits of a part of the degrees and images."""
-    return averages if at_most is None else torch.minimum(averages, at_most[part].to(averages.device))
-
-
 def _from_summary(
-    summary: DistanceSummary, references: int, interval: tuple[float, float], at_most: Tensor | None
+    summary: DistanceSummary, references: int, interval: tuple[float, float], good: NearestGood | None
 ) -> tuple[Tensor, float]:
     """Compute `patch_scores` from bins (D, A, L, SUMMARY_BINS), some images at a time."""
     degrees, images, length, bins = summary.counts.shape
@@ -89,7 +87,8 @@ def _from_summary(
     for start in range(0, images, step):
         part = DistanceSummary(summary.counts[:, start : start + step], summary.excesses[:, start : start + step])
         mean, error = part.interval_average(references, interval)
-        limited = _limited(mean, at_most, (slice(None), slice(start, start + step)))
-        scores[start : start + step] = limited.double().mean(dim=0).float()
+        if good is not None:
+            mean = bounded(mean.cpu(), good.distances[:, start : start + step], good.images)
+        scores[start : start + step] = mean.double().mean(dim=0).float()
         largest = max(largest, float(error.max()))
     return scores, largest

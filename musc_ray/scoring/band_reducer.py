@@ -10,6 +10,7 @@ from torch import Tensor
 
 from musc_ray.core.distance_summary import DistanceSummary
 from musc_ray.core.kept_patches import KeptPatches
+from musc_ray.core.known_good import NearestGood
 from musc_ray.core.nearest_images import ABSENT, NearestImages, distance_of_rank
 from musc_ray.core.patch_scores import Part, patch_scores, summarise
 from musc_ray.core.references import ReferenceWindow
@@ -20,7 +21,7 @@ from musc_ray.scoring.patch_sets import PatchSet
 from musc_ray.scoring.ring import BlockTask, RingShard
 from musc_ray.settings.model import Settings
 from musc_ray.storage.arrays import write_array
-from musc_ray.storage.known_good_arrays import has_nearest_good, read_nearest_good
+from musc_ray.storage.known_good_arrays import known_count, read_nearest_good
 from musc_ray.storage.paths import RunPaths
 
 StoredPart = tuple[np.ndarray | DistanceSummary, NearestImages | None]
@@ -37,7 +38,7 @@ class BandReducer:
 
     def __init__(self, settings: Settings, run_paths: RunPaths, kept: KeptReader, device: torch.device) -> None:
         self.settings, self.run_paths, self.kept, self.device = settings, run_paths, kept, device
-        self.has_good: dict[str, bool] = {}
+        self.known_counts: dict[str, int] = {}
 
     def nearest_images(self, task: BlockTask, number: int, distances: Tensor) -> NearestImages | None:
         """Select the nearest images of a shard's patches in a block; None unless repeated defects are searched."""
@@ -73,20 +74,20 @@ class BandReducer:
             # without crops: there is set 0 alone
             write_array(fs, self.run_paths.nearest(*of_shard), on_grid(nearest.keys.numpy(), kept, ABSENT))
             write_array(fs, self.run_paths.far(*of_shard), on_grid(far.numpy(), kept, np.nan))
-        at_most = self._nearest_good(band, kept)
-        scores, error = patch_scores(distances, window.references, self.settings.interval, self.device, at_most)
+        good = self._nearest_good(band, kept)
+        scores, error = patch_scores(distances, window.references, self.settings.interval, self.device, good)
         write_array(fs, self.run_paths.band(*of_shard, patch_set.number), on_grid(scores.numpy(), kept, np.nan))
         return error
 
-    def _nearest_good(self, band: BandOf, kept: KeptPatches | None) -> Tensor | None:
+    def _nearest_good(self, band: BandOf, kept: KeptPatches | None) -> NearestGood | None:
         """Return the distances (D, A, P * K) of a band's patches to the nearest known good image, if there is any."""
         group, layer, shard, patch_set = band
-        if group not in self.has_good:
-            self.has_good[group] = has_nearest_good(self.run_paths, group)
-        if not self.has_good[group]:
+        if group not in self.known_counts:
+            self.known_counts[group] = known_count(self.run_paths, group)
+        if not self.known_counts[group]:
             return None
         nearest = read_nearest_good(self.run_paths, (group, layer, shard.number, patch_set.number))
-        return kept_distances(nearest[:, : len(shard.ids)], kept)
+        return NearestGood(kept_distances(nearest[:, : len(shard.ids)], kept), self.known_counts[group])
 
 
 def on_grid(values: npt.NDArray[Any], kept: KeptPatches | None, fill: float) -> npt.NDArray[Any]:

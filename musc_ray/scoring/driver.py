@@ -138,7 +138,7 @@ class _Stages:
 
     def compare(self, step: Callable[..., OneWay], name: str, groups: Sequence[GroupImages]) -> None:
         """Do one of the steps that compare one way, for the groups that need it."""
-        done = step(self.pool, groups, self.context.meta.layers, self.progress)
+        done = step(self.pool, self.context, groups, self.progress)
         self.failed |= done.failed
         if done.shards:
             self.figures[name] = {"seconds": done.seconds, "shards": done.shards}

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
+from musc_ray.features.context import RunContext
 from musc_ray.runtime.pool import Pool
 from musc_ray.runtime.progress import Progress
 from musc_ray.scoring.patch_sets import PatchSet
 from musc_ray.scoring.ring import GroupImages
+from musc_ray.storage.known_good_arrays import write_known_count
 
 Task = tuple[GroupImages, int, PatchSet, int]
 """Group, layer, set of patches, and number of the shard whose images are scored."""
@@ -27,24 +29,27 @@ class OneWay:
 
 
 def compare_with_known_good(
-    pool: Pool, groups: Sequence[GroupImages], layers: Sequence[int], progress: Progress
+    pool: Pool, context: RunContext, groups: Sequence[GroupImages], progress: Progress
 ) -> OneWay:
     """Write the distances of all scored images to the nearest known good image, of groups that have any."""
+    for group in groups:
+        if group.known_good:
+            write_known_count(context.run_paths, group.group, group.known)
     tasks = [
         (group, layer, patch_set, number)
         for group in groups
         if group.known_good
-        for layer, patch_set, number in product(layers, group.sets, group.all_scored().shards)
+        for layer, patch_set, number in product(context.meta.layers, group.sets, group.all_scored().shards)
     ]
     return _each(pool, "known_good", "write_nearest_good", tasks, progress)
 
 
-def score_aside(pool: Pool, groups: Sequence[GroupImages], layers: Sequence[int], progress: Progress) -> OneWay:
+def score_aside(pool: Pool, context: RunContext, groups: Sequence[GroupImages], progress: Progress) -> OneWay:
     """Write the bands of images that are nobody's reference; distances to known good images are written."""
     tasks = [
         (group, layer, patch_set, shard.number)
         for group in groups
-        for layer, patch_set, shard in product(layers, group.sets, group.aside)
+        for layer, patch_set, shard in product(context.meta.layers, group.sets, group.aside)
     ]
     return _each(pool, "aside", "write_aside", tasks, progress)
 

@@ -12,6 +12,7 @@ import torch
 
 from musc_ray.core.against import nearest_distances, scores_against
 from musc_ray.core.kept_patches import KeptPatches
+from musc_ray.core.known_good import NearestGood
 from musc_ray.core.operands.base import PreparedShard
 from musc_ray.scoring.patch_sets import PatchSet
 from musc_ray.scoring.ring import GroupImages, RingShard
@@ -59,14 +60,14 @@ class KnownGoodWorker:
             return
         (shard,) = (shard for shard in images.aside if shard.number == number)
         query = self._prepare(images, layer, patch_set, number, shard.ids)
-        at_most = None
+        good = None
         if images.known_good:
             nearest = read_nearest_good(self.run_paths, scored)[:, -len(shard.ids) :]
-            at_most = self._off_grid(images, patch_set, number, shard.ids, nearest)
+            good = NearestGood(self._off_grid(images, patch_set, number, shard.ids, nearest), images.known)
         shards = reference_shards(images, self.cache.settings.seed)
         references = self._references(images, layer, patch_set, shards)
         interval, device = self.cache.settings.interval, self.cache.device
-        scores = scores_against(query, references, [None] * len(shards), interval, at_most, device)
+        scores = scores_against(query, references, [None] * len(shards), interval, good, device)
         on_grid = self._on_grid(images, patch_set, number, shard.ids, scores.numpy()[None])[0]
         write_array(self.run_paths.fs, path, on_grid)
 

@@ -115,6 +115,11 @@ class GroupImages:
         return self.images + sum(len(shard.ids) for shard in self.aside)
 
     @property
+    def known(self) -> int:
+        """Count the known good images."""
+        return sum(len(shard.ids) for shard in self.known_good)
+
+    @property
     def published(self) -> int:
         """Count the images that get scores."""
         return self.scored if self.publish_earlier else self.scored - len(self.earlier)

@@ -205,7 +205,7 @@ def _judged(context: RunContext, scored: ScoredGroups) -> dict[str, GroupJudged]
     """Describe the scored groups with known good or defective images."""
     return {
         group.group: GroupJudged(
-            known_good=sum(len(shard.ids) for shard in group.known_good),
+            known_good=group.known,
             defective=sum(len(shard.ids) for shard in group.aside),
             digest=context.roles.digests[group.group],
         )

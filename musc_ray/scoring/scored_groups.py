@@ -86,7 +86,7 @@ def _extracted_groups(
 
 def _objection(group: GroupImages, earlier: int) -> str | None:
     """Say why a group cannot be scored, as one with so many earlier images in a night; None if it can."""
-    good = sum(len(shard.ids) for shard in group.known_good)
+    good = group.known
     if earlier and group.scored == earlier:
         return f"Group '{group.group}' has no new image that can be read: see the errors table."
     if group.images >= 2:

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from musc_ray.storage.arrays import read_array, write_array
+from musc_ray.storage.filesystem import read_json, write_json
 from musc_ray.storage.listing import exists
 from musc_ray.storage.paths import RunPaths, escape_group
 
@@ -38,9 +39,14 @@ def one_way_folders(run_paths: RunPaths, group: str) -> list[str]:
     return [f"{run_paths.work}/{kind}/group={escape_group(group)}" for kind in ("known_good", "aside")]
 
 
-def has_nearest_good(run_paths: RunPaths, group: str) -> bool:
-    """Whether a group has known good images: their distances are written before the first band."""
-    return exists(run_paths.fs, one_way_folders(run_paths, group)[0])
+def write_known_count(run_paths: RunPaths, group: str, images: int) -> None:
+    """Write how many known good images a group has, before the first distances to them."""
+    write_json(run_paths.fs, _count_path(run_paths, group), {"images": images})
+
+
+def known_count(run_paths: RunPaths, group: str) -> int:
+    """Read how many known good images a group has; 0 where none was compared with."""
+    return int((read_json(run_paths.fs, _count_path(run_paths, group)) or {"images": 0})["images"])
 
 
 def is_written(run_paths: RunPaths, path: str) -> bool:
@@ -51,3 +57,7 @@ def is_written(run_paths: RunPaths, path: str) -> bool:
 def _name(scored: Scored) -> str:
     group, layer, shard, patch_set = scored
     return f"group={escape_group(group)}/layer-{layer:02d}/set-{patch_set:04d}/shard-{shard:05d}.npy"
+
+
+def _count_path(run_paths: RunPaths, group: str) -> str:
+    return f"{one_way_folders(run_paths, group)[0]}/count.json"

@@ -135,6 +135,18 @@ def interval_average(minima: np.ndarray, interval: tuple[float, float]) -> np.nd
     return out
 
 
+def with_known_good(averages: np.ndarray, nearest: np.ndarray, known: int) -> np.ndarray:
+    """Combine interval averages and distances to the nearest of `known` good images, both (N, L), image by image."""
+    out = np.zeros(averages.shape)
+    trust = 1.0 if known >= 16 else known / 16
+    for i, (average, distance) in enumerate(zip(averages, nearest, strict=True)):
+        ratios = sorted(d / max(a, 1e-6) for a, d in zip(average, distance, strict=True))
+        explained = ratios[(len(ratios) - 1) // 2] <= 1.15
+        for m, (a, d) in enumerate(zip(average, distance, strict=True)):
+            out[i, m] = (1 - trust) * min(a, d) + trust * d if explained else min(a, d)
+    return out
+
+
 def patch_maps(
     features: Sequence[np.ndarray],
     grid: tuple[int, int],

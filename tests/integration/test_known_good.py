@@ -67,7 +67,7 @@ def maps(context: RunContext, group: GroupImages, sets=None) -> dict[int, np.nda
 
 
 def bounded(minima: np.ndarray, good=GOOD, defective=DEFECTIVE) -> np.ndarray:
-    """The formula, image by image: interval average over the mutual images, at most the nearest known good one."""
+    """The formula, image by image: interval average over the mutual images, and the nearest known good one."""
     n = len(minima)
     mutual = [i for i in range(n) if i not in good and i not in defective]
     rows = []
@@ -77,7 +77,10 @@ def bounded(minima: np.ndarray, good=GOOD, defective=DEFECTIVE) -> np.ndarray:
         others = [j for j in mutual if j != i]
         k = max(1, int(0.3 * len(others)))
         average = np.sort(minima[i][:, others], axis=1)[:, :k].mean(axis=1)
-        rows.append(np.minimum(average, minima[i][:, list(good)].min(axis=1)) if len(good) else average)
+        if len(good):
+            nearest = minima[i][:, list(good)].min(axis=1)
+            average = brute_force.with_known_good(average[None], nearest[None], len(good))[0]
+        rows.append(average)
     return np.stack(rows)
 
 
@@ -105,6 +108,13 @@ def test_without_known_good_images_the_bands_are_those_of_before(tmp_path):
     tokens = group_features(spec, 0, range(9))
     layers = [layer[np.argsort(tokens[0])] for layer in tokens[2]]
     np.testing.assert_allclose(maps(context, group)[0], brute_force.patch_maps(layers, GRID, DEGREES), atol=1e-5)
+
+
+def test_sixteen_known_good_images_are_all_that_counts_where_they_explain_an_image(tmp_path):
+    spec, good = SPEC | {"images": 22}, tuple(range(16))
+    context, group = scored(tmp_path, spec, good, ())
+    found, wanted = maps(context, group)[0], expected(spec, good, ())
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("shard_size", [14, 5, 1])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from musc_ray.core.defect_groups import communities
 from musc_ray.core.kept_patches import KeptPatches
+from musc_ray.core.known_good import NearestGood
 from musc_ray.core.nearest_images import NearestImages
 from musc_ray.core.patch_scores import Part, patch_scores, summarise
 from musc_ray.core.pending_distances import MAX_EXACT_REFERENCES, SUMMARY_CHUNK
@@ -156,11 +157,11 @@ class DefectWorker:
             columns += len(other.ids)
             if window.references > MAX_EXACT_REFERENCES and columns >= SUMMARY_CHUNK:
                 parts, columns = [summarise(parts)], 0
-        at_most = None
+        good = None
         if self.images.known_good:
             nearest = read_nearest_good(self.run_paths, (group, layer, number, whole.number))
-            at_most = kept_distances(nearest[:, rows], kept)
-        scores, _ = patch_scores(parts, window.references, cache.settings.interval, cache.device, at_most)
+            good = NearestGood(kept_distances(nearest[:, rows], kept), self.images.known)
+        scores, _ = patch_scores(parts, window.references, cache.settings.interval, cache.device, good)
         band = read_array(self.run_paths.fs, self.run_paths.band(group, layer, number))
         band[rows] = scores.numpy() if kept is None else kept.spread(scores.numpy(), np.nan)
         write_array(self.run_paths.fs, self.run_paths.rescored_band(group, layer, number), band)

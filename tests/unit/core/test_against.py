@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from musc_ray.core import against, patch_scores
 from musc_ray.core.against import nearest_distances, scores_against
 from musc_ray.core.kept_patches import KeptPatches
+from musc_ray.core.known_good import NearestGood
 from musc_ray.core.operands.gpu import UnitVectorShard
 from musc_ray.core.operands.int8 import Int8Shard
 from musc_ray.core.operands.near import NearShard
@@ -67,13 +68,12 @@ def test_against_loops(dtype, radius, places):
     np.testing.assert_allclose(nearest, minima.min(axis=3), atol=TOLERANCES[dtype])
     scores = scores_against(query, references, [None, None], INTERVAL, None, CPU)
     np.testing.assert_allclose(scores, averages(minima, everyone).mean(axis=0), atol=TOLERANCES[dtype])
-    at_most = torch.full((len(DEGREES), 2, places * PATCHES), 0.9)
+    at_most = torch.full((len(DEGREES), 2, places * PATCHES), 0.5)
     at_most[0, 1] = torch.inf
     at_most[1, 0] = nearest[1, 0] / 2  # below the average of this degree alone
-    limited = np.minimum(averages(minima, everyone), at_most.numpy()).mean(axis=0)
-    found = scores_against(query, references, [None, None], INTERVAL, at_most, CPU)
-    np.testing.assert_allclose(found, limited, atol=TOLERANCES[dtype])
-    assert (found[0] < scores[0]).all()
+    limited = [brute_force.with_known_good(a, g, 3) for a, g in zip(averages(minima, everyone), at_most, strict=True)]
+    found = scores_against(query, references, [None, None], INTERVAL, NearestGood(at_most, 3), CPU)
+    np.testing.assert_allclose(found, np.mean(limited, axis=0), atol=TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize("form", [UnitVectorShard, Int8Shard, NearShard])
@@ -150,7 +150,7 @@ def test_only_images_that_count_are_references(data):
     np.testing.assert_allclose(nearest, expected, atol=1e-5)
     scores = scores_against(query, references, others, INTERVAL, None, CPU)
     np.testing.assert_allclose(scores, averages(minima, count).mean(axis=0), atol=1e-5)
-    limited = scores_against(query, references, others, INTERVAL, nearest, CPU)
+    limited = scores_against(query, references, others, INTERVAL, NearestGood(nearest, 0), CPU)
     np.testing.assert_allclose(limited, expected.mean(axis=0), atol=1e-5)
     assert (limited <= scores + 1e-6).all()
 
@@ -172,7 +172,7 @@ def test_nothing_to_compare_with():
     assert nearest_distances(query, [], []).isinf().all()
     assert scores_against(query, [], [], INTERVAL, None, CPU).isinf().all()
     at_most = torch.rand(len(DEGREES), 2, PATCHES)
-    found = scores_against(query, [query], [torch.eye(2, dtype=torch.bool)], INTERVAL, at_most, CPU)
+    found = scores_against(query, [query], [torch.eye(2, dtype=torch.bool)], INTERVAL, NearestGood(at_most, 1), CPU)
     torch.testing.assert_close(found, at_most.mean(dim=0))
     with pytest.raises(ValueError, match="argument"):
         nearest_distances(query, [query], [])
@@ -187,7 +187,7 @@ def test_many_references_are_summarised(monkeypatch):
     query, *references = (prepare(part, GRID, DEGREES) for part in tokens.split([2, 4, 4, 4, 4, 3]))
     rows, _ = multiply_tile(query, prepare(tokens[2:], GRID, DEGREES))
     at_most = torch.full((len(DEGREES), 2, PATCHES), 0.8)
-    for limits in (None, at_most):
+    for limits in (None, NearestGood(at_most, 4)):
         expected, error = patch_scores.patch_scores([rows], 19, INTERVAL, CPU, limits)
         found = scores_against(query, references, [None] * 5, INTERVAL, limits, CPU)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
