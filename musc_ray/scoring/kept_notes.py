@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from musc_ray.features.group_names import named
+from musc_ray.features.group_names import images_text, named
 from musc_ray.storage.group_foreground import GroupKept
 
 _KEPT = {False: "all patches are scored", True: "all other patches are scored"}
@@ -33,13 +33,9 @@ def _sentences(group: GroupKept, any_masks: bool) -> list[str]:
     if any_masks and not group.masked:
         found.append("no mask is for the group, so that nothing of it is ignored (setting ignore).")
     if group.unmasked:
-        found.append(f"no mask is for the size of {_images(group.unmasked)}, in which nothing is ignored.")
+        found.append(f"no mask is for the size of {images_text(group.unmasked)}, in which nothing is ignored.")
     if group.stretched:
-        found.append(f"the mask is stretched over {_images(group.stretched)} of another aspect ratio.")
+        found.append(f"the mask is stretched over {images_text(group.stretched)} of another aspect ratio.")
     if group.lost:
-        found.append(f"no part was found in {_images(group.lost)}, of which all patches are scored.")
+        found.append(f"no part was found in {images_text(group.lost)}, of which all patches are scored.")
     return found
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image{'' if count == 1 else 's'}"

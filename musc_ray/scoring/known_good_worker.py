@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from musc_ray.core.against import nearest_distances, scores_against
 from musc_ray.core.kept_patches import KeptPatches
@@ -46,7 +47,8 @@ class KnownGoodWorker:
         ids = images.all_scored().shards[number].ids
         query = self._prepare(images, layer, patch_set, number, ids)
         references = self._references(images, layer, patch_set, images.known_good)
-        distances = nearest_distances(query, references, [None] * len(images.known_good))
+        others = [_others(ids, shard.ids) for shard in images.known_good]
+        distances = nearest_distances(query, references, others)
         write_nearest_good(self.run_paths, scored, self._on_grid(images, patch_set, number, ids, distances.numpy()))
 
     def write_aside(self, images: GroupImages, layer: int, patch_set: PatchSet, number: int) -> None:
@@ -116,13 +118,20 @@ class KnownGoodWorker:
 
     def _off_grid(
         self, images: GroupImages, patch_set: PatchSet, number: int, ids: Sequence[str], values: np.ndarray
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Select kept patches (D, A, P * K) from values in their places (D, A, P * L)."""
         kept = self.cache.kept.of(images.group, {number: ids}, patch_set)
         return kept_distances(values, kept)
 
 
-def kept_distances(values: np.ndarray, kept: KeptPatches | None) -> torch.Tensor:
+def _others(ids: Sequence[str], references: Sequence[str]) -> Tensor | None:
+    """Tell which references (A, B) are other images; None where all are: known good images may be scored, too."""
+    if not set(ids) & set(references):
+        return None
+    return torch.from_numpy(np.array(ids)[:, None] != np.array(references))
+
+
+def kept_distances(values: np.ndarray, kept: KeptPatches | None) -> Tensor:
     """Select kept patches (D, A, P * K) from values in their places (D, A, P * L); `kept` has a row a place."""
     if kept is None:
         return torch.from_numpy(values)

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from musc_ray.core.compression_limits import MIN_IMAGES as MIN_IMAGES_COMPRESSED
-from musc_ray.features.group_names import named
+from musc_ray.features.group_names import images_text, named
 from musc_ray.features.intensity import FoundRange
 from musc_ray.features.outside import is_outside
 from musc_ray.storage.group_crop_references import GroupCropReferences
 from musc_ray.storage.group_matching import GroupMatching
 from musc_ray.storage.group_shown_maps import GroupShownMaps
-from musc_ray.storage.manifest_records import Decision, GroupCompression, GroupNight
+from musc_ray.storage.manifest_records import Decision, GroupCompression, GroupJudged, GroupNight
 
 CROPS = {"same": "those at the same place of other images", "all": "all crops of other images"}
 """What crops are compared with."""
@@ -123,6 +123,20 @@ def settled_anew_notes(decisions: Mapping[str, Mapping[str, Decision]]) -> list[
                 "too few for one, so that raw scores do not compare with those of earlier runs."
             )
     return notes
+
+
+def judged_notes(judged: Mapping[str, GroupJudged]) -> list[str]:
+    """Say which groups were compared with known good images; groups of as many share a sentence."""
+    groups: dict[str, list[str]] = {}
+    for name, found in judged.items():
+        parts = []
+        if found.known_good:
+            parts.append(f"compared with {images_text(found.known_good)} known to be good")
+        if found.defective:
+            parts.append(f"no image was compared with {images_text(found.defective)} found defective")
+        if parts:
+            groups.setdefault("; ".join(parts), []).append(name)
+    return [f"{named(names)}: {sentence}." for sentence, names in groups.items()]
 
 
 def matching_text(radius: int | None) -> str:

@@ -14,7 +14,7 @@ class RingShard:
     """A shard's images and their positions on the ring.
 
     Attributes:
-        aside: how many of them, the last ones, are nobody's reference: see `GroupImages.aside`.
+        aside: how many of them, the last ones, are not on the ring of references: see `GroupImages.aside`.
     """
 
     number: int
@@ -61,8 +61,9 @@ class GroupImages:
         publish_earlier: whether these get scores, too.
         radius: how far from its place a patch looks for its nearest, in patches; None means anywhere.
         layout: of the crops that images are cut into, if they are.
-        known_good: images that persons vouch for: they bound the scores of the others, and get none.
-        aside: images that get scores and are nobody's reference: those found defective. They are not on the ring.
+        known_good: images that persons vouch for: they bound the scores of the others. They are not on the ring.
+        aside: images that get scores and are not on the ring, either: nobody is compared with those found defective;
+            known good ones are among them if they are to get scores.
     """
 
     group: str

@@ -22,6 +22,7 @@ from musc_ray.scoring.matching import chosen_matching
 from musc_ray.scoring.notes import (
     crop_notes,
     grown_notes,
+    judged_notes,
     outside_notes,
     run_notes,
     settled_anew_notes,
@@ -149,7 +150,9 @@ def _notes(
     """List the notes on the images, the stages and what was decided."""
     alone = {group.group: group.images for group in scored.groups if not group.known_good}
     notes = run_notes(scored.failed, stages, night or {}, context.intensity, alone, chosen_matching(context))
-    return (*listing_notes(context), *notes, *outside_notes(night, compression), *_decided_notes(context, scored))
+    judged = judged_notes(_judged(context, scored))
+    outside = outside_notes(night, compression)
+    return (*listing_notes(context), *notes, *judged, *outside, *_decided_notes(context, scored))
 
 
 def _thresholds(scored: ScoredGroups) -> dict[str, float]:
@@ -203,15 +206,16 @@ def _banded(context: RunContext, group: str) -> tuple[int, ...] | None:
 
 def _judged(context: RunContext, scored: ScoredGroups) -> dict[str, GroupJudged]:
     """Describe the scored groups with known good or defective images."""
-    return {
-        group.group: GroupJudged(
-            known_good=group.known,
-            defective=sum(len(shard.ids) for shard in group.aside),
-            digest=context.roles.digests[group.group],
-        )
-        for group in scored.groups
-        if group.group in context.roles.digests
-    }
+    roles, found = context.roles, {}
+    for group in scored.groups:
+        if group.group in roles.digests:
+            good = roles.known_good.get(group.group, frozenset())
+            found[group.group] = GroupJudged(
+                known_good=group.known,
+                defective=sum(image_id not in good for shard in group.aside for image_id in shard.ids),
+                digest=roles.digests[group.group],
+            )
+    return found
 
 
 def _crops(context: RunContext) -> dict[str, GroupCrops]:

@@ -91,7 +91,7 @@ def _objection(group: GroupImages, earlier: int) -> str | None:
         return f"Group '{group.group}' has no new image that can be read: see the errors table."
     if group.images >= 2:
         return None
-    if good and not group.scored:
+    if good and not group.images:
         return f"All {good:,} readable images of group '{group.group}' are known good: none is left to score."
     images = f"{group.images} readable image{'' if group.images == 1 else 's'}"
     if good or group.aside:
@@ -114,6 +114,8 @@ def _group_images(context: RunContext, group: str, shards: Mapping[int, Sequence
     aside = frozenset[str]() if settings.repeated_defects else context.roles.defective.get(group, frozenset())
     references = settings.reference_count if context.earlier is None else None
     mutual = _chosen(shards, lambda image_id: image_id not in good and image_id not in aside)
+    if settings.score_known_good:
+        aside |= good
     images = GroupImages.of(group, mutual, meta.grid, references, settings.seed)
     images = replace(
         images,

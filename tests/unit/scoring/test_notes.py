@@ -1,7 +1,16 @@
 import pytest
 
-from musc_ray.scoring.notes import MIN_IMAGES, few_images_notes, grown_notes, outside_notes, run_notes
-from musc_ray.storage.manifest_records import GroupCompression
+from musc_ray.scoring.notes import (
+    MIN_IMAGES,
+    few_images_notes,
+    grown_notes,
+    judged_notes,
+    outside_notes,
+    run_notes,
+    settled_anew_notes,
+)
+from musc_ray.storage.group_matching import GroupMatching
+from musc_ray.storage.manifest_records import GroupCompression, GroupJudged
 
 
 @pytest.mark.parametrize(
@@ -56,3 +65,21 @@ def test_groups_without_a_readable_sample_are_named():
     }
     (note,) = run_notes({}, stages, {}, {}, {}, {})
     assert note.startswith("Groups 'a', 'b': features are not compressed, since no image of the sample")
+
+
+def test_what_persons_said_of_images_is_noted_once_a_sentence():
+    both, good = GroupJudged(known_good=1, defective=2, digest="a"), GroupJudged(known_good=20, digest="b")
+    gone = GroupJudged(digest="c")
+    assert judged_notes({"a": both, "b": good, "c": good, "d": gone}) == [
+        "Group 'a': compared with 1 image known to be good; no image was compared with 2 images found defective.",
+        "Groups 'b', 'c': compared with 20 images known to be good.",
+    ]
+
+
+def test_what_has_grown_is_noted():
+    grown = GroupMatching(radius=2, reason="as measured", images=64, grown=True)
+    found = settled_anew_notes({"patches are matched": {"a": grown, "b": grown.model_copy(update={"grown": False})}})
+    assert found == [
+        "Group 'a' has grown: a sample of the images now says how patches are matched, where before there were too few "
+        "for one, so that raw scores do not compare with those of earlier runs."
+    ]
