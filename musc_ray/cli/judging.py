@@ -23,6 +23,8 @@ def verdicts(
     By group: images judged good, defective and unsure; the threshold of the latest run, with precision and recall on
     the judged images; and the threshold by verdicts, with the number of labels that it rests on. Runs without a
     threshold or contamination take it. Nothing that was stored is lost: of each image the latest verdict counts.
+    `musc-ray rescore OUT --verdicts` then scores again what has changed: good images are compared with and not scored,
+    defective ones are scored and not compared with.
 
     Keys of --json: imported (null, or rows, stored, unknown), groups: a list of group, good, defective, unsure, run_id,
     scored, threshold, threshold_source (given, verdicts, suggested), precision, recall, labelled_threshold (null, or

@@ -45,7 +45,7 @@ def print_check(found: CheckResult) -> None:
 
 def _row(image: CheckedImage) -> dict[str, str]:
     kind = "suggested threshold" if image.threshold_is_suggested else "threshold"
-    verdict = f"{'not below' if image.is_anomalous else 'below'} the {kind} {image.threshold:.4f}"
+    verdict = f"{'at or above' if image.is_anomalous else 'below'} the {kind} {image.threshold:.4f}"
     return {
         "image": image_name(image.uri),
         "group": image.group,

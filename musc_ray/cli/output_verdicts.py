@@ -38,7 +38,7 @@ def _group_document(group: "GroupStanding") -> dict[str, Any]:
 
 
 def print_verdicts(imported: "Imported | None", groups: "Sequence[GroupStanding]", out: str) -> None:
-    """Print what was stored and what is unknown, then a row a group, and what the threshold by verdicts rests on."""
+    """Print what was stored and what is unknown, a row a group, and the commands that use the verdicts."""
     console = stdout_console()
     if imported is not None:
         console.print(f"{plural(imported.stored, 'verdict')} stored, of {plural(imported.rows, 'row')}.")
@@ -67,6 +67,9 @@ def print_verdicts(imported: "Imported | None", groups: "Sequence[GroupStanding]
     print_rows(rows, console, numbers=(*VERDICT_WORDS, "precision", "recall", "by verdicts", "labels"))
     if any(group.by_verdicts and (group.in_force is None or group.in_force.source == "suggested") for group in groups):
         text = f"The next run takes the thresholds by verdicts; `musc-ray report {out}` marks the last one by them."
+        console.print(escape(text), soft_wrap=True, highlight=False)
+    if imported is not None and imported.stored:
+        text = f"`musc-ray rescore {out} --verdicts` scores again the groups whose verdicts have changed."
         console.print(escape(text), soft_wrap=True, highlight=False)
 
 

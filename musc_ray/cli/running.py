@@ -83,7 +83,7 @@ def rescore(
     """Score what came in since the last run, against a window of earlier images, or what verdicts have changed.
 
     Settings that are not given are those of the last run, its source included; with --verdicts of the run that scored
-    the group last.
+    the group last, after a night those of the night: `musc-ray run` scores all images again.
 
     Example: `musc-ray rescore results/ --new --window 30d --references 512`
     """

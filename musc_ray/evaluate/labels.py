@@ -165,7 +165,7 @@ def _from_verdicts(verdicts: Collection[Verdict], uris: Sequence[str]) -> Labels
     if labels.keys().isdisjoint(uris):
         raise SettingsError(
             "No image of this run is judged good or defective: mark images in its report, and store what it downloads "
-            "with `musc-ray verdicts OUT verdicts.csv`."
+            "with `musc-ray verdicts OUT verdicts.csv`. Later runs do not score good images: give an earlier --run-id."
         )
     return Labels(labels, VERDICTS, CSV_MASK_LEVEL, problems=_not_scored(labels, uris))
 

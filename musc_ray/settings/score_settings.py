@@ -65,7 +65,8 @@ class ScoreSettings(FeatureSettings):
     )
     known_good: Annotated[OptionalText, affects("scores", older=None, in_ids=False)] = Field(
         default=None,
-        description="Source of images known to be good, with the same groups: they bound scores, and get none.",
+        description="Source of images known to be good, with the same groups: what looks like them scores low; "
+        "they are not scored themselves.",
     )
     score_known_good: Annotated[Flag, affects("scores", older=False)] = Field(
         default=False, description="Give known good images scores, too: each against the others and all images."

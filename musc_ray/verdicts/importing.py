@@ -67,7 +67,7 @@ def import_verdicts(out_paths: OutPaths, table: str, who: str = "") -> Imported:
         found += [by_uri[uri] for uri in row.uris if uri in by_uri]
         if len({image.image_id for image in found}) > 1:
             raise MuscRayError(
-                f"The verdicts {table}, line {row.line}: image_id {row.image_id} and uri {row.image} are two images, "
+                f"{table}, line {row.line}: image_id {row.image_id} and uri {row.image} are two images, "
                 "so leave one of them empty."
             )
         if not found:

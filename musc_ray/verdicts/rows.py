@@ -68,25 +68,25 @@ def read_rows(table: str, now: datetime) -> list[VerdictRow]:
     except IsADirectoryError as error:
         raise MuscRayError(f"{table} is a folder: give the verdicts.csv in it.") from error
     if not rows:
-        raise MuscRayError(f"The verdicts {table} have no rows: mark images in the report and download them again.")
+        raise MuscRayError(f"{table} has no rows: mark images in the report and download them again.")
     return rows
 
 
 def _rows(fs: AbstractFileSystem, path: str, table: str, now: datetime) -> Iterator[VerdictRow]:
     for line, row in read_csv_rows(fs, path, COLUMNS):
         if isinstance(row, str):
-            raise MuscRayError(f"The verdicts {table}: {row}")
+            raise MuscRayError(f"{table}: {row}")
         missing = [name for name in ("verdict", "when") if name not in row]
         if not {"image_id", "uri"} & row.keys():
             missing.insert(0, "image_id")
         if missing:
             raise MuscRayError(
-                f"The verdicts {table} have no column '{missing[0]}': they need image_id or uri, verdict, and when."
+                f"{table} has no column '{missing[0]}': verdicts need image_id or uri, verdict, and when."
             )
         try:
             yield _verdict_row(fs, path, table, line, row, now)
         except ValueError as error:
-            raise MuscRayError(f"The verdicts {table}, line {line}: {error}") from error
+            raise MuscRayError(f"{table}, line {line}: {error}") from error
 
 
 def _verdict_row(
