@@ -4,14 +4,15 @@ Measured in tests/benchmarks/bench_known_good.py, per layer and degree. Of image
 group, M_m is the interval average of patch m over the mutual images (MuSc, eq. 5) and G_m its distance to the nearest
 known good image (AnomalyDINO, PatchCore):
 
-    q_i = median over m of G_m / M_m
-    w_i = min(1, n / FULL_TRUST) if q_i <= MAX_RATIO, else 0
-    score_m = (1 - w_i) * min(M_m, G_m) + w_i * G_m
+    t = min(1, (n - 1) / (FULL_TRUST - 1))
+    q_i = median over m of G_m / M_m;   w_i = t if q_i <= MAX_RATIO, else 0
+    score_m = (1 - w_i) * min(M_m, G_m / (MARGIN + (1 - MARGIN) * t)) + w_i * G_m
 
-Without known good images that is MuSc. A few remove the kinds of false alarm that they show: no patch is more anomalous
-than it is far from them. Many are all that counts, so that a defect that many images share is found, too: but only in
-images that they explain as well as other images of the group do. Images of a variant that no known good one shows keep
-their mutual scores, which nearest known good images alone would take for defects.
+Without known good images that is MuSc. One, or a few, remove the kinds of false alarm that they show: no patch is more
+anomalous than it is far from them, with a margin, so that a defect that is a little like one of them by chance stays.
+Many are all that counts, so that a defect that many images share is found, too: but only in images that they explain as
+well as other images of the group do. Images of a variant that no known good one shows keep their mutual scores, which
+nearest known good images alone would take for defects.
 """
 
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ FULL_TRUST = 16
 
 MAX_RATIO = 1.15
 """Known good images explain an image whose patches are at most this many times as far from them as from mutual ones."""
+
+MARGIN = 0.9
+"""Of a single known good image, distances below this share of a mutual score count."""
 
 LEAST_AVERAGE = 1e-6
 """Averages below count as this: of an image that others are copies of."""
@@ -51,7 +55,7 @@ def bounded(averages: Tensor, nearest: Tensor, known: int) -> Tensor:
 
     Args:
         averages: (..., L) interval averages M of the patches of an image, L of all its patches of a set; +inf without
-            mutual images.
+            mutual images, where the nearest known good one is all there is.
         nearest: (..., L) float32, distances G.
         known: n, the known good images of the group.
 
@@ -59,6 +63,7 @@ def bounded(averages: Tensor, nearest: Tensor, known: int) -> Tensor:
         (..., L), of the dtype of the averages.
     """
     ratio = (nearest / averages.clamp(min=LEAST_AVERAGE)).median(dim=-1, keepdim=True).values
-    weight = min(1.0, known / FULL_TRUST)
-    least = torch.minimum(averages, nearest)
-    return torch.where(ratio <= MAX_RATIO, (1 - weight) * least + weight * nearest, least)
+    trust = min(1.0, max(0, known - 1) / (FULL_TRUST - 1))
+    least = torch.minimum(averages, nearest / (MARGIN + (1 - MARGIN) * trust))
+    least = torch.where(averages.isinf(), nearest, least)
+    return torch.where(ratio <= MAX_RATIO, (1 - trust) * least + trust * nearest, least)

@@ -138,12 +138,13 @@ def interval_average(minima: np.ndarray, interval: tuple[float, float]) -> np.nd
 def with_known_good(averages: np.ndarray, nearest: np.ndarray, known: int) -> np.ndarray:
     """Combine interval averages and distances to the nearest of `known` good images, both (N, L), image by image."""
     out = np.zeros(averages.shape)
-    trust = 1.0 if known >= 16 else known / 16
+    trust = 1.0 if known >= 16 else max(0, known - 1) / 15
     for i, (average, distance) in enumerate(zip(averages, nearest, strict=True)):
         ratios = sorted(d / max(a, 1e-6) for a, d in zip(average, distance, strict=True))
         explained = ratios[(len(ratios) - 1) // 2] <= 1.15
         for m, (a, d) in enumerate(zip(average, distance, strict=True)):
-            out[i, m] = (1 - trust) * min(a, d) + trust * d if explained else min(a, d)
+            bound = min(a, d / (0.9 + 0.1 * trust))
+            out[i, m] = (1 - trust) * bound + trust * d if explained else bound
     return out
 
 

@@ -26,6 +26,11 @@ def test_it_is_the_formula(images, patches, known, scale, seed):
     assert (found >= np.minimum(averages, nearest) - 1e-6).all()
 
 
+def test_a_single_image_counts_where_it_is_clearly_nearer():
+    averages, nearest = tensors([0.5, 0.5, 0.5, 0.5], [0.48, 0.36, 0.9, 0.9])
+    assert bounded(averages, nearest, 1).tolist() == pytest.approx([0.5, 0.4, 0.5, 0.5])
+
+
 def test_an_image_of_a_variant_that_no_known_good_one_shows_keeps_its_scores():
     averages, nearest = tensors([0.3, 0.5, 0.4], [0.9, 1.0, 0.1])
     assert bounded(averages, nearest, 100).tolist() == pytest.approx([0.3, 0.5, 0.1])
@@ -34,7 +39,8 @@ def test_an_image_of_a_variant_that_no_known_good_one_shows_keeps_its_scores():
 def test_many_that_explain_an_image_raise_a_defect_that_others_share():
     averages, nearest = tensors([0.3, 0.3, 0.2], [0.3, 0.25, 0.9])
     assert bounded(averages, nearest, FULL_TRUST).tolist() == pytest.approx([0.3, 0.25, 0.9])
-    assert bounded(averages, nearest, 1)[2] == pytest.approx(0.2 + 0.7 / FULL_TRUST)
+    assert bounded(averages, nearest, 1)[2] == pytest.approx(0.2), "one alone never raises a score"
+    assert bounded(averages, nearest, 4)[2] == pytest.approx(0.2 * 12 / 15 + 0.9 * 3 / 15)
 
 
 def test_the_ratio_of_the_middle_patch_decides():
