@@ -18,7 +18,7 @@ from musc_ray.storage.manifest import RunManifest, StartedManifest
 from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.shards import FeaturesMeta, read_meta
-from musc_ray.storage.verdicts import latest_verdicts
+from musc_ray.storage.verdicts import judged_versions, latest_verdicts
 
 CHECKED = -1
 """Number of the shard that a checked image stands for on the ring: a later run would give it one of its own."""
@@ -163,6 +163,11 @@ def open_group(out_paths: OutPaths, run: RunManifest, name: str) -> StoredGroup:
             if version_of.get(key) == image.version:
                 role = known_good if key in good else aside if key in defective else mutual
                 role.setdefault(number, []).append(key)
+    if not mutual and (known_good or aside):
+        raise MuscRayError(
+            f"All images of group {shown(name)} of run {run.run_id} are known to be good or found defective, so that "
+            "none is left to compare with: add images, or take verdicts back."
+        )
     if not mutual:
         raise _no_features(out_paths, run, name)
     common = replace(metas[numbers.index(next(iter(mutual)))], images=[], one_picture=None)
@@ -175,8 +180,14 @@ def _judged(out_paths: OutPaths, run: RunManifest, rows: pa.Table) -> tuple[set[
 
     Known good are those of the run's source of them, and those whose latest verdict is good.
     """
-    verdicts = {image_id: found.verdict for image_id, found in latest_verdicts(out_paths).items()}
-    ids = rows["image_id"].to_pylist()
+    ids, versions = rows["image_id"].to_pylist(), rows["version"].to_pylist()
+    said = latest_verdicts(out_paths)
+    judged = judged_versions(out_paths, {image_id: said[image_id] for image_id in ids if image_id in said})
+    verdicts = {
+        image_id: said[image_id].verdict
+        for image_id, version in zip(ids, versions, strict=True)
+        if version in judged.get(image_id, ())
+    }
     good = {image_id for image_id in ids if verdicts.get(image_id) == "good"}
     defective = {image_id for image_id in ids if verdicts.get(image_id) == "defective"}
     if run.settings.known_good is not None and "known_good" in rows.column_names:

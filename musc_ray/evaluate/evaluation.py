@@ -43,7 +43,7 @@ from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.parquet import read_table, write_table
 from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.schemas import LABELS
-from musc_ray.storage.verdicts import latest_verdicts
+from musc_ray.storage.verdicts import Verdict, changed_since, judged_versions, latest_verdicts
 
 BACKGROUND_MASKS = 32
 """Masks, spread over the run, that tell what the background of all is."""
@@ -100,7 +100,7 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
         scores = _read_scores(run_paths, run)
         if labels is None:
             uris = [uri for table in scores.values() for uri in table["uri"].to_pylist()]
-            said = latest_verdicts(out_paths).values() if settings.labels in ("auto", VERDICTS) else ()
+            said = _verdicts(out_paths, run_paths) if settings.labels in ("auto", VERDICTS) else ()
             labels = find_labels(settings.labels, uris, settings.image_limits, said)
         findings = Findings(problems=list(labels.problems))
         sizes = {name: run.map_size_of(name) for name, _ in scores} if settings.pixels == "model" else {}
@@ -120,6 +120,13 @@ def evaluate_run(settings: Settings, progress: Progress, labels: Labels | None =
     write_problems(run_paths, findings.problems)
     write_metrics(run_paths, rows, about, notes)
     return Evaluation(run_paths.run_id, about, rows, notes, out_paths.uri(run_paths.evaluation))
+
+
+def _verdicts(out_paths: OutPaths, run_paths: RunPaths) -> list[Verdict]:
+    """Return what was said of the images as the run knows them; files that are other ones now are left out."""
+    verdicts = latest_verdicts(out_paths)
+    changed = changed_since(out_paths, run_paths.run_id, judged_versions(out_paths, verdicts))
+    return [verdict for image_id, verdict in verdicts.items() if image_id not in changed]
 
 
 def _pixels(

@@ -144,7 +144,8 @@ def open_context(workspace: Workspace) -> RunContext:
 
 def with_judged(catalog: Catalog, judged: Judged) -> Catalog:
     """Return what a source listed, together with what the source of known good images listed."""
-    other = judged.catalog
+    other, good = judged.catalog, judged.known_good_ids.values()
+    vouched = {image.image_id for images in other.groups.values() for image in images}
     ids = {image.image_id for images in catalog.groups.values() for image in images}
     further = {name: [image for image in images if image.image_id not in ids] for name, images in other.groups.items()}
     return replace(
@@ -155,6 +156,7 @@ def with_judged(catalog: Catalog, judged: Judged) -> Catalog:
         skipped=[*catalog.skipped, *other.skipped],
         unreadable=[*catalog.unreadable, *other.unreadable],
         notes=(*catalog.notes, *judged.notes),
+        known_good=frozenset(vouched.union(*good)),
     )
 
 

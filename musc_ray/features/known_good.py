@@ -8,16 +8,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from musc_ray.errors import SettingsError
 from musc_ray.features.group_names import named
 from musc_ray.settings.model import Settings
 from musc_ray.sources.catalog import Catalog, list_images
 from musc_ray.sources.images import CatalogImage
-from musc_ray.storage.complete_runs import complete_runs
-from musc_ray.storage.parquet import read_table
 from musc_ray.storage.paths import OutPaths
-from musc_ray.storage.verdicts import latest_verdicts
+from musc_ray.storage.verdicts import judged_versions, latest_verdicts
 
 Listed = Mapping[str, Sequence[CatalogImage]]
 """Images by group, in the order of their ids."""
@@ -105,22 +104,24 @@ NOTHING_JUDGED = Judged()
 """Of images of which nothing is known beforehand."""
 
 
-def judged_images(settings: Settings, out_paths: OutPaths, listed: Listed) -> Judged:
+def judged_images(settings: Settings, out_paths: OutPaths, listed: Listed, whole: bool = True) -> Judged:
     """Find which images of the listed groups are known to be good or defective.
 
     Args:
         settings: known_good, and how images are listed and grouped.
         out_paths: of the OUT, whose verdicts count.
         listed: the images of the source.
+        whole: whether these are all images of the source; nights and rescored groups may well be of other groups than
+            the known good images.
 
     Raises:
-        SettingsError: no known good image of the setting is of a listed group.
+        SettingsError: no known good image of the setting is of a listed group, although all images are listed.
         MuscRayError: the source of known good images cannot be listed, or verdicts cannot be read.
     """
     catalog, good, notes = Catalog(), dict[str, dict[str, CatalogImage]](), tuple[str, ...]()
     if settings.known_good is not None:
         catalog = list_images(settings.known_good, settings.group_by, column=settings.column)
-        notes = _check_groups(settings.known_good, catalog, listed)
+        notes = _check_groups(settings.known_good, catalog, listed, whole)
         good = {name: {i.image_id: i for i in images} for name, images in catalog.groups.items() if name in listed}
     defective = _add_verdicts(out_paths, listed, good)
     known_good = {name: tuple(sorted(images.values())) for name, images in good.items() if images}
@@ -133,11 +134,11 @@ def _add_verdicts(out_paths: OutPaths, listed: Listed, good: dict[str, dict[str,
     if not verdicts:
         return {}
     present = {image.image_id: image for images in listed.values() for image in images if image.image_id in verdicts}
-    judged = _versions(out_paths, set(verdicts))
+    judged = judged_versions(out_paths, verdicts)
     defective: dict[str, set[str]] = {}
     for image_id, found in verdicts.items():
         versions = judged.get(image_id, {})
-        image = present.get(image_id) or next(iter(versions.values()), None)
+        image = present.get(image_id) or next(map(_image_of, versions.values()), None)
         if image is None or image.group not in listed or image.version not in versions:
             continue  # another group, or a file that was changed since it was judged
         if found.verdict == "good":
@@ -148,28 +149,26 @@ def _add_verdicts(out_paths: OutPaths, listed: Listed, good: dict[str, dict[str,
     return {name: frozenset(ids) for name, ids in defective.items()}
 
 
-def _versions(out_paths: OutPaths, ids: set[str]) -> dict[str, dict[str, CatalogImage]]:
-    """Read from the catalogs of complete runs which versions of some images persons may have judged, latest first."""
-    found: dict[str, dict[str, CatalogImage]] = {}
-    for run in reversed(complete_runs(out_paths)):
-        for row in read_table(out_paths.fs, out_paths.run(run.run_id).catalog).to_pylist():
-            if row["image_id"] in ids:
-                image = CatalogImage(row["image_id"], row["uri"], row["group"], row["version"], row.get("modified"))
-                found.setdefault(image.image_id, {}).setdefault(image.version, image)
-    return found
+def _image_of(row: Mapping[str, Any]) -> CatalogImage:
+    return CatalogImage(row["image_id"], row["uri"], row["group"], row["version"], row.get("modified"))
 
 
-def _check_groups(known_good: str, catalog: Catalog, listed: Listed) -> tuple[str, ...]:
+def _check_groups(known_good: str, catalog: Catalog, listed: Listed, whole: bool) -> tuple[str, ...]:
     """Compare the groups of known good images with those of the source; returns a note on those that are not there.
 
+    Where not all images of the source are listed there is a note only if no group is: others are listed another time.
+
     Raises:
-        SettingsError: none is.
+        SettingsError: no group is, although all images of the source are listed.
     """
     others = [name for name in catalog.groups if name not in listed]
-    if not others:
+    none_is = len(others) == len(catalog.groups)
+    if not others or not (whole or none_is):
         return ()
     names, there = named(others, "group"), named(list(listed), "group")
-    if len(others) == len(catalog.groups):
+    if not whole:
+        return (f"The known good images of {known_good} are of {names}, of which nothing is listed now: not used.",)
+    if none_is:
         raise SettingsError(
             f"The known good images of {known_good} are of {names}, the source has {there}: put them into folders, or "
             "give group_by, so that both have the same groups."

@@ -39,8 +39,9 @@ def extract_missing(
     for name, group in context.groups.items():
         stats.remarks.update({(name, remark): images for remark, images in group.remarks.items()})
     missing = sum(len(task.images) for task in tasks)
-    with progress.stage("extract", total=context.images, unit="images") as stage:
-        stage.already_done(max(0, context.images - missing))
+    needed = context.images + len(context.known_good_images)
+    with progress.stage("extract", total=needed, unit="images") as stage:
+        stage.already_done(max(0, needed - missing))
         if fits:
             stage.note(f"finding the basis of {len(fits):,} group{'' if len(fits) == 1 else 's'}")
         for shard in extract(context, executor, tasks, fits):
@@ -58,7 +59,7 @@ def extract_missing(
     without_basis = sorted(name for name, found in stats.fitted.items() if found is None)
     if without_basis:
         figures["without_basis"] = without_basis
-    stages["extract"] = {"seconds": stage.seconds, **figures, "already_done": context.images - missing}
+    stages["extract"] = {"seconds": stage.seconds, **figures, "already_done": needed - missing}
     return error_rows(stats.failed)
 
 

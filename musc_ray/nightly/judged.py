@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from musc_ray.errors import SettingsError
-from musc_ray.features.context import context_of, with_judged
+from musc_ray.features.context import RunContext, context_of, with_judged
 from musc_ray.features.known_good import Judged, judged_images
 from musc_ray.features.workspace import open_out
 from musc_ray.nightly.run import inherited
@@ -52,7 +52,7 @@ def rescore_judged(given: Settings, progress: Progress) -> list[RunResult]:
         The results, none where no verdict changes anything.
 
     Raises:
-        SettingsError: no out.
+        SettingsError: no out, or one run_id for several runs.
         MuscRayError: what `run_archive` raises.
     """
     if given.out is None:
@@ -62,10 +62,15 @@ def rescore_judged(given: Settings, progress: Progress) -> list[RunResult]:
         changed = []
         for before in scored_before(out_paths):
             settings = inherited(before.run, given)
-            judged = judged_images(settings, out_paths, before.listed)
+            judged = judged_images(settings, out_paths, before.listed, whole=False)
             some = _changed(before, judged)
             if some is not None:
                 changed.append((some, settings, judged))
+    if given.run_id is not None and len(changed) > 1:
+        raise SettingsError(
+            f"Verdicts change groups of {len(changed)} runs, which make as many new ones: leave out run_id, so that "
+            "each gets a name of its own."
+        )
     return [_score_again(*each, progress) for each in changed]
 
 
@@ -116,9 +121,27 @@ def _score_again(before: ScoredBefore, settings: Settings, judged: Judged, progr
             if earlier is not None:
                 left = {name: frozenset(image.image_id for image in images) for name, images in to_score.items()}
                 earlier = {name: earlier[name] & left[name] for name in to_score}
-            context = context_of(workspace, to_score, judged, earlier)
+            context = _named(context_of(workspace, to_score, judged, earlier))
             catalog = Catalog(groups={name: list(images) for name, images in before.listed.items()})
-            context = replace(context, catalog=with_judged(catalog, judged))
+            context = replace(context, catalog=with_judged(catalog, _of_groups(judged, before.listed)))
             stage.advance(context.images)
         stages = {"catalog": {"seconds": stage.seconds, "images": context.images}}
         return score_archive(context, executor, stages, progress)
+
+
+def _of_groups(judged: Judged, listed: Mapping[str, object]) -> Judged:
+    """Leave out what the source of known good images holds of groups that are not scored again."""
+    groups = {name: images for name, images in judged.catalog.groups.items() if name in listed}
+    return replace(judged, catalog=replace(judged.catalog, groups=groups), notes=())
+
+
+def _named(context: RunContext) -> RunContext:
+    """Name a run `<id>-2`, or with the next number, where one of its id is complete: what was said was taken back.
+
+    The latest run has to be the one with the scores that count, so that the earlier one does not do.
+    """
+    settings, run_id, number = context.settings, context.run_id, 1
+    while settings.run_id is None and not settings.overwrite and RunManifest.read(context.out_paths.run(run_id)):
+        number += 1
+        run_id = f"{context.run_id}-{number}"
+    return replace(context, run_id=run_id)

@@ -116,7 +116,7 @@ def _context_of_night(workspace: Workspace, source: str) -> tuple[RunContext, Ni
     after = None if settings.since else seen_snapshot(out_paths, features_id, settings)
     catalog = list_images(source, settings.group_by, after, settings.column)
     known = known_images(out_paths, features_id)
-    judged = judged_images(settings, out_paths, catalog.groups)
+    judged = judged_images(settings, out_paths, catalog.groups, whole=False)
     night = select_night(workspace, catalog.groups, known, datetime.now(UTC).date(), judged)
     context = context_of(workspace, night.images, judged, night.earlier)
     notes = night.notes if known else (*night.notes, ALL_NEW)

@@ -22,7 +22,7 @@ from musc_ray.storage.manifest import RunManifest
 from musc_ray.storage.manifest_records import GroupLabels
 from musc_ray.storage.paths import OutPaths, RunPaths
 from musc_ray.storage.scores import numbers, read_scores
-from musc_ray.storage.verdicts import Verdict, latest_verdicts
+from musc_ray.storage.verdicts import Verdict, changed_since, judged_versions, latest_verdicts
 
 Labels = Mapping[str, Mapping[str, bool]]
 """By group and image id: whether the image is defective."""
@@ -84,13 +84,16 @@ def labelled_scores(out_paths: OutPaths, run: RunManifest, labels: Labels) -> di
     missing = {group: set(of_images) for group, of_images in labels.items() if of_images}
     ranges: dict[str, tuple[float, float] | None] = {}
     found: dict[str, dict[str, float]] = {group: {} for group in missing}
+    ids = {image_id for of_group in missing.values() for image_id in of_group}
+    versions = judged_versions(out_paths, {i: said for i, said in latest_verdicts(out_paths).items() if i in ids})
     for other in _runs_to_ask(out_paths, run) if missing else ():
+        changed = changed_since(out_paths, other.run_id, versions)
         asked = [group for group, ids in missing.items() if ids and _is_alike(run, other, group)]
         for group, table in _scores_of(out_paths.run(other.run_id), asked):
             own = _raw_range(other, group, table)
             if other.run_id == run.run_id:
                 ranges[group] = own
-            rows = table.filter(pc.is_in(table["image_id"], pa.array(sorted(missing[group]), pa.string())))
+            rows = table.filter(pc.is_in(table["image_id"], pa.array(sorted(missing[group] - changed), pa.string())))
             scores = _converted(numbers(rows, "score").astype(np.float64), own, ranges.get(group), other, run)
             if scores is not None:
                 found[group] |= zip(rows["image_id"].to_pylist(), scores.tolist(), strict=True)

@@ -1,6 +1,6 @@
 """Notes of a run: what a reader of its result must not miss."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from musc_ray.core.compression_limits import MIN_IMAGES as MIN_IMAGES_COMPRESSED
@@ -125,13 +125,20 @@ def settled_anew_notes(decisions: Mapping[str, Mapping[str, Decision]]) -> list[
     return notes
 
 
-def judged_notes(judged: Mapping[str, GroupJudged]) -> list[str]:
-    """Say which groups were compared with known good images; groups of as many share a sentence."""
+def judged_notes(judged: Mapping[str, GroupJudged], known_good: Mapping[str, Collection[str]]) -> list[str]:
+    """Say which groups were compared with known good images; groups of as many share a sentence.
+
+    Args:
+        judged: what was known of groups.
+        known_good: ids of their known good images, readable or not.
+    """
     groups: dict[str, list[str]] = {}
     for name, found in judged.items():
         parts = []
         if found.known_good:
             parts.append(f"compared with {images_text(found.known_good)} known to be good")
+        elif listed := len(known_good.get(name, ())):
+            parts.append(f"of {images_text(listed)} known to be good none can be read, so it was compared with none")
         if found.defective:
             parts.append(f"no image was compared with {images_text(found.defective)} found defective")
         if parts:

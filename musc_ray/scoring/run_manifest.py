@@ -150,7 +150,7 @@ def _notes(
     """List the notes on the images, the stages and what was decided."""
     alone = {group.group: group.images for group in scored.groups if not group.known_good}
     notes = run_notes(scored.failed, stages, night or {}, context.intensity, alone, chosen_matching(context))
-    judged = judged_notes(_judged(context, scored))
+    judged = judged_notes(_judged(context, scored), context.roles.known_good)
     outside = outside_notes(night, compression)
     return (*listing_notes(context), *notes, *judged, *outside, *_decided_notes(context, scored))
 

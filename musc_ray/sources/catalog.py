@@ -28,6 +28,7 @@ class Catalog:
         unreadable: what could be one but is not listed as one, such as a broken link or a row without a URI.
         snapshot: of the source, if its kind has snapshots.
         notes: what the user should know of how the images are grouped.
+        known_good: ids of those of the images that persons vouch for.
     """
 
     groups: dict[str, list[CatalogImage]] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Catalog:
     unreadable: list[Unreadable] = field(default_factory=list)
     snapshot: int | None = None
     notes: tuple[str, ...] = ()
+    known_good: frozenset[str] = frozenset()
 
     @property
     def images(self) -> int:

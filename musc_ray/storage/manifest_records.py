@@ -83,7 +83,7 @@ class Counts(Record):
         skipped: rows of the table `skipped`.
         known: images that a night leaves out, since earlier runs scored them.
         waiting: new images that a night leaves for a later one.
-        known_good: images that persons vouch for, which are compared with and not scored.
+        known_good: images that persons vouch for, which are not scored, those of groups that are not scored included.
         groups, failed_groups, shards: of the run.
     """
 

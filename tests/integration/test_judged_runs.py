@@ -153,3 +153,98 @@ def test_a_folder_that_is_gone_is_named(plant, tmp_path):
     refused = plant.invoke("rescore", plant.out)
     assert refused.exit_code == 1
     assert str(tmp_path / "good") in " ".join(refused.output.split())
+
+
+def groups_of_pictures(plant: Plant, tmp_path: Path) -> list[object]:
+    """Copy the pictures into groups a and b, known good ones into a alone; returns the options of a run on them."""
+    for group in ("a", "b"):
+        shutil.copytree(tmp_path / "images", tmp_path / "groups" / group)
+    shutil.copytree(tmp_path / "good", tmp_path / "vouched" / "a")
+    return [*plant.options, "--group-by", "{group}/**", "--known-good", tmp_path / "vouched"]
+
+
+@pytest.mark.slow
+def test_known_good_images_of_some_groups_do_not_stop_what_comes_later_to_others(plant, tmp_path):
+    options = groups_of_pictures(plant, tmp_path)
+    plant.command("run", tmp_path / "groups", plant.out, *options)
+    first, scores = plant.latest()
+    of_b = sorted(key for key, row in scores.items() if row["group"] == "b")
+    plant.command("verdicts", plant.out, write_verdicts(tmp_path / "v.csv", [(of_b[0], "good")]))
+    plant.command("rescore", plant.out, "--verdicts")
+    run, found = plant.latest()
+    assert run["run_id"] != first["run_id"]
+    assert {row["group"] for row in found.values()} == {"b"}
+    assert (check_counts(run)["listed"], run["counts"]["known"], run["counts"]["known_good"]) == (14, 0, 1)
+    assert not any("not used" in note for note in run["notes"])
+    for path in write_pictures(tmp_path / "later" / "b", 3, seed=11):
+        path.rename(path.with_name(f"new-{path.name}"))
+    plant.command("rescore", plant.out, "--set", f"source={tmp_path / 'later'}")
+    night, found = plant.latest()
+    assert len(found) == 3
+    assert any("are of group 'a', of which nothing is listed now: not used" in note for note in night["notes"])
+    assert (check_counts(night)["known"], night["counts"]["known_good"]) == (0, 6)
+
+
+@pytest.mark.slow
+def test_the_latest_run_has_what_counts_after_verdicts_are_taken_back(plant, tmp_path):
+    first, scores = plant.run()
+    one = min(scores)
+    plant.command("verdicts", plant.out, write_verdicts(tmp_path / "1.csv", [(one, "good")]))
+    plant.command("rescore", plant.out, "--verdicts")
+    plant.command("verdicts", plant.out, write_verdicts(tmp_path / "2.csv", [(one, "unsure")]))
+    plant.command("rescore", plant.out, "--verdicts")
+    last, back = plant.latest()
+    assert last["run_id"] == f"{first['run_id']}-2"
+    assert "judged" not in last
+    assert {key: row["score"] for key, row in back.items()} == pytest.approx(
+        {key: row["score"] for key, row in scores.items()}, abs=1e-6
+    )
+    assert "nothing to score" in plant.command("rescore", plant.out, "--verdicts")
+
+
+@pytest.mark.slow
+def test_a_verdict_is_of_the_file_that_was_there(plant, tmp_path):
+    _, scores = plant.run()
+    changed, kept, bad = sorted(scores)[:3]
+    said = [(changed, "good"), (kept, "good"), (bad, "defective")]
+    plant.command("verdicts", plant.out, write_verdicts(tmp_path / "v.csv", said))
+    path = Path(scores[changed]["uri"].removeprefix("file://"))
+    path.write_bytes(write_pictures(tmp_path / "other", 1, seed=12)[0].read_bytes())
+    plant.command("rescore", plant.out)
+    night, found = plant.latest()
+    assert set(found) == {changed}
+    assert night["judged"]["all"]["known_good"] == 1
+    for _ in range(2):  # runs that know the new file do not make it the one that was judged
+        run, found = plant.run("--overwrite")
+        assert changed in found
+        assert kept not in found
+        assert run["judged"]["all"]["known_good"] == 1
+    (labels,) = run["labelled_thresholds"].values()
+    assert (labels["good"], labels["defective"]) == (2, 1), "the changed one with the score of the file that was judged"
+
+
+@pytest.mark.slow
+def test_known_good_images_are_scored_beside_repeated_defects(plant, tmp_path):
+    _, alone = plant.run("--known-good", tmp_path / "good", "--repeated-defects")
+    run, scores = plant.run("--known-good", tmp_path / "good", "--repeated-defects", "--score-known-good")
+    assert check_counts(run)["scored"] == 20
+    for key, row in alone.items():
+        assert scores[key]["score_raw"] == pytest.approx(row["score_raw"], abs=1e-6)
+        assert scores[key]["defect_group"] == row["defect_group"]
+
+
+def test_known_good_images_that_cannot_be_read_are_noted(plant, tmp_path):
+    (tmp_path / "vouched").mkdir()
+    (tmp_path / "vouched" / "broken.png").write_bytes(b"no image")
+    run, _ = plant.run("--known-good", tmp_path / "vouched")
+    assert check_counts(run)["failed"] == 1
+    assert "Group 'all': of 1 image known to be good none can be read, so it was compared with none." in run["notes"]
+
+
+def test_a_group_without_undecided_images_says_so_to_checks(plant, tmp_path):
+    _, scores = plant.run()
+    said = [(key, "defective") for key in scores]
+    plant.command("verdicts", plant.out, write_verdicts(tmp_path / "v.csv", said))
+    refused = plant.invoke("check", plant.out, pictures(tmp_path / "good")[0])
+    assert refused.exit_code == 1
+    assert "are known to be good or found defective" in " ".join(refused.output.split())

@@ -135,6 +135,8 @@ def test_the_window_gets_new_scores_too(plant):
     assert set(rows) == {path.as_uri() for path in (*recent, *new)}
     assert sorted(row["rank"] for row in rows.values()) == list(range(1, 10))
     assert plant.runs()[-1]["night"]["all"]["window"] == 6
+    counts = plant.runs()[-1]["counts"]
+    assert (counts["listed"], counts["scored"], counts["known"]) == (15, 9, 6)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Steps of the search for repeated defects on a scoring worker, one shard at a time; `driver` orders them."""
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -103,9 +104,17 @@ class DefectWorker:
         return np.where(counts > 0, own, 0).astype(np.int32), patches
 
     def defects(self, number: int) -> tuple[npt.NDArray[np.int32], Flags]:
-        """Return the defect of each of a shard's images (A,), 0 for none, and the patches that hold it (A, L)."""
-        found = self._defects()[self.images.shards[number].slice]
-        marks = read_array(self.run_paths.fs, self._path("marks", number))
+        """Return the defect of each of a shard's images (A,), 0 for none, and the patches that hold it (A, L).
+
+        Images aside, the last ones of a shard, share none: they are nobody's reference.
+        """
+        shard, ring = self.images.shards[number], self.images.ring
+        mutual = len(shard.ids) - shard.aside
+        first = sum(len(other.ids) - other.aside for other in ring[: ring.index(shard)])
+        found, marks = np.zeros(len(shard.ids), np.int32), np.zeros((len(shard.ids), math.prod(self.images.grid)), bool)
+        if mutual:
+            found[:mutual] = self._defects()[first : first + mutual]
+            marks[:mutual] = read_array(self.run_paths.fs, self._path("marks", number))
         return found, marks & (found > 0)[:, None]
 
     def excluded(self, number: int, kept: KeptPatches | None = None) -> Flags:

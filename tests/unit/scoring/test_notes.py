@@ -70,9 +70,10 @@ def test_groups_without_a_readable_sample_are_named():
 def test_what_persons_said_of_images_is_noted_once_a_sentence():
     both, good = GroupJudged(known_good=1, defective=2, digest="a"), GroupJudged(known_good=20, digest="b")
     gone = GroupJudged(digest="c")
-    assert judged_notes({"a": both, "b": good, "c": good, "d": gone}) == [
+    assert judged_notes({"a": both, "b": good, "c": good, "d": gone, "e": gone}, {"a": {"1"}, "e": {"2", "3"}}) == [
         "Group 'a': compared with 1 image known to be good; no image was compared with 2 images found defective.",
         "Groups 'b', 'c': compared with 20 images known to be good.",
+        "Group 'e': of 2 images known to be good none can be read, so it was compared with none.",
     ]
 
 
