@@ -193,8 +193,9 @@ def _check_extracted(context: RunContext) -> None:
     """Refuse images without features."""
     missing = sum(len(images) for group in context.groups.values() for images in group.missing.values())
     if missing:
+        images = sum(group.images for group in context.groups.values())
         raise MuscRayError(
-            f"{missing:,} of {context.images + len(context.known_good_images):,} images have no features of this backbone, method, image size, layers, "
+            f"{missing:,} of {images:,} images have no features of this backbone, method, image size, layers, "
             f"crops, compress, refit and model precision ({context.arithmetic.model_precision}) yet: extract them with "
             f"`musc-ray extract`, give the --model-precision that they were extracted in, or use `musc-ray run`."
         )
