@@ -38,7 +38,7 @@ def run(settings: "Settings", quiet: Quiet = False) -> None:
 @uses_settings(
     Uses(
         ("source", "features", "extraction", "runtime"),
-        also=("overwrite",),
+        also=("overwrite", "known_good"),
     )
 )
 def extract(settings: "Settings", quiet: Quiet = False) -> None:

@@ -248,3 +248,15 @@ def test_a_group_without_undecided_images_says_so_to_checks(plant, tmp_path):
     refused = plant.invoke("check", plant.out, pictures(tmp_path / "good")[0])
     assert refused.exit_code == 1
     assert "are known to be good or found defective" in " ".join(refused.output.split())
+
+
+@pytest.mark.slow
+def test_features_of_known_good_images_can_be_extracted_beforehand(plant, tmp_path):
+    places = [tmp_path / "images", plant.out, *plant.options]
+    plant.command("extract", *places)
+    refused = plant.invoke("score", *places, "--known-good", tmp_path / "good")
+    assert "6 of 20 images have no features" in " ".join(refused.output.split())
+    plant.command("extract", *places, "--known-good", tmp_path / "good")
+    plant.command("score", *places, "--known-good", tmp_path / "good")
+    run, _ = plant.latest()
+    assert (check_counts(run)["scored"], run["counts"]["known_good"]) == (14, 6)
