@@ -50,7 +50,7 @@ def found_at(scores: npt.ArrayLike, defective: npt.ArrayLike, threshold: float) 
     return Found(int((~flags).sum()), int(flags.sum()), int((held & ~flags).sum()), int((held & flags).sum()))
 
 
-def labelled_threshold(scores: npt.ArrayLike, defective: npt.ArrayLike) -> float:
+def labelled_threshold(scores: npt.ArrayLike, defective: npt.ArrayLike, suggested: float = np.inf) -> float:
     """Choose the threshold with the best F1 on the labelled images of a group, in the middle of a gap between scores.
 
     Of the L labelled images let TP(t) be the defective ones with a score of at least t, FP(t) the good ones, and D all
@@ -60,12 +60,13 @@ def labelled_threshold(scores: npt.ArrayLike, defective: npt.ArrayLike) -> float
 
     F1 changes at the scores alone. Of the scores s where F1(s) is largest the lowest is taken: of equally good
     thresholds the one that misses fewer defects. Every threshold between it and the next lower labelled score does the
-    same on the labels, so that the middle is returned, which is as far from both; the score itself where no labelled
-    image scores lower.
+    same on the labels, so that the middle is returned, which is as far from both. Where no labelled image scores lower,
+    the labels do not say how low it may be: it is the suggested one, at most that score.
 
     Args:
         scores: (L,) of the labelled images.
         defective: (L,) flags: defective, otherwise good.
+        suggested: threshold from all scores of the group (`threshold.suggest_threshold`); +inf for none.
 
     Raises:
         ValueError: mismatched shapes, NaN or infinite scores, no good or no defective image.
@@ -80,7 +81,7 @@ def labelled_threshold(scores: npt.ArrayLike, defective: npt.ArrayLike) -> float
     best = int(np.argmax(2.0 * true / (true + false + flags.sum())))  # argmax takes the first, the lowest
     lowest = float(distinct[best])
     if best == 0:
-        return lowest
+        return min(lowest, suggested)
     below = float(distinct[best - 1])
     middle = below + (lowest - below) / 2
     return middle if middle > below else lowest  # neighbouring numbers have no middle

@@ -7,7 +7,7 @@ those whose latest verdict says so: they are scored, but no other image is compa
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from musc_ray.errors import SettingsError
@@ -118,14 +118,28 @@ def judged_images(settings: Settings, out_paths: OutPaths, listed: Listed, whole
         SettingsError: no known good image of the setting is of a listed group, although all images are listed.
         MuscRayError: the source of known good images cannot be listed, or verdicts cannot be read.
     """
-    catalog, good, notes = Catalog(), dict[str, dict[str, CatalogImage]](), tuple[str, ...]()
-    if settings.known_good is not None:
-        catalog = list_images(settings.known_good, settings.group_by, column=settings.column)
-        notes = _check_groups(settings.known_good, catalog, listed, whole)
-        good = {name: {i.image_id: i for i in images} for name, images in catalog.groups.items() if name in listed}
+    source = vouched_images(settings, listed, whole)
+    good = {name: {image.image_id: image for image in images} for name, images in source.known_good.items()}
     defective = _add_verdicts(out_paths, listed, good)
     known_good = {name: tuple(sorted(images.values())) for name, images in good.items() if images}
-    return Judged(known_good, defective, catalog, notes)
+    return replace(source, known_good=known_good, defective=defective)
+
+
+def vouched_images(settings: Settings, listed: Listed, whole: bool = True) -> Judged:
+    """Find the images of the setting `known_good` that are of the listed groups; the OUT's verdicts are not read.
+
+    Args:
+        settings, listed, whole: as for `judged_images`.
+
+    Raises:
+        SettingsError, MuscRayError: as `judged_images`.
+    """
+    if settings.known_good is None:
+        return NOTHING_JUDGED
+    catalog = list_images(settings.known_good, settings.group_by, column=settings.column)
+    notes = _check_groups(settings.known_good, catalog, listed, whole)
+    known_good = {name: tuple(images) for name, images in catalog.groups.items() if name in listed}
+    return Judged(known_good, catalog=catalog, notes=notes)
 
 
 def _add_verdicts(out_paths: OutPaths, listed: Listed, good: dict[str, dict[str, CatalogImage]]) -> Ids:

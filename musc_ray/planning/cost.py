@@ -124,11 +124,11 @@ class Plan:
 def plan_job(job: Job, rates: Rates) -> Plan:
     """Estimate a job's cost at the given rates."""
     info, layers, windows = job.info, len(job.info.layers), job.windows
-    inputs = sum(group.images * group.places for group in job.groups)
+    inputs = sum(group.embedded * group.places for group in job.groups)
     samples = sum(group.sample * group.places for group in job.groups)
     pairs = sum(window.pairs for _, window in windows)
     patch_pairs = sum(window.pairs * sum(job.set_patches(group)) for group, window in windows)
-    stored = sum(group.images * group.places * group.layer_bytes(job.patches) for group in job.groups)
+    stored = sum(group.embedded * group.places * group.layer_bytes(job.patches) for group in job.groups)
     # a whole image is read again for RsCon
     salient = sum(group.images * group.layer_bytes(job.patches) for group in job.groups) if job.salient_vectors else 0
     return Plan(
@@ -142,11 +142,15 @@ def plan_job(job: Job, rates: Rates) -> Plan:
         ),
         pairs=pairs,
         extract_operations=(inputs + samples) * forward_operations(info),
-        mutual_operations=layers * sum(window.pairs * _operations_per_pair(group, job) for group, window in windows),
+        mutual_operations=layers
+        * sum(
+            (window.pairs + window.images * group.known_good) * _operations_per_pair(group, job)
+            for group, window in windows
+        ),
         search_operations=sum(
             2.0 * group.images**2 * (info.class_channels + job.salient_vectors * group.channels) for group in job.groups
         ),
-        source_bytes=sum(job.group_sizes) * rates.image_bytes,
+        source_bytes=sum(group.embedded for group in job.groups) * rates.image_bytes,
         mutual_bytes_read=layers * sum(_bytes_read(window, group, job) for group, window in windows) + salient,
         exchanged_bytes=2.0 * patch_pairs * job.vectors * job.distance_bytes * layers,
         pending_bytes=max(
@@ -215,7 +219,10 @@ def _bytes_read(window: ReferenceWindow, group: GroupFormat, job: Job) -> float:
     for places in group.sets(job.meeting):
         fits = shards * _prepared_bytes(group, job, places) <= job.cache_bytes
         read = min(blocks, job.workers * shards) if fits and window.is_all else blocks
-        total += read * per_shard * places * group.layer_bytes(job.patches)
+        images = read * per_shard
+        if group.known_good:  # each image once more, beside the known good ones, which stay
+            images += window.images + job.workers * group.known_good
+        total += images * places * group.layer_bytes(job.patches)
     return total
 
 

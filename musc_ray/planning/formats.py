@@ -30,6 +30,7 @@ class GroupFormat:
         precision: of products.
         sample: images that pass the model once more, for a basis that is still to be found.
         crops: of an image, P; 0 where images are not cut.
+        known_good: images that all others are compared with.
     """
 
     images: int
@@ -39,6 +40,12 @@ class GroupFormat:
     precision: str
     sample: int = 0
     crops: int = 0
+    known_good: int = 0
+
+    @property
+    def embedded(self) -> int:
+        """Return the images that need features."""
+        return self.images + self.known_good
 
     @property
     def places(self) -> int:

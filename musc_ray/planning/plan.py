@@ -10,6 +10,7 @@ from musc_ray.core.compression_limits import MIN_IMAGES
 from musc_ray.core.crops import CropInput
 from musc_ray.errors import SettingsError
 from musc_ray.features.arithmetic import Arithmetic, resolve_arithmetic
+from musc_ray.features.known_good import vouched_images
 from musc_ray.features.workspace import check_channels, requested_model
 from musc_ray.planning.cost import Plan, plan_job, with_cheaper
 from musc_ray.planning.crops import crop_inputs
@@ -77,10 +78,16 @@ def plan_archive(settings: Settings, catalog: Catalog, gpu: str | None = None) -
 
     info = describe_backbone(*requested_model(settings))
     check_channels(settings, info.channels)
+    vouched = vouched_images(settings, catalog.groups)
+    left = {name: images for name, images in vouched.without_known_good(catalog.groups).items() if images}
+    if not left:
+        raise SettingsError(f"All images of {settings.source} are known to be good: there is nothing to score.")
+    catalog = replace(catalog, groups=left)
+    good = {name: len(images) for name, images in vouched.known_good.items()}
     sample = _sample(list(catalog.groups.values()))
     cut = crop_inputs(settings, info, catalog.groups)
     crops = cut.get(max(catalog.groups, key=lambda name: len(catalog.groups[name])))
-    job, arithmetic = _job(settings, info, catalog, cut, gpu)
+    job, arithmetic = _job(settings, info, catalog, cut, gpu, good)
     if gpu is not None:
         plan = plan_job(job, calibration.assumed_rates(gpu.lower(), info, sample, crops))
     else:
@@ -93,7 +100,7 @@ def plan_archive(settings: Settings, catalog: Catalog, gpu: str | None = None) -
     if settings.compress != "none" or job.largest.images < MIN_IMAGES:
         return plan
     compressing = settings.model_copy(update={"compress": "auto"})
-    job, arithmetic = _job(compressing, info, catalog, cut, gpu)
+    job, arithmetic = _job(compressing, info, catalog, cut, gpu, good)
     rates = plan.rates
     if gpu is None:
         mutual = calibration.measured_mutual(info, _workload(settings, job, arithmetic), arithmetic.device)
@@ -133,7 +140,12 @@ def _sample(groups: list[list[CatalogImage]]) -> list[str]:
 
 
 def _job(
-    settings: Settings, info: BackboneInfo, catalog: Catalog, cut: Mapping[str, CropInput], gpu: str | None
+    settings: Settings,
+    info: BackboneInfo,
+    catalog: Catalog,
+    cut: Mapping[str, CropInput],
+    gpu: str | None,
+    good: Mapping[str, int],
 ) -> tuple[Job, Arithmetic]:
     """Return the shapes of a job, on GPUs of some kind or on machines like this one, and its arithmetic."""
     compressed, hardware = settings.compress != "none", LocalHardware()
@@ -146,7 +158,7 @@ def _job(
     stored = stored_compression(settings, info, arithmetic, catalog.groups)
     sizes = {name: len(images) for name, images in catalog.groups.items()}
     formats = [
-        replace(found, crops=cut[name].layout.count if name in cut else 0)
+        replace(found, crops=cut[name].layout.count if name in cut else 0, known_good=good.get(name, 0))
         for name, found in zip(sizes, group_formats(settings, info, arithmetic, sizes, stored), strict=True)
     ]
     meeting: Meeting = "same" if settings.crop_meeting == "same" else "all"

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from musc_ray.core.labelled_threshold import labelled_threshold
+from musc_ray.core.threshold import suggest_threshold
 from musc_ray.settings.values import identity_values
 from musc_ray.storage.complete_runs import complete_runs
 from musc_ray.storage.manifest import RunManifest
@@ -30,10 +31,17 @@ Labels = Mapping[str, Mapping[str, bool]]
 
 @dataclass(frozen=True, eq=False)
 class LabelledScores:
-    """The judged images of a group that have scores: `scores` (L,) as of one run, `defective` (L,)."""
+    """The judged images of a group that have scores.
+
+    Attributes:
+        scores: (L,) as of one run.
+        defective: (L,).
+        suggested: the threshold that all scores of that run suggest.
+    """
 
     scores: npt.NDArray[np.float64]
     defective: npt.NDArray[np.bool_]
+    suggested: float = np.inf
 
     def threshold(self) -> GroupLabels | None:
         """Choose the threshold by the labels; None unless there are good and defective images."""
@@ -41,7 +49,8 @@ class LabelledScores:
         good = len(self.defective) - defective
         if not (good and defective):
             return None
-        return GroupLabels(threshold=labelled_threshold(self.scores, self.defective), good=good, defective=defective)
+        threshold = labelled_threshold(self.scores, self.defective, self.suggested)
+        return GroupLabels(threshold=threshold, good=good, defective=defective)
 
 
 def labels_of(verdicts: Mapping[str, Verdict]) -> dict[str, dict[str, bool]]:
@@ -83,6 +92,7 @@ def labelled_scores(out_paths: OutPaths, run: RunManifest, labels: Labels) -> di
     """
     missing = {group: set(of_images) for group, of_images in labels.items() if of_images}
     ranges: dict[str, tuple[float, float] | None] = {}
+    suggested: dict[str, float] = {}
     found: dict[str, dict[str, float]] = {group: {} for group in missing}
     ids = {image_id for of_group in missing.values() for image_id in of_group}
     versions = judged_versions(out_paths, {i: said for i, said in latest_verdicts(out_paths).items() if i in ids})
@@ -93,6 +103,8 @@ def labelled_scores(out_paths: OutPaths, run: RunManifest, labels: Labels) -> di
             own = _raw_range(other, group, table)
             if other.run_id == run.run_id:
                 ranges[group] = own
+                if run.night is None:  # a night alone is too little to suggest one from
+                    suggested[group] = suggest_threshold(numbers(table, "score"))
             rows = table.filter(pc.is_in(table["image_id"], pa.array(sorted(missing[group] - changed), pa.string())))
             scores = _converted(numbers(rows, "score").astype(np.float64), own, ranges.get(group), other, run)
             if scores is not None:
@@ -104,6 +116,7 @@ def labelled_scores(out_paths: OutPaths, run: RunManifest, labels: Labels) -> di
         group: LabelledScores(
             np.array(list(scores.values()), np.float64),
             np.array([labels[group][image_id] for image_id in scores], bool),
+            suggested.get(group, np.inf),
         )
         for group, scores in found.items()
         if scores

@@ -75,7 +75,8 @@ def test_groups_of_known_good_images_are_those_of_the_source(plant, tmp_path):
     plant.command("run", tmp_path / "groups", plant.out, *options, "--known-good", tmp_path / "vouched")
     run, _ = plant.latest()
     assert run["judged"].keys() == {"a"}
-    check_counts(run)
+    counts = check_counts(run)
+    assert (counts["known_good"], counts["known"]) == (12, 0)
     assert "6 known good images are of group 'c', which the source does not have: they are not used." in run["notes"]
     refused = plant.invoke("run", tmp_path / "groups", plant.out, *options, "--known-good", tmp_path / "good")
     assert refused.exit_code == 2

@@ -90,3 +90,9 @@ def test_precision_and_recall_so_far():
     assert found_at([0.1, 0.2], [0, 1], 0.5).precision is None
     assert found_at([0.1, 0.2], [0, 1], 0.5).recall == 0.0
     assert found_at([0.6], [0], 0.5).recall is None
+
+
+def test_how_low_a_threshold_may_be_says_the_suggested_one_where_no_labelled_image_scores_lower():
+    assert labelled_threshold([0.9, 0.6, 0.7], [False, True, True], 0.3) == 0.3
+    assert labelled_threshold([0.9, 0.6, 0.7], [False, True, True], 0.65) == 0.6
+    assert labelled_threshold([0.2, 0.6, 0.7], [False, True, True], 0.3) == pytest.approx(0.4)
