@@ -6,13 +6,13 @@ known good image (AnomalyDINO, PatchCore):
 
     t = min(1, (n - 1) / (FULL_TRUST - 1))
     q_i = median over m of G_m / M_m;   w_i = t if q_i <= MAX_RATIO, else 0
-    score_m = (1 - w_i) * min(M_m, G_m / (MARGIN + (1 - MARGIN) * t)) + w_i * G_m
+    score_m = (1 - w_i) * min(M_m, G_m) + w_i * G_m
 
 Without known good images that is MuSc. One, or a few, remove the kinds of false alarm that they show: no patch is more
-anomalous than it is far from them, with a margin, so that a defect that is a little like one of them by chance stays.
-Many are all that counts, so that a defect that many images share is found, too: but only in images that they explain as
-well as other images of the group do. Images of a variant that no known good one shows keep their mutual scores, which
-nearest known good images alone would take for defects.
+anomalous than it is far from them, and one alone never raises a score. Many are all that counts, so that a defect that
+many images share is found, too: but only in images that they explain as well as other images of the group do. Images of
+a variant that no known good one shows keep their mutual scores, which nearest known good images alone would take for
+defects.
 """
 
 from dataclasses import dataclass
@@ -25,9 +25,6 @@ FULL_TRUST = 16
 
 MAX_RATIO = 1.15
 """Known good images explain an image whose patches are at most this many times as far from them as from mutual ones."""
-
-MARGIN = 0.9
-"""Of a single known good image, distances below this share of a mutual score count."""
 
 LEAST_AVERAGE = 1e-6
 """Averages below count as this: of an image that others are copies of."""
@@ -64,6 +61,5 @@ def bounded(averages: Tensor, nearest: Tensor, known: int) -> Tensor:
     """
     ratio = (nearest / averages.clamp(min=LEAST_AVERAGE)).median(dim=-1, keepdim=True).values
     trust = min(1.0, max(0, known - 1) / (FULL_TRUST - 1))
-    least = torch.minimum(averages, nearest / (MARGIN + (1 - MARGIN) * trust))
-    least = torch.where(averages.isinf(), nearest, least)
+    least = torch.minimum(averages, nearest)
     return torch.where(ratio <= MAX_RATIO, (1 - trust) * least + trust * nearest, least)

@@ -143,8 +143,7 @@ def with_known_good(averages: np.ndarray, nearest: np.ndarray, known: int) -> np
         ratios = sorted(d / max(a, 1e-6) for a, d in zip(average, distance, strict=True))
         explained = ratios[(len(ratios) - 1) // 2] <= 1.15
         for m, (a, d) in enumerate(zip(average, distance, strict=True)):
-            bound = min(a, d / (0.9 + 0.1 * trust))
-            out[i, m] = (1 - trust) * bound + trust * d if explained else bound
+            out[i, m] = (1 - trust) * min(a, d) + trust * d if explained else min(a, d)
     return out
 
 

@@ -339,3 +339,13 @@ def test_cheaper_comparisons_are_proposed_where_crops_cost_much():
         assert plan.cheaper == {}
         assert crops_proposal(plan) is None
     assert plan_document(plan_job(job([4]), slow), 100)["crops"] is None
+
+
+def test_known_good_images_are_embedded_and_met_by_all_others():
+    alone, made = plan_job(job([40]), RATES), job([40])
+    beside = plan_job(dataclasses.replace(made, groups=[dataclasses.replace(made.groups[0], known_good=10)]), RATES)
+    assert beside.images == alone.images == 40
+    assert beside.extract_operations == pytest.approx(alone.extract_operations * 50 / 40)
+    assert beside.feature_bytes == pytest.approx(alone.feature_bytes * 50 / 40)
+    assert beside.mutual_operations == pytest.approx(alone.mutual_operations * (780 + 400) / 780)
+    assert beside.mutual_bytes_read > alone.mutual_bytes_read
