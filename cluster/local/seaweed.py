@@ -60,7 +60,7 @@ def weed_command(folder: Path) -> tuple[list[str], S3Server]:
     identity = {"name": "musc", "credentials": [{"accessKey": access, "secretKey": secret}], "actions": actions}
     config.write_text(json.dumps({"identities": [identity]}))
     command = [str(Path(sys.executable).with_name("weed")), "server", f"-dir={folder}", "-ip=127.0.0.1"]
-    command += ["-ip.bind=127.0.0.1", "-s3", f"-s3.config={config}", "-master.volumeSizeLimitMB=64", "-volume.max=40"]
+    command += ["-ip.bind=127.0.0.1", "-s3", f"-s3.config={config}", "-master.volumeSizeLimitMB=64", "-volume.max=200"]
     command += ["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     ports = iter(free_ports(2 * len(SERVICES)))
     chosen = {service: (next(ports), next(ports)) for service in SERVICES}

@@ -183,7 +183,7 @@ def test_broken_shards_count_as_not_there_and_as_garbage(tmp_path, caplog):
     moved.write_bytes(SEED)
     assert existing_shards(out_paths, "other", "all") == {}  # features of another model
     write_table(
-        LOCAL, out_paths.run("run").catalog, to_table({"all": {0: [CatalogImage("id0", "s3://b/id0", "all", "v")]}})
+        LOCAL, out_paths.run("run").catalog, to_table({"all": {0: [CatalogImage("id0", "s3://b/id0", "all", "v")]}}, {})
     )
     write_json(LOCAL, out_paths.run("run").run_json, run_record("run", features_id=META.features_id))
     later = datetime.now(UTC) + timedelta(days=8)

@@ -80,7 +80,7 @@ KINDS = {
 }
 
 
-FAST = ("exact", "compressed int8", "masks of crops")
+FAST = ("exact",)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,8 @@ def test_scores_are_those_of_a_run_that_holds_the_image(pictures, scored, tmp_pa
     assert (image.rank, image.among) == (1 + higher, IMAGES + 1)
 
 
-@pytest.mark.parametrize("rescoring", [pytest.param("rscin", marks=pytest.mark.slow), "rscon"])
+@pytest.mark.slow
+@pytest.mark.parametrize("rescoring", ["rscin", "rscon"])
 def test_scores_are_rescored_with_the_others(pictures, scored, tmp_path, rescoring):
     options = ["--precision", "float32", "--rescoring", rescoring, "--k-list", "1,3", "--threshold", "0.5"]
     scored(pictures[:-1], *options)
@@ -159,7 +160,8 @@ def test_maps_of_crops_are_calibrated_as_those_of_the_run(invoke, scored, tmp_pa
             assert image.score == pytest.approx(row["score"], abs=1e-3 if rescoring == "none" else 0.05)
 
 
-@pytest.mark.parametrize("options", [[], pytest.param(["--references", "4"], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--references", "4"]])
 def test_verdicts_count_as_in_a_run_that_holds_the_image(pictures, scored, tmp_path, options):
     rows = scored(pictures[:-1], *EXACT, *options)
     out_paths, now = OutPaths.at(str(tmp_path / "out")), datetime.now(UTC)

@@ -155,6 +155,7 @@ def test_repeated_defects_and_a_ring_on_compressed_features(tmp_path, images, ru
         assert row["score_raw"] == pytest.approx(after[image_id]["score_raw"], rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_night_uses_the_basis_and_warns_of_images_that_it_does_not_show(tmp_path, images, run):
     own, out = tmp_path / "images", tmp_path / "out"
     shutil.copytree(images, own)
@@ -189,6 +190,7 @@ def images_of(out: Path) -> list[dict]:
     return [image for meta in metas for image in meta["images"]]
 
 
+@pytest.mark.slow
 def test_auto_leaves_small_groups_for_good_and_keeps_most_of_the_energy_of_others(tmp_path, images, run, monkeypatch):
     own, out = tmp_path / "images", tmp_path / "out"
     for group, count in (("many", IMAGES), ("few", 3)):
@@ -239,6 +241,7 @@ def test_groups_with_bases_of_their_own_are_compared_in_the_backbones_channels(t
     np.testing.assert_allclose(got, brute_force.rscin(raw, np.concatenate(vectors)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_second_run_reads_what_the_first_has_written_and_a_lost_basis_is_found_again(tmp_path, images, run):
     out = tmp_path / "out"
     _, record = run(images, out, "--compress", K)

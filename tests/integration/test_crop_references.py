@@ -102,7 +102,7 @@ def check(found: dict[int, np.ndarray], wanted: dict[int, np.ndarray], tolerance
         np.testing.assert_allclose(found[place].reshape(patch_maps.shape), patch_maps, atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("executor", ["process", "ray"])
+@pytest.mark.parametrize("executor", ["process", pytest.param("ray", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("meeting", ["same", "all"])
 def test_bands_are_those_of_the_formulas(tmp_path, shared_ray, meeting, executor):
     context, groups, stages = mutual(tmp_path, SPEC, executor=executor, crop_references=meeting)
@@ -115,7 +115,7 @@ def test_bands_are_those_of_the_formulas(tmp_path, shared_ray, meeting, executor
     assert stages["mutual"]["operations"] == 2.0 * pairs * compared * SPEC["channels"]
 
 
-@pytest.mark.parametrize("references", ["all", 6])
+@pytest.mark.parametrize("references", [pytest.param("all", marks=pytest.mark.slow), 6])
 @pytest.mark.parametrize("meeting", ["same", "all"])
 def test_shards_and_blocks_change_nothing(tmp_path, meeting, references):
     found = []

@@ -175,6 +175,7 @@ def test_paper_and_a_pair_have_one_size_for_all(plant, invoke, tmp_path):
             assert {(row["grid_h"], row["grid_w"]) for row in rows(out, run, group).values()} == {(4, 4)}
 
 
+@pytest.mark.slow
 def test_a_night_uses_the_stored_size_and_groups_of_one_shape_say_it_as_resolved(plant, invoke, tmp_path):
     _, _, options = plant
     images = tmp_path / "images"
