@@ -20,8 +20,8 @@ from musc_ray.core.operands.prepare import prepare
 from musc_ray.errors import MuscRayError
 from musc_ray.features.arithmetic import Arithmetic
 from musc_ray.runtime.worker import use_threads
-from musc_ray.scoring.band_reducer import on_grid
 from musc_ray.scoring.crop_maps import maps_of_places
+from musc_ray.scoring.kept_grid import on_grid
 from musc_ray.scoring.kept_reader import KeptReader
 from musc_ray.scoring.patch_maps import ImageMaps, image_maps
 from musc_ray.scoring.patch_sets import PatchSet, patch_sets

@@ -1,10 +1,8 @@
 """Reduce distances to bands on a scoring worker: patch scores of a shard, layer and set, written when complete."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,8 +13,8 @@ from musc_ray.core.nearest_images import ABSENT, NearestImages, distance_of_rank
 from musc_ray.core.patch_scores import Part, patch_scores, summarise
 from musc_ray.core.references import ReferenceWindow
 from musc_ray.core.repeated_defects import KEPT_IMAGES, far_rank
+from musc_ray.scoring.kept_grid import off_grid, on_grid
 from musc_ray.scoring.kept_reader import KeptReader
-from musc_ray.scoring.known_good_worker import kept_distances
 from musc_ray.scoring.patch_sets import PatchSet
 from musc_ray.scoring.ring import BlockTask, RingShard
 from musc_ray.settings.model import Settings
@@ -87,15 +85,7 @@ class BandReducer:
         if not self.known_counts[group]:
             return None
         nearest = read_nearest_good(self.run_paths, (group, layer, shard.number, patch_set.number))
-        return NearestGood(kept_distances(nearest[:, : len(shard.ids)], kept), self.known_counts[group])
-
-
-def on_grid(values: npt.NDArray[Any], kept: KeptPatches | None, fill: float) -> npt.NDArray[Any]:
-    """Put values (A, P * K, ...) of kept patches of P places in their places (A, P * L, ...)."""
-    if kept is None:
-        return values
-    by_place = values.reshape(len(kept.flags), -1, *values.shape[2:])
-    return kept.spread(by_place, fill).reshape(len(values), -1, *values.shape[2:])
+        return NearestGood(off_grid(nearest[:, : len(shard.ids)], kept), self.known_counts[group])
 
 
 def _load(stored: StoredPart) -> LoadedPart:

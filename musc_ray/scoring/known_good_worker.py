@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from musc_ray.core.against import nearest_distances, scores_against
-from musc_ray.core.kept_patches import KeptPatches
 from musc_ray.core.known_good import NearestGood
 from musc_ray.core.operands.base import PreparedShard
+from musc_ray.scoring.kept_grid import off_grid, on_grid
 from musc_ray.scoring.patch_sets import PatchSet
 from musc_ray.scoring.ring import GroupImages, RingShard
 from musc_ray.scoring.shard_cache import ShardCache
@@ -49,7 +49,9 @@ class KnownGoodWorker:
         references = self._references(images, layer, patch_set, images.known_good)
         others = [_others(ids, shard.ids) for shard in images.known_good]
         distances = nearest_distances(query, references, others)
-        write_nearest_good(self.run_paths, scored, self._on_grid(images, patch_set, number, ids, distances.numpy()))
+        kept = self.cache.kept.of(images.group, {number: ids}, patch_set)
+        whole = np.stack([on_grid(of_degree, kept, np.nan) for of_degree in distances.numpy()])
+        write_nearest_good(self.run_paths, scored, whole)
 
     def write_aside(self, images: GroupImages, layer: int, patch_set: PatchSet, number: int) -> None:
         """Write the patch scores of those of a shard's images that are set aside: against all images on the ring.
@@ -62,16 +64,15 @@ class KnownGoodWorker:
             return
         (shard,) = (shard for shard in images.aside if shard.number == number)
         query = self._prepare(images, layer, patch_set, number, shard.ids)
-        good = None
+        good, kept = None, self.cache.kept.of(images.group, {number: shard.ids}, patch_set)
         if images.known_good:
             nearest = read_nearest_good(self.run_paths, scored)[:, -len(shard.ids) :]
-            good = NearestGood(self._off_grid(images, patch_set, number, shard.ids, nearest), images.known)
+            good = NearestGood(off_grid(nearest, kept), images.known)
         shards = reference_shards(images, self.cache.settings.seed)
         references = self._references(images, layer, patch_set, shards)
         interval, device = self.cache.settings.interval, self.cache.device
         scores = scores_against(query, references, [None] * len(shards), interval, good, device)
-        on_grid = self._on_grid(images, patch_set, number, shard.ids, scores.numpy()[None])[0]
-        write_array(self.run_paths.fs, path, on_grid)
+        write_array(self.run_paths.fs, path, on_grid(scores.numpy(), kept, np.nan))
 
     def _references(
         self, images: GroupImages, layer: int, patch_set: PatchSet, shards: Sequence[RingShard]
@@ -105,39 +106,12 @@ class KnownGoodWorker:
             self.cache.kept.of(images.group, of_shard, patch_set),
         )
 
-    def _on_grid(
-        self, images: GroupImages, patch_set: PatchSet, number: int, ids: Sequence[str], values: np.ndarray
-    ) -> np.ndarray:
-        """Put values (D, A, P * K) of kept patches in their places (D, A, P * L), NaN elsewhere."""
-        kept = self.cache.kept.of(images.group, {number: ids}, patch_set)
-        if kept is None:
-            return values
-        return np.stack(
-            [kept.spread(each.reshape(len(kept.flags), -1), np.nan).reshape(len(ids), -1) for each in values]
-        )
-
-    def _off_grid(
-        self, images: GroupImages, patch_set: PatchSet, number: int, ids: Sequence[str], values: np.ndarray
-    ) -> Tensor:
-        """Select kept patches (D, A, P * K) from values in their places (D, A, P * L)."""
-        kept = self.cache.kept.of(images.group, {number: ids}, patch_set)
-        return kept_distances(values, kept)
-
 
 def _others(ids: Sequence[str], references: Sequence[str]) -> Tensor | None:
     """Tell which references (A, B) are other images; None where all are: known good images may be scored, too."""
     if not set(ids) & set(references):
         return None
     return torch.from_numpy(np.array(ids)[:, None] != np.array(references))
-
-
-def kept_distances(values: np.ndarray, kept: KeptPatches | None) -> Tensor:
-    """Select kept patches (D, A, P * K) from values in their places (D, A, P * L); `kept` has a row a place."""
-    if kept is None:
-        return torch.from_numpy(values)
-    images = values.shape[1]
-    gathered = [kept.gather(each.reshape(len(kept.flags), -1)).reshape(images, -1) for each in values]
-    return torch.from_numpy(np.stack(gathered))
 
 
 def reference_shards(images: GroupImages, seed: int) -> list[RingShard]:

@@ -26,7 +26,7 @@ from musc_ray.core.repeated_defects import (
     with_margin,
 )
 from musc_ray.core.tile_product import multiply_tile
-from musc_ray.scoring.known_good_worker import kept_distances
+from musc_ray.scoring.kept_grid import off_grid
 from musc_ray.scoring.ring import GroupImages
 from musc_ray.scoring.shard_cache import ShardCache
 from musc_ray.storage.arrays import read_array, write_array
@@ -169,7 +169,7 @@ class DefectWorker:
         good = None
         if self.images.known_good:
             nearest = read_nearest_good(self.run_paths, (group, layer, number, whole.number))
-            good = NearestGood(kept_distances(nearest[:, rows], kept), self.images.known)
+            good = NearestGood(off_grid(nearest[:, rows], kept), self.images.known)
         scores, _ = patch_scores(parts, window.references, cache.settings.interval, cache.device, good)
         band = read_array(self.run_paths.fs, self.run_paths.band(group, layer, number))
         band[rows] = scores.numpy() if kept is None else kept.spread(scores.numpy(), np.nan)
